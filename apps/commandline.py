@@ -1,0 +1,63 @@
+"""What the apps' command lines have in common; importing this does not import torch."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+
+def parse(options: type[Options], recipes: Mapping[str, Callable[[], Any]]) -> Options:
+    """The options of this call: the chosen recipe's settings, changed by what stands on the command line.
+
+    Args:
+        options: dataclass with a `recipe` field and a `config` field.
+        recipes: functions that make the configuration, by name; the first is the default.
+
+    Raises:
+        SystemExit: with status 2 and one sentence for an unknown recipe or option, or a value out of range.
+    """
+    names = tuple(recipes)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--recipe", choices=names, default=names[0])
+    chosen = finder.parse_known_args()[0].recipe
+    try:
+        return tyro.cli(options, default=options(recipe=chosen, config=recipes[chosen]()))  # type: ignore[call-arg]
+    except ValueError as error:
+        fail(str(error))
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Run a job and turn what a user can cause into one sentence and an exit status.
+
+    Returns:
+        0 if all went well, 2 for bad input, 130 for an interrupt.
+    """
+    from rp_models.checkpoint import CheckpointError
+    from rp_models.data.datasets import DataError
+    from rp_models.training.loop import Interrupted
+    from rp_models.training.run import RunError
+
+    try:
+        work()
+    except (CheckpointError, DataError, Interrupted, RunError, OSError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted; go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def fail(message: str) -> Any:
+    """Print one sentence and exit with status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON."""
+    print(json.dumps(value, indent=2))

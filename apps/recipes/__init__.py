@@ -1,0 +1,1 @@
+"""Recipes: full configurations of the apps, derived from one another."""

@@ -1,0 +1,102 @@
+"""Alignment and uniformity of representations on the unit sphere, for clean/adversarial pairs."""
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .arrays import Matrix, as_matrix, as_pair, row_norms
+
+
+def alignment_loss(x: Matrix, y: Matrix, *, alpha: float = 2.0, normalize: bool = True) -> Tensor:
+    """Computes the mean distance between the two views of each sample, raised to `alpha`.
+
+    Args:
+        x: (n, d) features of clean images.
+        y: (n, d) features of the adversarial images made from them, in the same order.
+        alpha: exponent of the Euclidean distance.
+        normalize: scale rows to unit length first, as the definition assumes; False takes rows as they are.
+
+    Returns:
+        Scalar tensor in the dtype of `x`, differentiable; in [0, 2^alpha] for unit rows, lower is better aligned.
+
+    Raises:
+        ValueError: shapes differ, NaN features, alpha not positive.
+
+    Source: Wang & Isola 2020, arXiv:2005.10242, L_align.
+    """
+    u, v = as_pair(x, y, ("x", "y"))
+    if u.shape != v.shape:
+        raise ValueError(f"x and y must be two views in one feature space, got {tuple(u.shape)} and {tuple(v.shape)}")
+    if alpha <= 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+    u, v = _rows(u, normalize), _rows(v, normalize)
+    # Differences, not 2 - 2 cos: clean and adversarial features can be closer than the rounding of the cosine.
+    squared = (u - v).square().sum(dim=1)
+    if alpha != 2:
+        # d^alpha has no gradient at d = 0 for alpha < 2; identical views get zero instead of NaN
+        apart = squared > 0
+        squared = torch.where(apart, squared, 1.0).pow(alpha / 2) * apart
+    return squared.mean(dtype=torch.float64).to(u.dtype)
+
+
+def uniformity_loss(x: Matrix, *, t: float = 2.0, normalize: bool = True, block: int = 1024) -> Tensor:
+    """Computes the log of the mean Gaussian potential over all distinct pairs of samples.
+
+    Pairs are visited in tiles and recomputed in the backward pass, so that memory is O(n d + block^2).
+
+    Args:
+        x: (n, d) features, n >= 2.
+        t: inverse width of the Gaussian, positive.
+        normalize: scale rows to unit length first, as the definition assumes; False takes rows as they are.
+        block: rows per tile.
+
+    Returns:
+        Scalar tensor in the dtype of `x`, differentiable; for unit rows in [-4t, 0], lower is more uniform, -2t in
+        the limit of many dimensions.
+
+    Raises:
+        ValueError: fewer than 2 samples, NaN features, t or block not positive.
+
+    Source: Wang & Isola 2020, arXiv:2005.10242, L_uniform.
+    """
+    u = as_matrix(x, "x", rows=2)
+    if t <= 0 or block < 1:
+        raise ValueError(f"t and block must be positive, got t = {t}, block = {block}")
+    u = _rows(u, normalize)
+    n = len(u)
+    total = torch.zeros((), dtype=torch.float64, device=u.device)
+    tiles = u.split(block)
+    for i, left in enumerate(tiles):
+        for right in tiles[i:]:
+            if u.requires_grad and torch.is_grad_enabled():
+                tile = checkpoint(_potential, left, right, t, left is right, use_reentrant=False)
+            else:
+                tile = _potential(left, right, t, left is right)
+            total = total + tile
+    return (total / (n * (n - 1) / 2)).log().to(u.dtype)
+
+
+def alignment_score(x: Matrix, y: Matrix, *, alpha: float = 2.0, normalize: bool = True) -> float:
+    """Computes the negated alignment loss, so that higher is better aligned; see `alignment_loss`."""
+    with torch.no_grad():
+        return -float(alignment_loss(x, y, alpha=alpha, normalize=normalize))
+
+
+def uniformity_score(x: Matrix, *, t: float = 2.0, normalize: bool = True, block: int = 1024) -> float:
+    """Computes the negated uniformity loss, so that higher is more uniform; see `uniformity_loss`."""
+    with torch.no_grad():
+        return -float(uniformity_loss(x, t=t, normalize=normalize, block=block))
+
+
+def _rows(x: Tensor, normalize: bool) -> Tensor:
+    return x / row_norms(x).to(x.dtype) if normalize else x
+
+
+def _potential(left: Tensor, right: Tensor, t: float, diagonal: bool) -> Tensor:
+    """Sum of exp(-t d^2) over a tile's pairs; on a diagonal tile over those with i < j."""
+    squared = left.square().sum(dim=1, keepdim=True) + right.square().sum(dim=1) - 2 * left @ right.T
+    # relu, not clamp: rounding may leave -1e-7 for duplicates
+    potential = torch.exp(-t * squared.relu())
+    if diagonal:
+        potential = potential.triu(1)
+    return potential.sum(dtype=torch.float64)

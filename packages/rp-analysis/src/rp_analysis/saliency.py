@@ -1,0 +1,137 @@
+"""Spectra of what a classifier is sensitive to: adversarial perturbations and input gradients."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .frequency import Quantity, Transform, frequency_map
+
+Classifier = Callable[[Tensor], Tensor]
+"""Images (b, c, h, w) in [0, 1] to logits (b, k); normalisation is inside."""
+
+Attack = Callable[[Classifier, Tensor, Tensor], Tensor]
+"""(model, x, y) to adversarial images of the same shape."""
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""Images in [0, 1] and their labels."""
+
+
+class PerturbationSaliency(NamedTuple):
+    """The mean spectrum of adversarial perturbations (h, w), and how many images it stands for."""
+
+    spectrum: Tensor
+    used: int  # images in the mean
+    images: int  # images attacked
+
+
+def perturbation_saliency(
+    model: Classifier,
+    attack: Attack,
+    batches: Batches,
+    *,
+    transform: Transform = "fft",
+    quantity: Quantity = "magnitude",
+    only_successful: bool = True,
+) -> PerturbationSaliency:
+    """Computes the mean spectrum of the perturbations that an attack finds (DRA Fig. 3a).
+
+    Args:
+        model: the attacked classifier; evaluated in eval mode, its mode is restored.
+        attack: makes adversarial images; the papers use PGD with eps 8/255.
+        batches: images and labels.
+        transform: see `frequency_map`; Fig. 3a centres low frequencies, which is "fft".
+        quantity: see `frequency_map`.
+        only_successful: leave out images that are still classified correctly.
+
+    Raises:
+        ValueError: no image is left.
+    """
+    used = images = 0
+
+    def perturbations() -> Iterator[Tensor]:
+        nonlocal used, images
+        for x, y in batches:
+            x_adv = attack(model, x, y)
+            images += len(x)
+            delta = x_adv - x
+            if only_successful:
+                with torch.no_grad():
+                    delta = delta[model(x_adv).argmax(dim=1) != y]
+            used += len(delta)
+            if len(delta):
+                yield delta
+
+    with _eval_mode(model):
+        try:
+            spectrum = frequency_map(perturbations(), transform=transform, quantity=quantity)
+        except ValueError as error:
+            if images and not used:
+                message = f"the attack fooled the model on none of {images} images; use only_successful=False"
+                raise ValueError(message) from error
+            raise
+    return PerturbationSaliency(spectrum, used, images)
+
+
+def input_gradients(model: Classifier, x: Tensor, y: Tensor, *, normalize: bool = False) -> Tensor:
+    """Computes the gradient of each sample's cross-entropy with respect to its image.
+
+    Losses are summed, so that a sample's gradient does not depend on the batch around it.
+
+    Args:
+        model: a classifier of images in [0, 1]; evaluated in eval mode, its mode is restored.
+        x: (b, c, h, w) images.
+        y: (b,) labels.
+        normalize: scale each sample's gradient to unit Euclidean norm.
+
+    Returns:
+        (b, c, h, w) gradients.
+    """
+    with _eval_mode(model), torch.enable_grad():
+        x = x.detach().requires_grad_()
+        loss = F.cross_entropy(model(x), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+    if normalize:
+        norm = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
+        gradient = gradient / norm.clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient
+
+
+def gradient_saliency(
+    model: Classifier,
+    batches: Batches,
+    *,
+    transform: Transform = "dct",
+    quantity: Quantity = "magnitude",
+    normalize: bool = True,
+) -> Tensor:
+    """Computes the mean spectrum of a classifier's input gradients (one side of DRA Fig. 10).
+
+    Args:
+        model: the classifier.
+        batches: images and labels.
+        transform: see `frequency_map`; Fig. 10 has low frequencies in the upper left, which is "dct".
+        quantity: see `frequency_map`.
+        normalize: give every image's gradient unit norm, so that maps of two models can be subtracted.
+
+    Returns:
+        (h, w) float64.
+    """
+    gradients = (input_gradients(model, x, y, normalize=normalize) for x, y in batches)
+    return frequency_map(gradients, transform=transform, quantity=quantity)
+
+
+@contextmanager
+def _eval_mode(model: Classifier) -> Iterator[None]:
+    """Eval mode for modules, every submodule's own mode restored afterwards."""
+    modes = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

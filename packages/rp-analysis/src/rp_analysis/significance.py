@@ -1,0 +1,181 @@
+"""Whether a similarity score is more than chance, and how far it would move with other samples."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .arrays import Matrix, as_pair
+from .neighbours import Neighbours, nearest_neighbours
+from .similarity import cka, cknna_of_neighbours, mutual_knn_of_neighbours
+
+Metric = Literal["cknna", "mutual_knn", "cka"]
+"""Scores with a null and an interval; `cka` is the unbiased one."""
+
+
+class PermutationTest(NamedTuple):
+    """A score beside the scores of the same representations with their samples shuffled apart."""
+
+    value: float
+    p_value: float  # share of shuffles that reach the score, the score itself counted
+    null_mean: float
+    null_std: float
+    null: Tensor  # (permutations,) float64
+
+
+class Interval(NamedTuple):
+    """A score with a confidence interval over the choice of samples."""
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+
+
+def permutation_test(
+    a: Matrix,
+    b: Matrix,
+    metric: Metric = "cknna",
+    *,
+    seed: int,
+    k: int = 10,
+    permutations: int = 200,
+    normalize: bool = True,
+) -> PermutationTest:
+    """Computes a similarity score and its distribution when the samples of `b` are shuffled.
+
+    Scores grow with width and depth even for unrelated networks, so a score means little without its null. The
+    neighbours are searched once: shuffling only renames them.
+
+    Args:
+        a: (n, d1) features, n >= 4.
+        b: (n, d2) features of the same samples.
+        metric: which score.
+        seed: of the shuffles.
+        k: neighbours per sample (not used by `cka`).
+        permutations: number of shuffles; the smallest p-value is 1 / (permutations + 1).
+        normalize: scale rows to unit length first.
+
+    Returns:
+        The test; a small p-value says that the representations share structure.
+
+    Raises:
+        ValueError: as the score itself, or no permutations.
+    """
+    x, y = as_pair(a, b, ("a", "b"), rows=4)
+    if permutations < 1:
+        raise ValueError(f"permutations must be at least 1, got {permutations}")
+    score = _shuffled_score(x, y, metric, k, normalize)
+    generator = torch.Generator().manual_seed(seed)
+    value = score(torch.arange(len(x), device=x.device))
+    draws = [score(torch.randperm(len(x), generator=generator).to(x.device)) for _ in range(permutations)]
+    null = torch.tensor(draws, dtype=torch.float64)
+    p_value = (1 + int((null >= value).sum())) / (permutations + 1)
+    return PermutationTest(value, p_value, float(null.mean()), float(null.std(correction=0)), null)
+
+
+def bootstrap_interval(
+    a: Matrix,
+    b: Matrix,
+    metric: Metric = "cknna",
+    *,
+    seed: int,
+    k: int = 10,
+    resamples: int = 100,
+    level: float = 0.95,
+    normalize: bool = True,
+) -> Interval:
+    """Computes a similarity score and an interval from random half-samples without replacement.
+
+    The usual bootstrap repeats samples, and a repeated sample is its own nearest neighbour. Half-samples repeat
+    none, and the spread of the score over them estimates its spread over full samples (half-sampling, a delete-d
+    jackknife). The deviations from their mean are laid around the score of all samples.
+
+    Args:
+        a: (n, d1) features, n >= 8.
+        b: (n, d2) features of the same samples.
+        metric: which score.
+        seed: of the half-samples.
+        k: neighbours per sample (not used by `cka`).
+        resamples: number of half-samples, at least 2.
+        level: coverage of the interval.
+        normalize: scale rows to unit length first.
+
+    Returns:
+        The interval, as quantiles of the deviations.
+
+    Raises:
+        ValueError: as the score itself, or resamples or level out of range.
+
+    Source: Politis, Romano & Wolf 1999, Subsampling, chapter 2; Efron 1982, The Jackknife, section 8.3.
+    """
+    x, y = as_pair(a, b, ("a", "b"), rows=8)
+    if resamples < 2 or not 0 < level < 1:
+        raise ValueError(f"resamples must be at least 2 and level in (0, 1), got {resamples} and {level}")
+    n, half = len(x), len(x) // 2
+    score = _subset_score(x, y, metric, k, normalize)
+    generator = torch.Generator().manual_seed(seed)
+    subsets = [torch.randperm(n, generator=generator)[:half].sort().values for _ in range(resamples)]
+    draws = torch.tensor([score(subset.to(x.device)) for subset in subsets], dtype=torch.float64)
+    deviation = (draws - draws.mean()) * (half / (n - half)) ** 0.5
+    low, high = (float(deviation.quantile(q)) for q in ((1 - level) / 2, (1 + level) / 2))
+    value = score(torch.arange(n, device=x.device))
+    return Interval(value, value + low, value + high, float(deviation.std()))
+
+
+def _shuffled_score(x: Tensor, y: Tensor, metric: Metric, k: int, normalize: bool) -> Callable[[Tensor], float]:
+    """A function of the order in which the samples of y are taken."""
+    if metric == "cka":
+        return lambda order: cka(x, y[order], unbiased=True, normalize=normalize)
+    compare = _comparison(metric)
+    near_x, near_y = _neighbours(x, k, normalize, k), _neighbours(y, k, normalize, k)
+    return lambda order: compare(near_x, _renamed(near_y, order))
+
+
+def _subset_score(x: Tensor, y: Tensor, metric: Metric, k: int, normalize: bool) -> Callable[[Tensor], float]:
+    """A function of which samples are kept."""
+    if metric == "cka":
+        return lambda kept: cka(x[kept], y[kept], unbiased=True, normalize=normalize)
+    compare = _comparison(metric)
+    if not 1 <= k <= len(x) // 2 - 1:
+        raise ValueError(f"k must be from 1 to n / 2 - 1 = {len(x) // 2 - 1} for half-samples, got {k}")
+    # Half of a row's neighbours survive on average; of six times k, fewer than k almost never do.
+    longer = min(6 * k, len(x) - 1)
+    near_x, near_y = _neighbours(x, k, normalize, longer), _neighbours(y, k, normalize, longer)
+
+    def score(kept: Tensor) -> float:
+        pair = ((x, near_x), (y, near_y))
+        return compare(*(_surviving(near, kept, k) or _neighbours(z[kept], k, normalize, k) for z, near in pair))
+
+    return score
+
+
+def _neighbours(x: Tensor, k: int, normalize: bool, length: int) -> Neighbours:
+    if not 1 <= k <= len(x) - 1:
+        raise ValueError(f"k must be from 1 to n - 1 = {len(x) - 1} for n = {len(x)} samples, got {k}")
+    return nearest_neighbours(x.detach(), length, normalize=normalize)
+
+
+def _comparison(metric: Metric) -> Callable[[Neighbours, Neighbours], float]:
+    if metric == "cknna":
+        return cknna_of_neighbours
+    if metric == "mutual_knn":
+        return mutual_knn_of_neighbours
+    raise ValueError(f"metric must be 'cknna', 'mutual_knn' or 'cka', got {metric!r}")
+
+
+def _renamed(near: Neighbours, order: Tensor) -> Neighbours:
+    """The neighbours after sample order[i] became sample i."""
+    return Neighbours(order.argsort()[near.index[order]], near.similarity[order])
+
+
+def _surviving(near: Neighbours, kept: Tensor, k: int) -> Neighbours | None:
+    """The k nearest among the kept samples, renumbered; None if some row has fewer than k in its list."""
+    name = torch.full((len(near.index),), -1, dtype=torch.int64, device=kept.device)
+    name[kept] = torch.arange(len(kept), device=kept.device)
+    index = name[near.index[kept]]
+    if int((index >= 0).sum(dim=1).min()) < k:
+        return None
+    place = (index < 0).to(torch.int8).sort(dim=1, stable=True).indices[:, :k]  # survivors first, in their order
+    return Neighbours(index.gather(1, place), near.similarity[kept].gather(1, place))

@@ -1,0 +1,233 @@
+"""Auto-PGD: ascent with momentum whose step length adapts to each image, here sound on random defences too."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rp_attacks import noise
+from rp_attacks.defence import Classifier, query, with_gradient
+from rp_attacks.eot import Sample, expected_gradient
+from rp_attacks.losses import LOSSES, targeted_dlr
+from rp_attacks.noise import derive_seed
+from rp_attacks.norms import Norm, project_l1_in_box, size
+from rp_attacks.problem import check_choice, check_positive, check_problem, check_radius
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class APGD:
+    """Auto-PGD (Croce & Hein 2020, arXiv:2003.01690; for L1 2021, arXiv:2103.01208).
+
+    On a deterministic model its iterates are those of the reference. On a random one the loss that steers it and the
+    success that is kept are averages over the `eot` passes, where the reference takes the last pass alone.
+    """
+
+    eps: float = 8 / 255  # in units of [0, 1] pixels
+    norm: Norm = "linf"
+    steps: int = 100
+    loss: Literal["ce", "dlr", "cw", "targeted-dlr"] = "ce"
+    targets: int = 9  # wrong classes tried one by one under "targeted-dlr"
+    restarts: int = 1
+    start: Literal["random", "clean"] = "random"  # random: on the sphere
+    rho: float = 0.75  # a step is halved where fewer than this share of steps raised the loss
+    eot: int = 1  # passes averaged in each gradient
+    eot_chunk: int = 1  # of them in one batch
+    grad: str = "exact"  # backward rule, of those that the defence offers
+
+    def __post_init__(self) -> None:
+        check_radius(self.norm, self.eps)
+        check_choice("loss", self.loss, (*LOSSES, "targeted-dlr"))
+        check_choice("start", self.start, ("random", "clean"))
+        check_positive(steps=self.steps, restarts=self.restarts, eot=self.eot, targets=self.targets)
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+        """Adversarial images like x: the iterate that most passes misclassify, and of those the one of largest loss.
+
+        Arguments as in `PGD.__call__`.
+        """
+        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+        model, x = with_gradient(model, self.grad), x.detach()
+        result, result_wrong = x.clone(), x.new_full((len(x),), -1.0)
+        order = self._ranked_classes(model, x, seed, index)
+        runs = [(r, t) for t in range(order.shape[1]) for r in range(self.restarts)]
+        for number, (_, rank) in enumerate(runs):
+            rows = (result_wrong < 1).nonzero().flatten()
+            if len(rows) == 0:
+                break
+            run_seed = derive_seed(seed, "run", number)
+            state = self._run(model, x[rows], y[rows], order[rows, rank], run_seed, index[rows])
+            better = state.worst_wrong > result_wrong[rows]
+            result[rows[better]] = state.worst[better]
+            result_wrong[rows[better]] = state.worst_wrong[better]
+        return result
+
+    def _ranked_classes(self, model: Classifier, x: Tensor, seed: int, index: Tensor) -> Tensor:
+        """Targets (b, t), from the second likeliest class on; one column of no meaning for untargeted losses."""
+        if self.loss != "targeted-dlr":
+            return torch.zeros(len(x), 1, dtype=torch.int64, device=x.device)
+        with torch.no_grad():
+            logits = query(model, x, seed=derive_seed(seed, "ranking"), index=index)
+        return logits.argsort(dim=1, descending=True)[:, 1 : self.targets + 1]
+
+    def _run(self, model: Classifier, x: Tensor, y: Tensor, target: Tensor, seed: int, index: Tensor) -> "_State":
+        # the objective takes both labels, stacked; the margins take the true one
+        labels = torch.stack([y, target], dim=1)
+        objective = partial(_objective, self.loss)
+        look = partial(
+            expected_gradient, model, y=y, objective=objective, index=index, target=labels, passes=self.eot,
+            chunk=self.eot_chunk,
+        )  # fmt: skip
+        x_adv = self._first(x, seed, index)
+        state = _State(x_adv, look(x_adv, seed=derive_seed(seed, "step", 0), check=True))
+        rule = _SparseRule(x, self) if self.norm == "l1" else _HalvingRule(x, self)
+        for step in range(self.steps):
+            moved = rule.move(state, x, first=step == 0)
+            state.previous, state.x_adv = state.x_adv, moved
+            state.see(look(moved, seed=derive_seed(seed, "step", step + 1)))
+            rule.adapt(state, x)
+        return state
+
+    def _first(self, x: Tensor, seed: int, index: Tensor) -> Tensor:
+        if self.start == "clean":
+            return x.clone()
+        if self.norm == "linf":
+            draw = 2 * noise.uniform(x.shape[1:], seed=seed, purpose="start", index=index, like=x) - 1
+        else:
+            draw = noise.normal(x.shape[1:], seed=seed, purpose="start", index=index, like=x)
+        if self.norm == "l1":
+            return x + project_l1_in_box(draw, x, self.eps)
+        return (x + self.eps * _unit(draw, self.norm)).clamp(0, 1)
+
+
+class _State:
+    """Where each image is: current, previous and best point, and what was seen there."""
+
+    def __init__(self, x_adv: Tensor, sample: Sample) -> None:
+        self.x_adv = self.previous = x_adv
+        self.best, self.best_grad, self.best_loss = x_adv.clone(), sample.grad.clone(), sample.loss.clone()
+        self.worst, self.worst_wrong, self.worst_loss = x_adv.clone(), sample.wrong.clone(), sample.loss.clone()
+        self.grad, self.loss = sample.grad, sample.loss
+
+    def see(self, sample: Sample) -> None:
+        """Note the loss, gradient and success at the current point."""
+        self.grad, self.loss = sample.grad, sample.loss
+        higher = sample.loss > self.best_loss
+        self.best[higher], self.best_grad[higher] = self.x_adv[higher], sample.grad[higher]
+        self.best_loss = torch.where(higher, sample.loss, self.best_loss)
+        tie = (sample.wrong == self.worst_wrong) & (sample.loss > self.worst_loss)
+        worse = (sample.wrong > self.worst_wrong) | tie
+        self.worst[worse] = self.x_adv[worse]
+        self.worst_wrong = torch.where(worse, sample.wrong, self.worst_wrong)
+        self.worst_loss = torch.where(worse, sample.loss, self.worst_loss)
+
+    def back_to_best(self, rows: Tensor) -> None:
+        """Go on from the best point in the given rows."""
+        self.x_adv, self.grad = self.x_adv.clone(), self.grad.clone()
+        self.x_adv[rows], self.grad[rows] = self.best[rows], self.best_grad[rows]
+
+
+class _HalvingRule:
+    """Linf and L2: momentum, and steps halved at checkpoints where the loss stopped rising (Alg. 1 of the paper)."""
+
+    def __init__(self, x: Tensor, attack: APGD) -> None:
+        self.norm, self.eps, self.rho = attack.norm, attack.eps, attack.rho
+        self.step = x.new_full((len(x), 1, 1, 1), 2 * attack.eps)
+        self.window = max(int(0.22 * attack.steps), 1)
+        self.shrink, self.least = max(int(0.03 * attack.steps), 1), max(int(0.06 * attack.steps), 1)
+        self.waited = 0
+        self.rises = x.new_zeros(len(x))
+        # the reference compares the first loss with 0, not with the loss at the start; kept for equal iterates
+        self.last_loss = x.new_zeros(len(x))
+        self.checked_loss: Tensor | None = None
+        self.halved = torch.ones(len(x), dtype=torch.bool, device=x.device)
+
+    def move(self, state: _State, x: Tensor, *, first: bool) -> Tensor:
+        """One step with momentum: 3/4 of the projected gradient step and 1/4 of the last move."""
+        if self.checked_loss is None:
+            self.checked_loss = state.best_loss
+        direction = state.grad.sign() if self.norm == "linf" else _unit(state.grad, "l2")
+        plain = self._project(state.x_adv + self.step * direction, x)
+        a = 1.0 if first else 0.75
+        inertia = state.x_adv - state.previous
+        return self._project(state.x_adv + (plain - state.x_adv) * a + inertia * (1 - a), x)
+
+    def _project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        if self.norm == "linf":
+            return torch.minimum(torch.maximum(x_adv, x - self.eps), x + self.eps).clamp(0, 1)
+        delta = x_adv - x
+        length = size(delta, "l2").clamp_max(self.eps).reshape(-1, 1, 1, 1)
+        return (x + _unit(delta, "l2") * length).clamp(0, 1)
+
+    def adapt(self, state: _State, x: Tensor) -> None:
+        """Count rises; at a checkpoint halve the steps that do not pay, and go back to the best point there."""
+        self.rises += state.loss > self.last_loss
+        self.last_loss = state.loss
+        self.waited += 1
+        if self.waited < self.window:
+            return
+        assert self.checked_loss is not None
+        stuck = ~self.halved & (self.checked_loss >= state.best_loss)
+        halve = (self.rises <= self.window * self.rho) | stuck
+        self.step[halve] /= 2
+        state.back_to_best(halve)
+        self.halved, self.checked_loss = halve, state.best_loss
+        self.rises = torch.zeros_like(self.rises)
+        self.window, self.waited = max(self.window - self.shrink, self.least), 0
+
+
+class _SparseRule:
+    """L1: sparse steps whose number of coordinates follows the sparsity of the best point."""
+
+    def __init__(self, x: Tensor, attack: APGD) -> None:
+        self.eps, self.count = attack.eps, x[0].numel()
+        self.step = x.new_full((len(x), 1, 1, 1), attack.eps)
+        self.window, self.waited = max(int(0.04 * attack.steps), 1), 0
+        self.random_start = attack.start == "random"
+        self.share = x.new_full((len(x),), 0.2)
+        self.support = x.new_full((len(x),), float(self.count))
+
+    def move(self, state: _State, x: Tensor, *, first: bool) -> Tensor:
+        """One step along the signs of the largest coordinates, projected on ball and box together."""
+        if first and not self.random_start:
+            self._start_from(_support(state.x_adv, x))
+        flat = state.grad.flatten(1)
+        place = ((1 - self.share) * self.count).clamp(0, self.count - 1).long()
+        threshold = flat.abs().sort(dim=1).values.gather(1, place[:, None])
+        signs = torch.where(flat.abs() >= threshold, flat.sign(), 0.0)
+        direction = (signs / (signs.abs().sum(dim=1, keepdim=True) + 1e-10)).reshape(x.shape)
+        return (x + project_l1_in_box(state.x_adv + self.step * direction - x, x, self.eps)).clamp(0, 1)
+
+    def _start_from(self, support: Tensor) -> None:
+        """Take over the sparsity of a given start; the clean image has none to follow."""
+        given = support > 0
+        self.share = torch.where(given, support / self.count / 1.5, self.share)
+        self.support = torch.where(given, support, self.support)
+
+    def adapt(self, state: _State, x: Tensor) -> None:
+        """At a checkpoint follow the best point's sparsity; step long where it grew sparser, shorter elsewhere."""
+        self.waited += 1
+        if self.waited < self.window:
+            return
+        support = _support(state.best, x)
+        sparser = support / self.support < 0.95
+        self.share = support / self.count / 1.5
+        shorter = (self.step / 1.5).clamp(self.eps / 10, self.eps)
+        self.step = torch.where(sparser[:, None, None, None], torch.full_like(self.step, self.eps), shorter)
+        self.support, self.waited = support.clamp_min(1), 0
+        state.back_to_best(sparser)
+
+
+def _objective(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
+    y, target = labels.unbind(dim=1)
+    return targeted_dlr(logits, y, target) if loss == "targeted-dlr" else LOSSES[loss](logits, y)
+
+
+def _support(x_adv: Tensor, x: Tensor) -> Tensor:
+    """Number of changed coordinates of each image."""
+    return (x_adv != x).flatten(1).sum(dim=1).to(x.dtype)
+
+
+def _unit(delta: Tensor, norm: Norm) -> Tensor:
+    return delta / (size(delta, norm) + 1e-12).reshape(-1, 1, 1, 1)

@@ -1,0 +1,197 @@
+"""AutoAttack, FAB and Square from pyautoattack, made safe to call.
+
+The library casts images to float32, resets the global generators, removes tracers, lets FAB fill the gradients of
+parameters and Square overwrite the logits; none of this reaches the caller. Its own accounting is not used: it judges a
+random defence on single lucky passes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from rp_attacks.defence import Classifier, FixedNoise, with_gradient
+from rp_attacks.isolation import OwnNoise, isolated
+from rp_attacks.noise import derive_seed
+from rp_attacks.norms import Norm, project
+from rp_attacks.problem import check_choice, check_logits, check_positive, check_problem, check_radius
+
+Version = Literal["standard", "plus", "rand"]
+Part = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
+_LIBRARY_NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoAttack:
+    """AutoAttack as the literature runs it (Croce & Hein 2020, arXiv:2003.01690), through pyautoattack.
+
+    Images that no part of it fools come back unmodified. Random numbers are shared by the images of one call: the
+    result is a function of (seed, images of the call).
+    """
+
+    shares_randomness: ClassVar[bool] = True  # among the images of one call
+
+    eps: float = 8 / 255  # in units of [0, 1] pixels
+    norm: Norm = "linf"
+    version: Version = "standard"
+    attacks: tuple[Part, ...] | None = None  # these parts, with the version's settings; None: all of the version
+    batch_size: int = 128
+    grad: str = "exact"  # backward rule, of those that the defence offers
+
+    def __post_init__(self) -> None:
+        check_radius(self.norm, self.eps)
+        check_choice("version", self.version, get_args(Version))
+        check_positive(batch_size=self.batch_size)
+        for part in self.attacks or ():
+            check_choice("attacks", part, get_args(Part))
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+        """Adversarial images like x (see `PGD.__call__` for the arguments)."""
+        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+        model = with_gradient(model, self.grad)
+        if self.eps == 0:
+            return x.detach().clone()
+        x = x.detach()
+        # known noise belongs to an image, and the library does not say which images it asks about
+        size = 1 if isinstance(model, FixedNoise) else self.batch_size
+        parts = [slice(start, start + size) for start in range(0, len(x), size)]
+        with isolated(x.device):
+            done = [self._one_batch(model, x[part], y[part], seed, index[part]) for part in parts]
+        return project(torch.cat(done).to(x.dtype), x, norm=self.norm, eps=self.eps)
+
+    def _one_batch(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
+        from pyautoattack import AutoAttack as Library
+
+        seen = OwnNoise(model, seed=derive_seed(seed, "autoattack", int(index[0])), index=index)
+        with torch.no_grad():
+            logits = seen(x)
+        check_logits(logits, y)
+        library = Library(
+            seen,
+            eps=self.eps,
+            norm=_LIBRARY_NORM[self.norm],
+            version=self.version,
+            seed=seed % 2**31,
+            device=x.device,
+        )
+        if self.attacks is not None:
+            library.attacks_to_run = list(self.attacks)
+        _fit_to_classes(library, logits.shape[1])
+        images, _ = library.run_standard_evaluation(x.float(), y, batch_size=len(x))
+        result: Tensor = images.detach()
+        return result
+
+
+def _fit_to_classes(library: Any, classes: int) -> None:
+    """Limit the number of target classes to those that there are, and refuse losses that are not defined."""
+    least = {"apgd-dlr": 3, "apgd-t": 4}
+    undefined = [part for part in library.attacks_to_run if classes < least.get(part, 2)]
+    if undefined:
+        rest = tuple(part for part in library.attacks_to_run if part not in undefined)
+        raise ValueError(
+            f"{', '.join(undefined)} needs at least {max(least[part] for part in undefined)} classes, "
+            f"the model has {classes}; pass attacks={rest!r}"
+        )
+    for part in (library.apgd_targeted, library.fab):
+        part.n_target_classes = min(part.n_target_classes, classes - 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FAB:
+    """Fast Adaptive Boundary attack, a minimum-norm attack (Croce & Hein 2020, arXiv:1907.02044), from pyautoattack.
+
+    White box: as a "black box" it exists only as a transfer (`Transfer(FAB(...), source)`). Images whose adversarial
+    version lies farther than eps come back unmodified.
+    """
+
+    shares_randomness: ClassVar[bool] = True  # among the images of one call
+
+    eps: float = 8 / 255  # in units of [0, 1] pixels
+    norm: Norm = "linf"
+    steps: int = 100
+    restarts: int = 1
+    targets: int | None = 9  # classes tried one by one; None: the untargeted form
+    alpha_max: float = 0.1
+    eta: float = 1.05  # overshoot
+    beta: float = 0.9  # pull back towards the image
+    grad: str = "exact"
+
+    def __post_init__(self) -> None:
+        check_radius(self.norm, self.eps)
+        check_positive(steps=self.steps, restarts=self.restarts)
+        if self.targets is not None:
+            check_positive(targets=self.targets)
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+        """Adversarial images like x (see `PGD.__call__` for the arguments)."""
+        from pyautoattack.fab_pt import FABAttack_PT
+
+        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+        model = with_gradient(model, self.grad)
+        if self.eps == 0:
+            return x.detach().clone()
+        with isolated(x.device), torch.no_grad():
+            seen = OwnNoise(model, seed=derive_seed(seed, "fab", int(index[0])), index=index)
+            logits = seen(x.detach())
+            check_logits(logits, y)
+            attack = FABAttack_PT(
+                seen,
+                norm=_LIBRARY_NORM[self.norm],
+                eps=self.eps,
+                n_iter=self.steps,
+                n_restarts=self.restarts,
+                alpha_max=self.alpha_max,
+                eta=self.eta,
+                beta=self.beta,
+                targeted=self.targets is not None,
+                n_target_classes=min(self.targets or 1, logits.shape[1] - 1),
+                seed=seed % 2**31,
+                device=x.device,
+            )
+            images = attack.perturb(x.detach().float(), y)
+        return project(images.detach().to(x.dtype), x.detach(), norm=self.norm, eps=self.eps)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LibrarySquare:
+    """Square attack of pyautoattack (Andriushchenko et al. 2020, arXiv:1912.00049), for comparison with tables.
+
+    One square and one sign are shared by all images of a call, and an image stops at its first non-positive margin: on
+    a random defence that is one lucky pass. Prefer `Square`.
+    """
+
+    shares_randomness: ClassVar[bool] = True  # among the images of one call
+
+    eps: float = 8 / 255  # in units of [0, 1] pixels
+    norm: Norm = "linf"
+    queries: int = 5000
+    p_init: float = 0.8
+    rescale_schedule: bool = False  # AutoAttack does not rescale
+
+    def __post_init__(self) -> None:
+        check_radius(self.norm, self.eps)
+        check_positive(queries=self.queries, p_init=self.p_init)
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+        """Adversarial images like x (see `PGD.__call__` for the arguments)."""
+        from pyautoattack.square import SquareAttack
+
+        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+        if self.eps == 0:
+            return x.detach().clone()
+        with isolated(x.device), torch.no_grad():
+            seen = OwnNoise(model, seed=derive_seed(seed, "square", int(index[0])), index=index)
+            check_logits(seen(x.detach()), y)
+            attack = SquareAttack(
+                seen,
+                norm=_LIBRARY_NORM[self.norm],
+                eps=self.eps,
+                n_queries=self.queries,
+                p_init=self.p_init,
+                resc_schedule=self.rescale_schedule,
+                seed=seed % 2**31,
+                device=x.device,
+            )
+            images = attack.perturb(x.detach().float(), y)
+        return project(images.detach().to(x.dtype), x.detach(), norm=self.norm, eps=self.eps)

@@ -1,0 +1,122 @@
+"""What a defence may offer to an attacker beyond logits, and how attacks ask for it.
+
+Every model is a callable from images to logits. Three small protocols, each optional, let an evaluation go deeper:
+`Randomised` (its noise as a function of a seed and image indices), `OffersGradients` (other backward rules for the same
+forward pass), `OffersReconstructionLoss` (the loss that a purifier descends).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Classifier = Callable[[Tensor], Tensor]
+
+COPY_STRIDE = 2**31 - 1
+"""Copies of image i in one batch are images i, i + COPY_STRIDE, ...; odd, so that a defence whose generator reads only
+the low 32 bits of a seed still draws other noise for each."""
+
+
+@runtime_checkable
+class Randomised(Protocol):
+    """A random defence that can draw its noise from a given seed."""
+
+    def with_noise(self, *, seed: int, index: Tensor) -> Classifier:
+        """The same defence, its noise for each row a function of (seed, index of that row) alone."""
+        ...
+
+
+@runtime_checkable
+class OffersGradients(Protocol):
+    """A defence whose backward pass can be replaced, the forward pass staying the true one."""
+
+    gradients: Sequence[str]
+
+    def with_gradient(self, name: str) -> Classifier:
+        """The same defence with the backward rule `name`, one of `gradients`."""
+        ...
+
+
+@runtime_checkable
+class OffersReconstructionLoss(Protocol):
+    """A purifier's own loss, which an adaptive attack keeps low."""
+
+    def reconstruction_loss(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
+        """The loss of each image, (b,), differentiable in x."""
+        ...
+
+
+def query(model: Classifier, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
+    """Logits of one pass, with noise from (seed, index) where the model offers that.
+
+    Args:
+        model: classifier or defence.
+        x: images (b, c, h, w).
+        seed: of this pass.
+        index: int64 (b,), image indices.
+
+    Returns:
+        Logits (b, k).
+    """
+    if isinstance(model, Randomised):
+        return model.with_noise(seed=seed, index=index)(x)
+    return model(x)
+
+
+def with_gradient(model: Classifier, name: str) -> Classifier:
+    """The model with one of the backward rules that it offers.
+
+    Args:
+        model: classifier or defence.
+        name: "exact" (the model as it is), or one of `model.gradients`.
+
+    Raises:
+        ValueError: the model does not offer this rule.
+    """
+    offered = tuple(model.gradients) if isinstance(model, OffersGradients) else ()
+    if name in offered:
+        assert isinstance(model, OffersGradients)
+        return model.with_gradient(name)
+    if name == "exact":
+        return model
+    raise ValueError(
+        f"grad={name!r} is not offered by this model (it offers {', '.join(offered) or 'none but exact'}); "
+        "a defence offers rules by `gradients` and `with_gradient(name)`"
+    )
+
+
+class FixedNoise:
+    """A random defence with noise that the attacker knows: for each image the same in every pass.
+
+    What is left of the robustness once randomness is taken away. Attacks and `evaluate` pass image indices along; a
+    plain call takes the rows as images 0, 1, 2, ...
+    """
+
+    def __init__(self, model: Randomised, *, seed: int) -> None:
+        if not isinstance(model, Randomised):
+            raise TypeError(
+                "noise can be fixed only in a model that offers `with_noise(seed=, index=)`, "
+                f"got {type(model).__name__}"
+            )
+        self.model = model
+        self.seed = seed
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """Backward rules that the defence inside offers."""
+        return tuple(self.model.gradients) if isinstance(self.model, OffersGradients) else ()
+
+    def with_gradient(self, name: str) -> "FixedNoise":
+        """The defence with one of its backward rules and the same known noise."""
+        inner = with_gradient(self.model, name)  # type: ignore[arg-type]
+        assert isinstance(inner, Randomised)
+        return FixedNoise(inner, seed=self.seed)
+
+    def with_noise(self, *, seed: int, index: Tensor) -> Classifier:
+        """The defence with its fixed noise; the seed asked for is ignored, and so is the copy's number."""
+        return self.model.with_noise(seed=self.seed, index=index % COPY_STRIDE)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (b, k) with the fixed noise of images 0, 1, 2, ..."""
+        return self.with_noise(seed=0, index=torch.arange(len(x), device=x.device))(x)

@@ -1,0 +1,208 @@
+"""Expectation over a defence's noise (EOT), in its two different meanings.
+
+`expected_gradient` averages the gradient of the LOSS over passes: the true ascent direction against a random defence,
+at constant memory. `MeanLogits` averages LOGITS: another and stronger classifier, useful to give library attacks a
+stable boundary, and never to be reported as the accuracy of a single query. Do not nest them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rp_attacks.defence import COPY_STRIDE, Classifier, OffersGradients, Randomised, query, with_gradient
+from rp_attacks.losses import cw_margin
+from rp_attacks.noise import derive_seed
+from rp_attacks.problem import check_logits
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""(logits, target) -> one loss per image."""
+Penalty = Callable[[Tensor, int, Tensor], Tensor]
+"""(images, seed, index) -> one number per image, subtracted from the loss."""
+
+
+class Sample(NamedTuple):
+    """What some passes say about each image."""
+
+    grad: Tensor
+    """Mean gradient of the loss, like x."""
+    loss: Tensor
+    """Mean loss, (b,)."""
+    margin: Tensor
+    """Mean margin (largest wrong logit minus true), (b,); zeros for soft labels."""
+    wrong: Tensor
+    """Share of passes that misclassify, (b,); zeros for soft labels."""
+
+
+def expected_gradient(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    objective: Objective,
+    *,
+    seed: int,
+    index: Tensor,
+    target: Tensor | None = None,
+    passes: int = 1,
+    chunk: int = 1,
+    penalty: Penalty | None = None,
+    check: bool = False,
+) -> Sample:
+    """Mean gradient of the loss over passes with fresh noise; the graph of one chunk at a time is kept.
+
+    Parameters get no gradients: only the images are differentiated.
+
+    Args:
+        model: classifier or defence.
+        x: images (b, c, h, w) where the gradient is taken.
+        y: labels, of which margins are reckoned; floating ones give none.
+        objective: (logits, target) to per-image losses.
+        seed: pass s draws its noise from (seed, s).
+        index: int64 (b,), image indices.
+        target: what the objective compares the logits with; by default y.
+        passes: number of passes M.
+        chunk: passes made in one batch of chunk * b images; larger is faster for small b and takes more memory.
+        penalty: subtracted from the loss, e.g. a reconstruction loss.
+        check: refuse logits that are not finite or too few for the labels (waits for the device).
+
+    Returns:
+        The averages over the passes. Source: Eq. 1 of Athalye et al. 2018, arXiv:1707.07397.
+    """
+    target = y if target is None else target
+    sums: Sample | None = None
+    for first in range(0, passes, chunk):
+        copies = min(chunk, passes - first)
+        pass_seed = derive_seed(seed, "pass", first)
+        sample = _one_chunk(model, x, y, target, objective, penalty, pass_seed, index, copies, check)
+        sums = sample if sums is None else Sample(*(a + b for a, b in zip(sums, sample, strict=True)))
+    assert sums is not None
+    return sums if passes == 1 else Sample(*(total / passes for total in sums))
+
+
+def margins(
+    model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor, passes: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Mean margin and share of wrong passes of each image, without gradients.
+
+    Args:
+        model: classifier or defence.
+        x: images.
+        y: labels (b,).
+        seed: pass s draws its noise from (seed, s).
+        index: int64 (b,), image indices.
+        passes: number of passes.
+
+    Returns:
+        (mean margin, share of passes misclassified), each (b,).
+    """
+    total, wrong = torch.zeros_like(x[:, 0, 0, 0]), torch.zeros_like(x[:, 0, 0, 0])
+    with torch.no_grad():
+        for s in range(passes):
+            margin = cw_margin(query(model, x, seed=derive_seed(seed, "pass", s), index=index).float(), y)
+            total, wrong = total + margin, wrong + (margin >= 0)
+    return total / passes, wrong / passes
+
+
+def _one_chunk(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor,
+    objective: Objective,
+    penalty: Penalty | None,
+    seed: int,
+    index: Tensor,
+    copies: int,
+    check: bool,
+) -> Sample:
+    """Sums over the copies of each image in one batch."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        images, labels, wanted = (torch.cat([part] * copies) if copies > 1 else part for part in (leaf, y, target))
+        rows = torch.cat([index + copy * COPY_STRIDE for copy in range(copies)])
+        logits = query(model, images, seed=seed, index=rows)
+        if check:
+            check_logits(logits, labels)
+        loss = objective(logits, wanted)
+        if penalty is not None:
+            loss = loss - penalty(images, seed, rows)
+        grad = _gradient(loss.sum(), leaf)
+    hard = not labels.is_floating_point()
+    margin = cw_margin(logits.detach(), labels) if hard else torch.zeros_like(loss)
+    wrong = ((margin >= 0) & hard).to(margin.dtype)
+    return Sample(grad, *(row.detach().reshape(copies, -1).sum(dim=0) for row in (loss, margin, wrong)))
+
+
+def _gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+    """D loss / d leaf, zero where a defence has cut the images off (its diagnostics name that)."""
+    grad = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
+    return torch.zeros_like(leaf) if grad is None else grad
+
+
+class MeanLogits:
+    """The classifier that answers with logits averaged over several passes of a random defence.
+
+    For a defence that offers `with_noise` the memory of a backward pass does not grow with the number of passes: each
+    is computed again from its seed. Other models keep the graphs of all passes.
+    """
+
+    def __init__(self, model: Classifier, *, passes: int, seed: int) -> None:
+        if passes < 1:
+            raise ValueError(f"passes must be at least 1, got {passes}")
+        self.model, self.passes, self.seed = model, passes, seed
+        self._calls = 0
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """Backward rules that the defence inside offers."""
+        return tuple(self.model.gradients) if isinstance(self.model, OffersGradients) else ()
+
+    def with_gradient(self, name: str) -> "MeanLogits":
+        """The average of the defence with one of its backward rules."""
+        return MeanLogits(with_gradient(self.model, name), passes=self.passes, seed=self.seed)
+
+    def with_noise(self, *, seed: int, index: Tensor) -> Classifier:
+        """The averaged classifier, its passes drawn from (seed, index)."""
+        return lambda x: self._mean(x, seed, index)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Mean logits (b, k), with other noise at every call."""
+        self._calls += 1
+        index = torch.arange(len(x), device=x.device)
+        return self._mean(x, derive_seed(self.seed, "mean logits", self._calls), index)
+
+    def _mean(self, x: Tensor, seed: int, index: Tensor) -> Tensor:
+        if isinstance(self.model, Randomised):
+            result: Tensor = _ReplayedMean.apply(x, self, seed, index)
+            return result
+        return torch.stack([self.model(x) for _ in range(self.passes)]).mean(dim=0)
+
+    def one_pass(self, x: Tensor, seed: int, index: Tensor, number: int) -> Tensor:
+        """Logits of pass `number`."""
+        return query(self.model, x, seed=derive_seed(seed, "pass", number), index=index)
+
+
+class _ReplayedMean(torch.autograd.Function):
+    """Mean of passes whose graphs are rebuilt, one at a time, in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: MeanLogits, seed: int, index: Tensor) -> Tensor:
+        ctx.save_for_backward(x, index)
+        ctx.mean, ctx.seed = mean, seed
+        total = mean.one_pass(x, seed, index, 0)
+        for number in range(1, mean.passes):
+            total = total + mean.one_pass(x, seed, index, number)
+        return total / mean.passes
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        x, index = ctx.saved_tensors
+        upstream = grad_outputs[0] / ctx.mean.passes
+        total = torch.zeros_like(x)
+        for number in range(ctx.mean.passes):
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                logits = ctx.mean.one_pass(leaf, ctx.seed, index, number)
+            total += torch.autograd.grad(logits, leaf, upstream)[0]
+        return total, None, None, None

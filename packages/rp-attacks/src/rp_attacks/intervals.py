@@ -1,0 +1,116 @@
+"""Confidence intervals of an accuracy, and tests of two defences on the same images."""
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Interval(NamedTuple):
+    """An estimate between two limits."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.estimate:.2f}% [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a share.
+
+    Args:
+        successes: how many of n.
+        n: number of trials, at least 1.
+        level: of confidence.
+
+    Returns:
+        The share and its limits. Source: Wilson 1927, JASA 22, 209-212.
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"successes must be in 0..n with n >= 1, got {successes} of {n}")
+    z = _quantile(level)
+    share = successes / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def bootstrap_interval(values: npt.ArrayLike, level: float = 0.95, *, seed: int, resamples: int = 2000) -> Interval:
+    """Percentile bootstrap interval of a mean over images.
+
+    Args:
+        values: one number per image, e.g. the share of passes that were right.
+        level: of confidence.
+        seed: of the resampling.
+        resamples: their number.
+
+    Returns:
+        The mean and its limits. Source: Efron 1979, Annals of Statistics 7, 1-26.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or len(sample) == 0:
+        raise ValueError(f"values must hold one number per image, got shape {sample.shape}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level}")
+    generator = np.random.default_rng(seed)
+    means = np.array([sample[generator.integers(0, len(sample), len(sample))].mean() for _ in range(resamples)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(sample.mean()), float(low), float(high))
+
+
+class Comparison(NamedTuple):
+    """Two defences on the same images, first minus second."""
+
+    difference: Interval
+    """Of the mean accuracies, with a bootstrap interval over images."""
+    only_first: int
+    """Images on which only the first is right in most passes."""
+    only_second: int
+    p_value: float
+    """Exact two-sided McNemar test on those two counts."""
+
+    def __str__(self) -> str:
+        verdict = "differ" if self.difference.low > 0 or self.difference.high < 0 else "are not told apart"
+        return (
+            f"the two {verdict}: {100 * self.difference.estimate:+.2f} points "
+            f"[{100 * self.difference.low:+.1f}, {100 * self.difference.high:+.1f}]; "
+            f"{self.only_first} images only the first gets right, {self.only_second} only the second "
+            f"(McNemar p = {self.p_value:.3g})"
+        )
+
+
+def paired_comparison(first: npt.ArrayLike, second: npt.ArrayLike, level: float = 0.95, *, seed: int = 0) -> Comparison:
+    """Compare two defences image by image, which is far sharper than comparing their separate intervals.
+
+    Args:
+        first: share of right passes for each image under the first defence, (n,).
+        second: the same images in the same order under the second.
+        level: of confidence.
+        seed: of the bootstrap.
+
+    Returns:
+        Difference with interval, discordant counts, and McNemar's exact p-value.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"both must hold one number for each of the same images, got shapes {a.shape}, {b.shape}")
+    right_a, right_b = a > 0.5, b > 0.5
+    only_first, only_second = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    difference = bootstrap_interval(a - b, level, seed=seed)
+    return Comparison(difference, only_first, only_second, _mcnemar(only_first, only_second))
+
+
+def _mcnemar(first: int, second: int) -> float:
+    n = first + second
+    tail = sum(math.comb(n, k) for k in range(min(first, second) + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
+def _quantile(level: float) -> float:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level}")
+    return NormalDist().inv_cdf((1 + level) / 2)

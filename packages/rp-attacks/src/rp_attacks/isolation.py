@@ -1,0 +1,109 @@
+"""A model as a library attack may see it: no way to its parameters' gradients, its noise, or the global generators."""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rp_attacks.defence import Classifier, query
+from rp_attacks.noise import derive_seed
+
+
+@contextmanager
+def isolated(device: torch.device) -> Iterator[None]:
+    """Restore on leaving what library attacks change: the random states of torch, numpy and Python, and the tracer.
+
+    Args:
+        device: whose generator is restored beside the CPU's.
+    """
+    tracer = sys.gettrace()
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 read, to be put back
+    try:
+        with torch.random.fork_rng(devices=_accelerators(device)):
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+        sys.settrace(tracer)
+
+
+class PrivateStream:
+    """Global generators of its own for a model that draws from the global ones: swapped in for each call."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._states: dict[torch.device, Tensor] = {}
+
+    @contextmanager
+    def __call__(self, device: torch.device) -> Iterator[None]:
+        """Inside the context the global generators are this stream's, and they are put back afterwards."""
+        devices = [torch.device("cpu"), *_accelerators(device)]
+        with torch.random.fork_rng(devices=devices[1:]):
+            for one in devices:
+                if one not in self._states:
+                    self._states[one] = torch.Generator(one).manual_seed(self._seed).get_state()
+                _set_state(one, self._states[one])
+            yield
+            self._states = {
+                one: torch.get_rng_state() if one.type == "cpu" else torch.cuda.get_rng_state(one) for one in devices
+            }
+
+
+def _accelerators(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+def _set_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cpu":
+        torch.set_rng_state(state)
+    else:
+        torch.cuda.set_rng_state(state, device)
+
+
+class OwnNoise:
+    """The model with a random stream of its own, that a library attack can neither replay nor reset.
+
+    A defence that offers `with_noise` draws from (seed, number of the call); any other gets a `PrivateStream`. Only the
+    images are differentiated, and logits are a fresh float32 tensor, which the library may overwrite.
+    """
+
+    def __init__(self, model: Classifier, *, seed: int, index: Tensor) -> None:
+        self._model, self._seed, self._index = model, seed, index
+        self._calls = 0
+        self._stream = PrivateStream(derive_seed(seed, "defence"))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (b, k), differentiable in x alone."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            logits: Tensor = _ImagesOnly.apply(x, self._logits)
+            return logits
+        with torch.no_grad():
+            return self._logits(x).clone()
+
+    def _logits(self, x: Tensor) -> Tensor:
+        self._calls += 1
+        rows = self._index[torch.arange(len(x), device=x.device) % len(self._index)]
+        with self._stream(x.device):
+            return query(self._model, x, seed=derive_seed(self._seed, "call", self._calls), index=rows).float()
+
+
+class _ImagesOnly(torch.autograd.Function):
+    """A call whose backward pass reaches the images and leaves every parameter's gradient alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, call: Any) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            logits = call(leaf)
+        ctx.leaf, ctx.logits = leaf, logits
+        return logits.detach().clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (grad,) = torch.autograd.grad(ctx.logits, ctx.leaf, grad_outputs[0], retain_graph=True)
+        return grad, None

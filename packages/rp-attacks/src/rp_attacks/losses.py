@@ -1,0 +1,96 @@
+"""Losses that attacks raise: each gives one number per image, larger when the classifier is more wrong."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Literal["ce", "cw", "dlr"]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each image.
+
+    Args:
+        logits: (b, k).
+        y: labels (b,) of int64, or probabilities (b, k).
+
+    Returns:
+        Tensor (b,).
+    """
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def cw_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Largest wrong logit minus the true one: positive exactly where the image is misclassified.
+
+    Args:
+        logits: (b, k).
+        y: labels (b,) of int64.
+
+    Returns:
+        Tensor (b,). Source: the loss f_6 of Carlini & Wagner 2017, arXiv:1608.04644.
+    """
+    true = logits.gather(1, y[:, None])
+    others = logits.scatter(1, y[:, None], float("-inf"))
+    return others.max(dim=1).values - true.squeeze(1)
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    """Difference of logits ratio: the margin divided by the gap between first and third logit.
+
+    Invariant to shift and scale of the logits, so that a classifier cannot hide behind saturated softmax outputs.
+    Unbounded near ties of first and third: compare it only within one image.
+
+    Args:
+        logits: (b, k) with k >= 3.
+        y: labels (b,) of int64.
+
+    Returns:
+        Tensor (b,). Source: Eq. 6 of Croce & Hein 2020, arXiv:2003.01690.
+    """
+    _require_classes(logits, 3, "DLR")
+    ordered = logits.sort(dim=1, descending=True).values
+    return cw_margin(logits, y) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The DLR loss towards one wrong class.
+
+    Args:
+        logits: (b, k) with k >= 4.
+        y: true labels (b,).
+        target: the wrong labels (b,) to reach.
+
+    Returns:
+        Tensor (b,). Source: Eq. 7 of Croce & Hein 2020, arXiv:2003.01690.
+    """
+    _require_classes(logits, 4, "targeted DLR")
+    ordered = logits.sort(dim=1, descending=True).values
+    true, wanted = logits.gather(1, torch.stack([y, target], dim=1)).unbind(dim=1)
+    return (wanted - true) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
+
+
+def kl_divergence(probabilities: Tensor, logits: Tensor) -> Tensor:
+    """KL(p || softmax(logits)) of each image: what TRADES' inner attack raises, with p of the clean image.
+
+    Args:
+        probabilities: p, (b, k).
+        logits: (b, k).
+
+    Returns:
+        Tensor (b,). Source: Eq. 5 of Zhang et al. 2019, arXiv:1901.08573.
+    """
+    return F.kl_div(F.log_softmax(logits, dim=1), probabilities, reduction="none").sum(dim=1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "cw": cw_margin, "dlr": dlr}
+
+
+def _require_classes(logits: Tensor, least: int, name: str) -> None:
+    if logits.shape[1] < least:
+        raise ValueError(
+            f"the {name} loss needs at least {least} classes, the model gives {logits.shape[1]}; use loss='cw'"
+        )

@@ -1,0 +1,186 @@
+"""Geometry of the threat models: balls in the Linf, L2 and L1 norms around an image, cut with the box [0, 1]."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rp_attacks import noise
+
+Norm = Literal["linf", "l2", "l1"]
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+
+
+def size(delta: Tensor, norm: Norm) -> Tensor:
+    """The norm of each image's perturbation.
+
+    Args:
+        delta: (b, ...).
+        norm: which norm.
+
+    Returns:
+        Tensor (b,).
+    """
+    flat = delta.flatten(1)
+    if norm == "linf":
+        return flat.abs().amax(dim=1)
+    return torch.linalg.vector_norm(flat, ord=2 if norm == "l2" else 1, dim=1)
+
+
+def diameter(image: Tensor, norm: Norm) -> float:
+    """The largest distance between two images in [0, 1] of this shape.
+
+    Args:
+        image: one image, any shape.
+        norm: which norm.
+    """
+    return {"linf": 1.0, "l2": math.sqrt(image.numel()), "l1": float(image.numel())}[norm]
+
+
+def project(
+    x_adv: Tensor, x: Tensor, *, norm: Norm, eps: float, box_first: bool = False, l1_box: bool = False
+) -> Tensor:
+    """Bring images back into the ball of radius eps around x and into [0, 1].
+
+    Both orders end inside ball and box, because x lies in the box: clipping only shortens a perturbation. Published
+    codes differ in the order, and so do their iterates.
+
+    Args:
+        x_adv: (b, ...).
+        x: centres, the same shape, in [0, 1].
+        norm: of the ball.
+        eps: radius in units of [0, 1] pixels.
+        box_first: clip to [0, 1] before the projection on the ball instead of after it.
+        l1_box: for L1, the exact projection on the intersection of ball and box.
+
+    Returns:
+        Tensor of the same shape.
+    """
+    if norm == "linf":
+        return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0.0, 1.0)
+    if norm == "l1" and l1_box:
+        return (x + project_l1_in_box(x_adv - x, x, eps)).clamp(0.0, 1.0)
+    delta = (x_adv.clamp(0.0, 1.0) if box_first else x_adv) - x
+    delta = project_l1(delta, eps) if norm == "l1" else _project_l2(delta, eps)
+    return (x + delta).clamp(0.0, 1.0)
+
+
+def _project_l2(delta: Tensor, eps: float) -> Tensor:
+    length = _column(size(delta, "l2"), delta)
+    return delta * (eps / length.clamp_min(1e-12)).clamp_max(1.0)
+
+
+def project_l1(delta: Tensor, eps: float) -> Tensor:
+    """Euclidean projection of each image's perturbation on the L1 ball.
+
+    Args:
+        delta: (b, ...).
+        eps: radius.
+
+    Returns:
+        Tensor of the same shape. Source: Fig. 1 of Duchi et al. 2008, "Efficient projections onto the l1-ball", ICML.
+    """
+    flat = delta.flatten(1).double()
+    ordered = flat.abs().sort(dim=1, descending=True).values
+    excess = ordered.cumsum(dim=1) - eps
+    count = torch.arange(1, flat.shape[1] + 1, device=flat.device)
+    rho = (ordered * count > excess).sum(dim=1, keepdim=True).clamp_min(1)
+    theta = (excess.gather(1, rho - 1) / rho).clamp_min(0.0)
+    return (flat.sign() * (flat.abs() - theta).clamp_min(0.0)).to(delta.dtype).reshape(delta.shape)
+
+
+def project_l1_in_box(delta: Tensor, x: Tensor, eps: float) -> Tensor:
+    """Euclidean projection of each perturbation on {d : |d|_1 <= eps and 0 <= x + d <= 1}.
+
+    The solution is sign(delta) * clip(|delta| - theta, 0, room) with room the way to the bound that the coordinate
+    points at. The sum is piecewise linear in theta; its kinks are sorted to find where it equals eps.
+
+    Args:
+        delta: (b, ...).
+        x: images in [0, 1], the same shape.
+        eps: radius.
+
+    Returns:
+        Tensor of the same shape. Source: Prop. 2.1 of Croce & Hein 2021, arXiv:2103.01208.
+    """
+    flat, centre = delta.flatten(1).double(), x.flatten(1).double()
+    length, room = flat.abs(), torch.where(flat > 0, 1.0 - centre, centre)
+    kinks = torch.cat([length, length - room], dim=1)
+    slope = torch.cat([torch.ones_like(length), -torch.ones_like(length)], dim=1)
+    kinks, order = kinks.sort(dim=1, descending=True, stable=True)
+    slope = slope.gather(1, order).cumsum(dim=1)
+    rise = slope[:, :-1] * (kinks[:, :-1] - kinks[:, 1:])
+    total = torch.cat([torch.zeros_like(kinks[:, :1]), rise.cumsum(dim=1)], dim=1)  # at each kink, from above
+    before = (total < eps).sum(dim=1, keepdim=True).clamp(1, total.shape[1]) - 1
+    grown = (eps - total.gather(1, before)) / slope.gather(1, before).clamp_min(1.0)
+    theta = (kinks.gather(1, before) - grown).clamp_min(0.0)  # below 0: the point was inside the ball already
+    inside = torch.minimum((length - theta).clamp_min(0.0), room)
+    return (flat.sign() * inside).to(delta.dtype).reshape(delta.shape)
+
+
+def random_start(x: Tensor, *, norm: Norm, eps: float, seed: int, index: Tensor, purpose: str = "start") -> Tensor:
+    """A uniform random point of the ball around each image, clipped to [0, 1].
+
+    L2 uses a Gaussian direction and L1 a Laplace direction, both with radius eps * u^(1/d).
+
+    Args:
+        x: images (b, c, h, w).
+        norm: of the ball.
+        eps: its radius.
+        seed: the attack's seed.
+        index: int64 (b,), image indices.
+        purpose: what the draw is for.
+
+    Returns:
+        Tensor like x.
+    """
+    shape = x.shape[1:]
+    u = noise.uniform(shape, seed=seed, purpose=purpose, index=index, like=x)
+    if norm == "linf":
+        return (x + eps * (2 * u - 1)).clamp(0.0, 1.0)
+    if norm == "l2":
+        direction = noise.normal(shape, seed=seed, purpose=purpose + "/direction", index=index, like=x)
+    else:
+        direction = _laplace(u)
+    direction = direction / _column(size(direction, norm), x).clamp_min(1e-12)
+    radius = noise.uniform((), seed=seed, purpose=purpose + "/radius", index=index, like=x) ** (1 / x[0].numel())
+    return (x + eps * _column(radius, x) * direction).clamp(0.0, 1.0)
+
+
+def _laplace(u: Tensor) -> Tensor:
+    centred = u - 0.5
+    return -centred.sign() * torch.log1p(-2 * centred.abs().clamp_max(0.4999999))
+
+
+def ascent_step(grad: Tensor, at: Tensor, *, norm: Norm, step_size: float, sparsity: float = 0.05) -> Tensor:
+    """The step of the given length that raises a linear function fastest.
+
+    Linf: sign. L2: the normalised gradient. L1: the signs of the largest coordinates in equal parts, leaving out those
+    that stand at a bound of [0, 1] and point outwards (SLIDE, Tramèr & Boneh 2019, arXiv:1904.13000).
+
+    Args:
+        grad: (b, ...).
+        at: the images where it was taken, the same shape; used by L1 alone.
+        norm: of the step.
+        step_size: its length in that norm.
+        sparsity: share of the coordinates that an L1 step moves.
+
+    Returns:
+        Tensor of the same shape.
+    """
+    if norm == "linf":
+        return step_size * grad.sign()
+    if norm == "l2":
+        return step_size * grad / _column(size(grad, "l2"), grad).clamp_min(1e-12)
+    outward = ((at <= 0) & (grad < 0)) | ((at >= 1) & (grad > 0))
+    flat = grad.masked_fill(outward, 0.0).flatten(1)
+    kept = flat.abs().topk(max(1, math.ceil(sparsity * flat.shape[1])), dim=1).indices
+    signs = torch.zeros_like(flat).scatter(1, kept, flat.gather(1, kept).sign())
+    step = step_size * signs / signs.abs().sum(dim=1, keepdim=True).clamp_min(1.0)
+    return step.reshape(grad.shape)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """(b,) as (b, 1, ..., 1), to be combined with images."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))

@@ -1,0 +1,240 @@
+"""Projected gradient ascent in Linf, L2 and L1 balls: the loop for training, and the attack with all its options."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from rp_attacks.defence import Classifier, OffersReconstructionLoss, query, with_gradient
+from rp_attacks.eot import Penalty, Sample, expected_gradient, margins
+from rp_attacks.losses import LOSSES, Loss, kl_divergence
+from rp_attacks.noise import derive_seed, normal
+from rp_attacks.norms import Norm, ascent_step, project, random_start
+from rp_attacks.problem import check_choice, check_positive, check_problem, check_radius
+
+Start = Literal["uniform", "gaussian", "clean"]
+
+
+def ascend(
+    objective: Callable[[Tensor], Tensor],
+    x: Tensor,
+    start: Tensor,
+    *,
+    norm: Norm = "linf",
+    eps: float,
+    step_size: float,
+    steps: int,
+    box_first: bool = False,
+) -> Tensor:
+    """The last iterate of projected gradient ascent from a given start: the inner loop of adversarial training.
+
+    Only the images are differentiated, so parameters get no gradients; the caller chooses train or eval mode.
+
+    Args:
+        objective: images (b, c, h, w) to losses (b,), e.g. `lambda z: kl_divergence(p, model(z))`.
+        x: clean images, centres of the balls.
+        start: first iterate, like x; used as it is.
+        norm: of ball and step.
+        eps: radius in units of [0, 1] pixels.
+        step_size: length of a step in that norm.
+        steps: number of steps.
+        box_first: clip to [0, 1] before the projection on the ball (see `norms.project`).
+
+    Returns:
+        Images like x, detached. Source: Eq. 2.2 of Madry et al. 2018, arXiv:1706.06083.
+    """
+    x, x_adv = x.detach(), start.detach()
+    for _ in range(steps):
+        with torch.enable_grad():
+            leaf = x_adv.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(objective(leaf).sum(), leaf)
+        step = ascent_step(grad, x_adv, norm=norm, step_size=step_size)
+        x_adv = project(x_adv + step, x, norm=norm, eps=eps, box_first=box_first)
+    return x_adv
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PGD:
+    """Projected gradient ascent on a loss of the classifier (Madry et al. 2018, arXiv:1706.06083).
+
+    Results depend on (seed, image index) and not on the batch, provided that the model's do not.
+    """
+
+    eps: float = 8 / 255  # in units of [0, 1] pixels
+    step_size: float = 2 / 255  # length in the attack's norm
+    steps: int = 10
+    norm: Norm = "linf"
+    loss: Loss | Literal["kl"] = "ce"  # "kl": to the clean image's own probabilities, as TRADES does
+    start: Start = "uniform"  # in the ball; "gaussian" is x + 0.001 N(0, 1), TRADES' start
+    restarts: int = 1
+    momentum: float = 0.0  # of gradients divided by their L1 norm (Dong et al. 2018, arXiv:1710.06081)
+    select: Literal["last", "best"] = "last"  # "best": the iterate with the largest mean margin
+    eot: int = 1  # passes averaged in each gradient
+    eot_chunk: int = 1  # of them in one batch
+    early_stop: bool = False  # an image leaves the batch once every pass misclassifies it
+    grad: str = "exact"  # backward rule, of those that the defence offers
+    l2_step: Literal["normalised", "sign"] = "normalised"  # "sign" repeats published tables and is a weaker attack
+    l1_sparsity: float = 0.05  # share of coordinates in an L1 step
+    l1_box: bool = False  # exact projection on the intersection of L1 ball and box
+    box_first: bool = False  # order of the projections (see `norms.project`)
+    inset: float = 0.0  # gradients are taken this far inside [0, 1], where a clamp has a derivative
+    reconstruction_weight: float = 0.0  # beta of loss - beta * L_rec(x'), against a purifier
+
+    def __post_init__(self) -> None:
+        check_radius(self.norm, self.eps)
+        check_positive(steps=self.steps, restarts=self.restarts, eot=self.eot, eot_chunk=self.eot_chunk)
+        if self.eps > 0:
+            check_positive(step_size=self.step_size)
+        check_choice("loss", self.loss, (*LOSSES, "kl"))
+        check_choice("start", self.start, get_args(Start))
+        check_choice("select", self.select, ("last", "best"))
+        check_choice("l2_step", self.l2_step, ("normalised", "sign"))
+        if not 0 < self.l1_sparsity <= 1:
+            raise ValueError(f"l1_sparsity must be in (0, 1], got {self.l1_sparsity}")
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+        """Adversarial images for a batch.
+
+        Args:
+            model: images to logits, in the mode that the caller wants.
+            x: clean images (b, c, h, w) in [0, 1].
+            y: labels (b,), or probabilities (b, k) where nothing has to be judged (select="last", one restart).
+            seed: of all random numbers.
+            index: int64 (b,), which image each row is; by default 0, 1, 2, ...
+
+        Returns:
+            Images like x, detached, within eps and [0, 1].
+        """
+        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+        if y.is_floating_point() and (self._judges or self.loss not in ("ce", "kl")):
+            raise ValueError(
+                "soft labels work with loss 'ce' or 'kl', select='last', restarts=1, early_stop=False only"
+            )
+        model = with_gradient(model, self.grad)
+        x = x.detach()
+        best = Best(x)
+        for restart in range(self.restarts):
+            x_adv, margin = self._run(model, x, y, derive_seed(seed, "restart", restart), index)
+            best.offer(slice(None), x_adv, margin)
+        return best.images
+
+    @property
+    def _judges(self) -> bool:
+        """Whether iterates are compared, which needs labels and a last query."""
+        return self.select == "best" or self.early_stop or self.restarts > 1
+
+    def _run(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> tuple[Tensor, Tensor]:
+        """One restart: images and their mean margins (without meaning where nothing is judged)."""
+        look = partial(self._look, model, self._penalty(model))
+        target = self._target(model, x, y, seed, index)
+        x_adv = self._first(x, seed, index)
+        best, velocity = Best(x), torch.zeros_like(x)
+        rows = torch.arange(len(x), device=x.device)
+        for step in range(self.steps):
+            sample = look(x_adv[rows], y[rows], target[rows], derive_seed(seed, "step", step), index[rows], step == 0)
+            grad = sample.grad
+            if self.select == "best":
+                best.offer(rows, x_adv[rows], sample.margin)
+            if self.early_stop:
+                standing = sample.wrong < 1
+                rows, grad = rows[standing], grad[standing]
+                if len(rows) == 0:
+                    break
+            if self.momentum:
+                velocity[rows] = grad = self.momentum * velocity[rows] + _per_mean(grad)
+            x_adv[rows] = self._step(x_adv[rows], x[rows], grad)
+        if not self._judges:
+            return x_adv, x.new_zeros(len(x))
+        margin, _ = margins(model, x_adv, y, seed=derive_seed(seed, "last"), index=index, passes=self.eot)
+        if self.select == "last":
+            return x_adv, margin
+        best.offer(slice(None), x_adv, margin)
+        return best.images, best.score
+
+    def _look(
+        self,
+        model: Classifier,
+        penalty: Penalty | None,
+        x_adv: Tensor,
+        y: Tensor,
+        target: Tensor,
+        seed: int,
+        index: Tensor,
+        check: bool,
+    ) -> Sample:
+        """Gradient and margins at one iterate."""
+        return expected_gradient(
+            model,
+            x_adv.clamp(self.inset, 1 - self.inset),
+            y,
+            _kl if self.loss == "kl" else LOSSES[self.loss],
+            seed=seed,
+            index=index,
+            target=target,
+            passes=self.eot,
+            chunk=self.eot_chunk,
+            penalty=penalty,
+            check=check,
+        )
+
+    def _step(self, x_adv: Tensor, x: Tensor, grad: Tensor) -> Tensor:
+        norm: Norm = "linf" if self.norm == "l2" and self.l2_step == "sign" else self.norm
+        step = ascent_step(grad, x_adv, norm=norm, step_size=self.step_size, sparsity=self.l1_sparsity)
+        return project(x_adv + step, x, norm=self.norm, eps=self.eps, box_first=self.box_first, l1_box=self.l1_box)
+
+    def _first(self, x: Tensor, seed: int, index: Tensor) -> Tensor:
+        if self.start == "clean":
+            return x.clone()
+        if self.start == "gaussian":
+            draw = normal(x.shape[1:], seed=seed, purpose="start", index=index, like=x)
+            return project(x + 0.001 * draw, x, norm=self.norm, eps=self.eps)
+        return random_start(x, norm=self.norm, eps=self.eps, seed=seed, index=index)
+
+    def _target(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
+        """What the loss compares with: the labels, or for "kl" the clean image's probabilities."""
+        if self.loss != "kl":
+            return y
+        with torch.no_grad():
+            return query(model, x, seed=derive_seed(seed, "clean"), index=index).softmax(dim=1)
+
+    def _penalty(self, model: Classifier) -> Penalty | None:
+        if not self.reconstruction_weight:
+            return None
+        if not isinstance(model, OffersReconstructionLoss):
+            raise ValueError(
+                "reconstruction_weight needs a defence that offers `reconstruction_loss(x, seed=, index=)`; "
+                "this model does not, so set it to 0"
+            )
+        return partial(_weighted_reconstruction, model, self.reconstruction_weight)
+
+
+class Best:
+    """The best images seen so far and their scores, row by row."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.images = x.clone()
+        self.score = x.new_full((len(x),), float("-inf"))
+
+    def offer(self, rows: Tensor | slice, images: Tensor, score: Tensor) -> None:
+        """Take over the given rows where the new score is higher."""
+        better = score > self.score[rows]
+        self.score[rows] = torch.where(better, score, self.score[rows])
+        self.images[rows] = torch.where(better[:, None, None, None], images, self.images[rows])
+
+
+def _kl(logits: Tensor, probabilities: Tensor) -> Tensor:
+    return kl_divergence(probabilities, logits)
+
+
+def _weighted_reconstruction(
+    model: OffersReconstructionLoss, weight: float, x: Tensor, seed: int, index: Tensor
+) -> Tensor:
+    return weight * model.reconstruction_loss(x, seed=seed, index=index)
+
+
+def _per_mean(grad: Tensor) -> Tensor:
+    """Each gradient divided by its mean magnitude."""
+    return grad / grad.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)

@@ -1,0 +1,136 @@
+"""The problem that an attack is given (images, labels, radius), checked once at the boundary."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rp_attacks.defence import Classifier
+from rp_attacks.norms import NORMS, Norm, diameter
+
+
+class Attack(Protocol):
+    """A frozen set of hyper-parameters; calling it gives adversarial images in the ball of radius eps."""
+
+    @property
+    def norm(self) -> Norm:
+        """Norm of the ball."""
+        ...
+
+    @property
+    def eps(self) -> float:
+        """Radius of the ball in units of [0, 1] pixels."""
+        ...
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+        """Adversarial images for (x, y), the same shape as x."""
+        ...
+
+
+def check_radius(norm: str, eps: float) -> None:
+    """Refuse an unknown norm, a negative radius, and a Linf radius in units of 0..255.
+
+    Raises:
+        ValueError: with the fix.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    if not eps >= 0:
+        raise ValueError(f"eps must not be negative, got {eps}")
+    if norm == "linf" and eps > 1:
+        raise ValueError(f"a Linf eps is in units of [0, 1] pixels, got {eps:g}; did you mean {eps:g}/255?")
+
+
+def check_problem(x: Tensor, y: Tensor, *, norm: Norm, eps: float, index: Tensor | None = None) -> Tensor:
+    """Check images, labels and radius against one another, and give the image indices.
+
+    Args:
+        x: images (b, c, h, w), floating, in [0, 1].
+        y: labels (b,) of int64 (or probabilities (b, k), for training with soft labels).
+        norm: of the ball.
+        eps: its radius.
+        index: int64 (b,) image indices; by default 0, 1, 2, ...
+
+    Returns:
+        The indices on x's device.
+
+    Raises:
+        ValueError: a value is out of range or shapes disagree; the message says the fix.
+        TypeError: a tensor has the wrong kind of numbers.
+    """
+    check_images(x)
+    check_labels(x, y)
+    largest = diameter(x[0], norm)
+    if eps > largest * (1 + 1e-6):
+        raise ValueError(
+            f"eps {eps:g} exceeds the {norm} diameter {largest:g} of these images; is it in units of 0..255?"
+        )
+    if index is None:
+        return torch.arange(len(x), device=x.device)
+    if index.shape != (len(x),) or index.dtype != torch.int64:
+        raise ValueError(
+            f"index must be int64 of shape ({len(x)},), one number per image, got {index.dtype} {tuple(index.shape)}"
+        )
+    return index.to(x.device)
+
+
+def check_images(x: Tensor) -> None:
+    """Refuse anything but a batch of floating images in [0, 1]."""
+    if x.dim() != 4 or len(x) == 0:
+        raise ValueError(f"x must be a batch of images (b, c, h, w) with b >= 1, got shape {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating images in [0, 1], got {x.dtype}; divide bytes by 255")
+    low, high = (value.item() for value in torch.aminmax(x.detach()))
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"x must lie in [0, 1], got {low:.3g} to {high:.3g}; "
+            "leave normalisation to the model, and divide bytes by 255"
+        )
+
+
+def check_labels(x: Tensor, y: Tensor) -> None:
+    """Refuse labels of the wrong type, shape, device or sign."""
+    if y.device != x.device:
+        raise ValueError(f"x is on {x.device} and y on {y.device}; move them to one device")
+    if y.is_floating_point():
+        if y.dim() != 2 or len(y) != len(x):
+            raise ValueError(
+                f"soft labels must be probabilities ({len(x)}, classes), got shape {tuple(y.shape)}; "
+                "use int64 for hard ones"
+            )
+        return
+    if y.dtype != torch.int64:
+        raise TypeError(f"y must be int64 labels, got {y.dtype}")
+    if y.shape != (len(x),):
+        raise ValueError(f"y must hold one label per image, shape ({len(x)},), got {tuple(y.shape)}")
+    if y.min() < 0:
+        raise ValueError(f"labels start at 0, got {y.min().item()}")
+
+
+def check_logits(logits: Tensor, y: Tensor) -> None:
+    """Refuse outputs that are not one row of finite logits per image, wide enough for the labels."""
+    if logits.dim() != 2 or len(logits) != len(y):
+        raise ValueError(f"the model must give logits ({len(y)}, classes), got shape {tuple(logits.shape)}")
+    if y.dim() == 1 and y.max() >= logits.shape[1]:
+        raise ValueError(f"label {y.max().item()} is out of range: the model has {logits.shape[1]} classes")
+    if not torch.isfinite(logits).all():
+        bad = (~torch.isfinite(logits)).any(dim=1).sum().item()
+        raise ValueError(
+            f"the model gives NaN or infinite logits for {bad} of {len(y)} images; "
+            "an accuracy from them would mean nothing"
+        )
+
+
+def check_positive(**values: float) -> None:
+    """Refuse the first named value that is not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...] | Callable[[], tuple[str, ...]]) -> None:
+    """Refuse a value that is not among the choices."""
+    known = choices() if callable(choices) else choices
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -1,0 +1,129 @@
+"""RayS: a search over sign vectors that sees nothing but labels."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rp_attacks.defence import Classifier, query
+from rp_attacks.noise import derive_seed
+from rp_attacks.norms import Norm, project, size
+from rp_attacks.problem import check_positive, check_problem, check_radius
+
+
+class RaySResult(NamedTuple):
+    """What the search found for each image."""
+
+    images: Tensor
+    """Nearest adversarial images found, (b, c, h, w), not limited to any ball."""
+    distance: Tensor
+    """Their Linf distance, (b,)."""
+    radius: Tensor
+    """Their L2 radius along the sign ray, before clipping to [0, 1], (b,)."""
+    queries: Tensor
+    """Queries until the distance first was within eps, or all, (b,)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RayS:
+    """Ray search (Chen & Gu 2020, arXiv:2006.12792): hard labels only, deterministic, Linf.
+
+    Flips blocks of a sign vector, halving the blocks when all were tried, and keeps a flip where the ray meets the
+    boundary nearer. For random defences a label is the majority of `passes`.
+    """
+
+    eps: float = 8 / 255  # verdict radius in units of [0, 1] pixels
+    queries: int = 10_000  # for each image
+    tolerance: float = 1e-3  # of the binary search, in L2 units
+    passes: int = 1  # asked for each label
+
+    def __post_init__(self) -> None:
+        check_radius("linf", self.eps)
+        check_positive(queries=self.queries, tolerance=self.tolerance, passes=self.passes)
+
+    @property
+    def norm(self) -> Norm:
+        """Linf, always."""
+        return "linf"
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+        """Images like x, brought into the eps ball where the search ended outside (see `PGD.__call__`)."""
+        found = self.search(model, x, y, seed=seed, index=index)
+        return project(found.images, x.detach(), norm="linf", eps=self.eps)
+
+    def search(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> RaySResult:
+        """The nearest adversarial images within the queries; goes on shrinking after success."""
+        index = check_problem(x, y, norm="linf", eps=self.eps, index=index)
+        ray = _Ray(self, model, x.detach(), y, seed, index)
+        pixels, level, block = x[0].numel(), 0, 0
+        while (ray.used < self.queries).any():
+            length = math.ceil(pixels / 2**level)
+            first, last = block * length, min((block + 1) * length, pixels)
+            ray.try_flip(first, last)
+            block += 1
+            if block == 2**level or last == pixels:
+                level, block = level + 1, 0
+        return RaySResult(ray.images, ray.distance(), ray.radius, ray.solved.clamp_max(self.queries))
+
+
+class _Ray:
+    """The state of the search: one sign vector and the radius at which it meets the boundary, for each image."""
+
+    def __init__(self, attack: RayS, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> None:
+        self.attack, self.model, self.x, self.y, self.seed, self.index = attack, model, x, y, seed, index
+        self.signs = torch.ones_like(x)
+        self.radius = x.new_full((len(x),), float("inf"))
+        self.images = torch.ones_like(x)  # the end of a ray of infinite radius
+        self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.solved = self.used.clone()
+        self.longest = math.sqrt(x[0].numel())  # a unit vector times this reaches a corner of the box
+
+    def distance(self) -> Tensor:
+        """Linf distance of the images found."""
+        return size(self.images - self.x, "linf")
+
+    def try_flip(self, first: int, last: int) -> None:
+        """Flip one block of signs; keep it where the boundary is nearer that way."""
+        open_rows = (self.used < self.attack.queries).nonzero().flatten()
+        unsolved = self.distance() > self.attack.eps
+        signs = self.signs.clone().flatten(1)
+        signs[open_rows, first:last] *= -1
+        signs = signs.reshape(self.x.shape)
+        near, far = self._bisect(signs, open_rows)
+        better = open_rows[(far < self.radius)[open_rows]]
+        del near
+        if len(better):
+            self.images[better] = self._at(signs[better], far[better], better)
+            self.radius[better], self.signs[better] = far[better], signs[better]
+        self.solved[unsolved] = self.used[unsolved]
+
+    def _bisect(self, signs: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of the radius where the rays meet the boundary; above the present radius only if it is no better."""
+        near, far = torch.zeros_like(self.radius), self.radius.clone()
+        rows = rows[self._is_adversarial(signs, self.radius, rows)]
+        far[rows] = far[rows].clamp_max(self.longest)
+        while len(rows):
+            middle = (near + far) / 2
+            adversarial = self._is_adversarial(signs, middle, rows)
+            far[rows[adversarial]] = middle[rows[adversarial]]
+            near[rows[~adversarial]] = middle[rows[~adversarial]]
+            rows = rows[(far - near)[rows] > self.attack.tolerance]
+        return near, far
+
+    def _at(self, signs: Tensor, radius: Tensor, rows: Tensor) -> Tensor:
+        unit = signs / self.longest
+        return (self.x[rows] + radius.reshape(-1, 1, 1, 1) * unit).clamp(0, 1)
+
+    def _is_adversarial(self, signs: Tensor, radius: Tensor, rows: Tensor) -> Tensor:
+        """Whether most passes misclassify the points at this radius; counts one query a pass."""
+        images = self._at(signs[rows], radius[rows], rows)
+        votes = torch.zeros(len(rows), device=images.device)
+        with torch.no_grad():
+            for number in range(self.attack.passes):
+                number_seed = derive_seed(self.seed, "label", int(self.used.sum()), number)
+                logits = query(self.model, images, seed=number_seed, index=self.index[rows])
+                votes += logits.argmax(dim=1) != self.y[rows]
+        self.used[rows] += self.attack.passes
+        return votes * 2 > self.attack.passes

@@ -1,0 +1,141 @@
+"""What was seen of each image: the passes that report, apart from the passes that select."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rp_attacks.defence import Classifier, Randomised, query
+from rp_attacks.isolation import PrivateStream
+from rp_attacks.losses import cw_margin
+from rp_attacks.noise import derive_seed
+from rp_attacks.problem import check_logits
+
+Purpose = Literal["select", "report"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """Verdicts on n images; arrays with one row per image."""
+
+    right: npt.NDArray[np.bool_]  # (n, K): was each of the K reported passes right
+    wrong: npt.NDArray[np.float32]  # (n,) share of the selecting passes that were wrong
+    margin: npt.NDArray[np.float32]  # (n,) mean margin over the selecting passes
+    distance: npt.NDArray[np.float32]  # (n,) size of the perturbation
+    tried: npt.NDArray[np.bool_]  # (n,) whether the attack was run on the image
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    @property
+    def standing(self) -> npt.NDArray[np.bool_]:
+        """Images that at least one selecting pass gets right."""
+        return self.wrong < 1
+
+    def worse_than(self, other: "Record") -> npt.NDArray[np.bool_]:
+        """Where this record is the worse one for the defence, by the selecting passes alone."""
+        tie = self.wrong == other.wrong
+        return (self.wrong > other.wrong) | (tie & (self.margin > other.margin))
+
+    def where(self, chosen: npt.NDArray[np.bool_], other: "Record") -> "Record":
+        """This record in the chosen rows and the other one elsewhere."""
+        parts = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return Record(
+            **{
+                name: np.where(chosen.reshape(-1, *[1] * (mine.ndim - 1)), mine, theirs)
+                for name, (mine, theirs) in parts.items()
+            }
+        )
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> "Record":
+        """The given rows alone."""
+        return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @staticmethod
+    def join(records: "list[Record]") -> "Record":
+        """Records of several blocks, one after another."""
+        return Record(**{f.name: np.concatenate([getattr(r, f.name) for r in records]) for f in fields(Record)})
+
+
+def is_random(model: Classifier, x: Tensor, *, index: Tensor) -> bool:
+    """Whether two passes over the same images differ by more than rounding.
+
+    Args:
+        model: classifier or defence.
+        x: a few images.
+        index: their indices.
+    """
+    first, second = (_pass(model, x, seed=seed, index=index, batch_size=len(x)) for seed in (1, 2))
+    return bool((first - second).abs().max() > 1e-4 * (1 + first.abs().max()))
+
+
+def judge(
+    model: Classifier,
+    x_adv: Tensor,
+    y: Tensor,
+    *,
+    x: Tensor,
+    distance: Tensor,
+    tried: Tensor,
+    seed: int,
+    index: Tensor,
+    passes: int,
+    batch_size: int,
+) -> Record:
+    """Judge candidate images by fresh noise.
+
+    The seeds of the passes do not depend on the candidate: two candidates that are the same image get the same record,
+    so that an attack of radius 0 reports exactly the clean control.
+
+    Args:
+        model: classifier or defence.
+        x_adv: candidates (n, c, h, w).
+        y: labels (n,).
+        x: clean images; a candidate that was not tried is judged as the clean image.
+        distance: size of each perturbation (n,).
+        tried: (n,) whether the candidate is an attack's.
+        seed: of the run; selecting and reporting passes draw apart.
+        index: image indices (n,).
+        passes: reported passes K; with more than one, as many select.
+        batch_size: images per model call.
+    """
+    candidates = torch.where(tried[:, None, None, None], x_adv, x)
+    margins = _margins(model, candidates, y, "report", seed, index, passes, batch_size)
+    selecting = margins if passes == 1 else _margins(model, candidates, y, "select", seed, index, passes, batch_size)
+    return Record(
+        right=(margins < 0).T.cpu().numpy(),
+        wrong=(selecting >= 0).float().mean(dim=0).cpu().numpy(),
+        margin=selecting.mean(dim=0).cpu().numpy(),
+        distance=distance.float().cpu().numpy(),
+        tried=tried.cpu().numpy(),
+    )
+
+
+def _margins(
+    model: Classifier, x: Tensor, y: Tensor, purpose: Purpose, seed: int, index: Tensor, passes: int, size: int
+) -> Tensor:
+    """(K, n) margins, positive where wrong."""
+    rows = []
+    for number in range(passes):
+        logits = _pass(model, x, seed=derive_seed(seed, purpose, number), index=index, batch_size=size)
+        check_logits(logits, y)
+        rows.append(cw_margin(logits, y))
+    return torch.stack(rows)
+
+
+def _pass(model: Classifier, x: Tensor, *, seed: int, index: Tensor, batch_size: int) -> Tensor:
+    """Logits of one pass over all images; a model's global noise comes from a private stream."""
+    stream = PrivateStream(seed)
+    with torch.no_grad():
+        parts = []
+        for start in range(0, len(x), batch_size):
+            part = slice(start, start + batch_size)
+            if isinstance(model, Randomised):
+                parts.append(query(model, x[part], seed=seed, index=index[part]).float())
+            else:
+                with stream(x.device):
+                    parts.append(model(x[part]).float())
+        return torch.cat(parts)

@@ -1,0 +1,126 @@
+"""The folder of an evaluation: one file for each attack and block of images, written whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rp_attacks.record import Record
+
+Pixels = Literal["float", "uint8"]
+
+
+class Store:
+    """Records and images of an evaluation that can be interrupted, resumed, and shared by processes.
+
+    Layout: `problem.json`, and `<stage>/block-<number>.npz` with the record's arrays and the images.
+    """
+
+    def __init__(self, folder: Path | None, problem: Mapping[str, Any]) -> None:
+        self.folder = folder
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(problem, indent=1, sort_keys=True)
+        path = folder / "problem.json"
+        if path.exists() and path.read_text() != text:
+            before = json.loads(path.read_text())
+            changed = sorted(key for key in {*before, *problem} if before.get(key) != problem.get(key))
+            raise ValueError(
+                f"{folder} holds an evaluation of another problem ({', '.join(changed)} differ); "
+                "use another folder, or delete this one"
+            )
+        _write(path, text.encode())
+
+    def load(self, stage: str, block: int) -> tuple[Record, npt.NDArray[Any]] | None:
+        """Record and images of one block, or None where it was not done yet."""
+        path = self._path(stage, block)
+        if path is None or not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as data:
+            return Record(**{f.name: data[f.name] for f in fields(Record)}), data["images"]
+
+    def save(self, stage: str, block: int, record: Record, images: npt.NDArray[Any]) -> None:
+        """Write one block; a reader sees all of it or nothing."""
+        path = self._path(stage, block)
+        if path is None:
+            return
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with temporary.open("wb") as file:
+            np.savez(file, images=images, **{f.name: getattr(record, f.name) for f in fields(Record)})
+        temporary.replace(path)
+
+    def _path(self, stage: str, block: int) -> Path | None:
+        return None if self.folder is None else self.folder / stage / f"block-{block:05d}.npz"
+
+
+def load_images(folder: Path, stage: str) -> Tensor:
+    """The adversarial images that an evaluation saved for one attack, in [0, 1], in the order of its images.
+
+    Args:
+        folder: of the evaluation.
+        stage: name of the attack.
+
+    Returns:
+        Float32 tensor (n, c, h, w).
+    """
+    files = sorted((folder / stage).glob("block-*.npz"))
+    if not files:
+        known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        raise FileNotFoundError(f"{folder} holds no images of {stage!r}; it holds {', '.join(known) or 'nothing'}")
+    parts = []
+    for file in files:
+        with np.load(file, allow_pickle=False) as data:
+            parts.append(from_pixels(data["images"]))
+    return torch.cat(parts)
+
+
+def to_pixels(images: Tensor, pixels: Pixels) -> npt.NDArray[Any]:
+    """Images as they are stored: float32, or bytes, which images on the 8-bit grid lose nothing by."""
+    values = images.detach().cpu().numpy()
+    return np.rint(values * 255).astype(np.uint8) if pixels == "uint8" else values.astype(np.float32)
+
+
+def from_pixels(stored: npt.NDArray[Any]) -> Tensor:
+    """Stored images as float32 in [0, 1]."""
+    return torch.from_numpy(stored.astype(np.float32) / 255 if stored.dtype == np.uint8 else stored)
+
+
+def on_byte_grid(x_adv: Tensor, x: Tensor) -> Tensor:
+    """The image of 8-bit pixels next to x_adv, on x's side, so that it stays in x's ball.
+
+    Args:
+        x_adv: adversarial images (b, ...).
+        x: clean images whose values are multiples of 1/255.
+
+    Raises:
+        ValueError: x is not on the grid.
+    """
+    base = (x * 255).round()
+    if (base / 255 - x).abs().max() > 1e-4:
+        raise ValueError("pixels='uint8' needs clean images whose values are multiples of 1/255; use pixels='float'")
+    steps = ((x_adv - x) * 255 * (1 + 1e-5)).trunc()  # a step of 8/255 is 7.9999998 in float32
+    return ((base + steps) / 255).clamp(0, 1)
+
+
+def fingerprint(*tensors: Tensor) -> str:
+    """A short hash of the values."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

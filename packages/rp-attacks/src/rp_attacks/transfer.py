@@ -1,0 +1,73 @@
+"""Transfer: adversarial images made on one model, judged on another."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from rp_attacks.defence import Classifier
+from rp_attacks.norms import Norm
+from rp_attacks.problem import Attack, check_problem
+from rp_attacks.store import load_images
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Runs an attack on a source model, whatever the model under attack.
+
+    A white-box attack on a defence must be at least as strong as a transfer from the undefended classifier: where it is
+    not, the defence hides its gradient. With a purifier's shortened form as source it is an adaptive attack.
+    """
+
+    attack: Attack
+    source: Classifier = field(repr=False)
+
+    @property
+    def norm(self) -> Norm:
+        """Norm of the attack's ball."""
+        return self.attack.norm
+
+    @property
+    def eps(self) -> float:
+        """Radius of the attack's ball."""
+        return self.attack.eps
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+        """Adversarial images for the source model; `model` is not asked."""
+        return self.attack(self.source, x, y, seed=seed, index=index)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """Adversarial images that an earlier evaluation saved, to be judged again, also by another model.
+
+    Images are found by their index, which must be the one that they were saved under.
+    """
+
+    images: Tensor = field(repr=False)  # (n, c, h, w)
+    index: Tensor = field(repr=False)  # (n,) int64
+    eps: float
+    norm: Norm = "linf"
+    name: str = "saved"
+
+    @classmethod
+    def load(cls, folder: Path, stage: str, *, index: Tensor, eps: float, norm: Norm = "linf") -> "Saved":
+        """The images of one attack of an evaluation's folder.
+
+        Args:
+            folder: of the evaluation.
+            stage: name of the attack.
+            index: the indices that the evaluation was given, in its order.
+            eps: radius of the attack's ball.
+            norm: norm of the ball.
+        """
+        return cls(images=load_images(folder, stage), index=index, eps=eps, norm=norm, name=f"{folder.name}/{stage}")
+
+    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+        """The saved images of the given indices; `model` is not asked."""
+        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+        place = {image: row for row, image in enumerate(self.index.tolist())}
+        missing = [image for image in index.tolist() if image not in place]
+        if missing:
+            raise ValueError(f"{self.name} holds no image of index {missing[:5]}; was it saved under other indices?")
+        return self.images[[place[image] for image in index.tolist()]].to(x)

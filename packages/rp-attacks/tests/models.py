@@ -1,0 +1,110 @@
+"""Small models with known answers, and the reference networks of the golden files."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rp_attacks import noise
+from torch import Tensor, nn
+
+from .golden.recipe import fill_state
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def load_golden(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{name}.npz") as data:
+        return {key: data[key] for key in data.files}
+
+
+def filled(model: nn.Module, prefix: str = "", gain: float = 1.0) -> nn.Module:
+    """The model with the golden recipe's weights, in eval mode."""
+    shapes = {prefix + key: tuple(value.shape) for key, value in model.state_dict().items()}
+    values = fill_state(shapes, gain)
+    model.load_state_dict({key.removeprefix(prefix): torch.from_numpy(v) for key, v in values.items()})
+    return model.eval()
+
+
+def tiny_conv() -> nn.Module:
+    layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten()]
+    return filled(nn.Sequential(*layers, nn.Linear(64, 10)), prefix="attacks_tinyconv/", gain=1.4)
+
+
+def linear(shape: tuple[int, ...], classes: int, seed: int = 0, scale: float = 1.0) -> nn.Module:
+    """A linear classifier: every attack's optimum is known in closed form."""
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), classes))
+    with torch.no_grad():
+        model[1].weight.copy_(scale * torch.randn(model[1].weight.shape, generator=generator))
+        model[1].bias.zero_()
+    return model.eval()
+
+
+def images(count: int, shape: tuple[int, ...] = (1, 4, 4), seed: int = 0, margin: float = 0.25) -> Tensor:
+    """Images at least `margin` away from the bounds, so that the box does not cut the ball."""
+    generator = torch.Generator().manual_seed(seed)
+    return margin + (1 - 2 * margin) * torch.rand(count, *shape, generator=generator)
+
+
+class NoisyModel(nn.Module):
+    """A classifier behind Gaussian input noise; a function of (seed, image index) where that is asked for."""
+
+    def __init__(self, model: nn.Module, sigma: float) -> None:
+        super().__init__()
+        self.model, self.sigma = model, sigma
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x + self.sigma * torch.randn_like(x))
+
+    def with_noise(self, *, seed: int, index: Tensor):
+        def forward(x: Tensor) -> Tensor:
+            draws = noise.normal(x.shape[1:], seed=seed, purpose="defence", index=index, like=x)
+            return self.model(x + self.sigma * draws)
+
+        return forward
+
+
+class SwishWrn(nn.Module):
+    """WRN-16-1 with SiLU and right/bottom padding at stride 2: the network of the `pgd_*` golden files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.init_conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        channels = [16, 16, 32, 64]
+        self.layer = nn.ModuleList(_Group(channels[i], channels[i + 1], stride=1 if i == 0 else 2) for i in range(3))
+        self.batchnorm = nn.BatchNorm2d(64)
+        self.logits = nn.Linear(64, 10)
+        self.register_buffer("mean", torch.tensor([0.4914, 0.4822, 0.4465])[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor([0.2471, 0.2435, 0.2616])[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.init_conv((x - self.mean) / self.std)
+        for group in self.layer:
+            for block in group.block:
+                h = block(h)
+        return self.logits(F.silu(self.batchnorm(h)).mean(dim=(2, 3)))
+
+
+class _Group(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.block = nn.ModuleList([_Block(inside, outside, stride), _Block(outside, outside, 1)])
+
+
+class _Block(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.batchnorm_0, self.batchnorm_1 = nn.BatchNorm2d(inside), nn.BatchNorm2d(outside)
+        self.conv_0 = nn.Conv2d(inside, outside, 3, stride, 1 if stride == 1 else 0, bias=False)
+        self.conv_1 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
+        self.pad = (0, 0, 0, 0) if stride == 1 else (0, 1, 0, 1)
+        if inside != outside:
+            self.shortcut = nn.Conv2d(inside, outside, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.silu(self.batchnorm_0(x))
+        x = self.shortcut(h) if hasattr(self, "shortcut") else x
+        h = self.conv_0(F.pad(h, self.pad))
+        return x + self.conv_1(F.silu(self.batchnorm_1(h)))

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from rp_attacks import bootstrap_interval, paired_comparison, wilson_interval
+
+
+@pytest.mark.parametrize(("successes", "low", "high"), [(207, 0.363, 0.447), (259, 0.463, 0.549), (318, 0.578, 0.662)])
+def test_wilson_limits_are_those_of_the_table(successes: int, low: float, high: float) -> None:
+    interval = wilson_interval(successes, 512)
+    assert (round(interval.low, 3), round(interval.high, 3)) == (low, high)
+    assert interval.estimate == successes / 512
+
+
+def test_wilson_stays_within_0_and_1_and_covers_as_promised() -> None:
+    assert wilson_interval(0, 20).low == 0
+    assert wilson_interval(0, 20).high > 0.1
+    assert wilson_interval(20, 20).high == 1
+    draws = np.random.default_rng(0).binomial(100, 0.9, 2000)
+    inside = [wilson_interval(int(k), 100) for k in draws]
+    assert 0.92 < np.mean([i.low <= 0.9 <= i.high for i in inside]) < 0.97
+
+
+def test_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
+    values = np.random.default_rng(0).uniform(size=400)
+    interval = bootstrap_interval(values, seed=1)
+    half = 1.96 * values.std() / 20
+    assert abs(interval.high - values.mean() - half) < 0.1 * half
+    assert abs(values.mean() - interval.low - half) < 0.1 * half
+    assert bootstrap_interval(values, seed=1) == interval
+
+
+def test_pairing_sees_what_separate_intervals_do_not() -> None:
+    easy = np.random.default_rng(0).uniform(size=300) < 0.5
+    better = easy.copy()
+    better[np.flatnonzero(~easy)[:12]] = True
+    comparison = paired_comparison(better, easy)
+    assert comparison.difference.low > 0
+    assert (comparison.only_first, comparison.only_second) == (12, 0)
+    assert comparison.p_value == pytest.approx(2 * 0.5**12)
+    assert wilson_interval(int(better.sum()), 300).low < easy.mean()
+
+
+def test_equal_defences_are_not_told_apart() -> None:
+    assert "are not told apart" in str(paired_comparison([1, 0, 1], [1, 0, 1]))
+    assert paired_comparison([1, 0], [1, 0]).p_value == 1
+
+
+def test_bad_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="successes must be in"):
+        wilson_interval(5, 4)
+    with pytest.raises(ValueError, match="level must be in"):
+        wilson_interval(1, 4, level=95)
+    with pytest.raises(ValueError, match="one number for each of the same images"):
+        paired_comparison([1, 0], [1])

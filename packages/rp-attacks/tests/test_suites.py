@@ -1,0 +1,73 @@
+import pytest
+import torch
+from rp_attacks import SUITES, evaluate, preset, suite
+
+from .models import NoisyModel, images, linear, tiny_conv
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_has_attacks_of_the_radius_asked_for(name: str) -> None:
+    attacks = suite(name, eps=0.03, source=tiny_conv(), gradients=("tanh",))
+    assert attacks
+    for attack in attacks.values():
+        assert attack.eps == (0.03 if name != "unseen" else {"linf": 8 / 255, "l2": 1.0, "l1": 12.0}[attack.norm])
+
+
+def test_settings_are_those_of_the_papers() -> None:
+    pgd = suite("pgd200-eot20-linf")["pgd200-linf"]
+    assert (pgd.steps, pgd.eot, pgd.step_size, pgd.eps, pgd.start) == (200, 20, 0.007, 8 / 255, "uniform")
+    assert suite("pgd200-eot20-l2")["pgd200-l2"].step_size == 0.05
+    assert suite("pgd200-eot20-linf", random=False)["pgd200-linf"].eot == 1
+    assert list(suite("autoattack")) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert "apgd-t" not in suite("autoattack", classes=3)
+    adbm = preset("adbm", norm="l2").attacks["adbm"]
+    assert (adbm.l2_step, adbm.select, adbm.step_size) == ("sign", "last", 0.005)
+    assert preset("lee-kim")[1:3] == (10, "majority")
+
+
+def test_a_wrong_name_lists_the_nearest() -> None:
+    with pytest.raises(KeyError, match="did you mean autoattack"):
+        suite("autoatack")
+    with pytest.raises(ValueError, match="there are adbm"):
+        preset("diffpure", norm="l1")
+
+
+def test_the_quick_suite_breaks_an_undefended_model() -> None:
+    model, x = tiny_conv(), images(10, (3, 8, 8))
+    report = evaluate(model, x, model(x).argmax(1), suite("quick", eps=0.1, random=False), seed=0, probes=0)
+    assert report.robust_accuracy == 0
+
+
+def test_diffpure_preset_attacks_and_judges_averages_of_different_length() -> None:
+    model, x = linear((1, 4, 4), 3), images(4)
+    y = model(x).argmax(1)
+    calls = []
+
+    class Counting(NoisyModel):
+        def with_noise(self, *, seed, index):
+            calls.append(len(index))
+            return super().with_noise(seed=seed, index=index)
+
+    protocol = preset("diffpure")
+    report = evaluate(
+        protocol.judge(Counting(model, 0.1)), x, y, protocol.attacks, seed=0, passes=protocol.passes, probes=0
+    )
+    assert report.random
+    assert 0 <= report.robust_accuracy <= 1
+    assert len(calls) > 3 * 150
+
+
+def test_mean_logits_pass_the_backward_rules_of_their_defence_on() -> None:
+    from rp_attacks import FixedNoise, MeanLogits, with_gradient
+
+    class Offering(NoisyModel):
+        gradients = ("identity",)
+
+        def with_gradient(self, name: str):
+            return Offering(self.model, 2 * self.sigma)
+
+    defence = Offering(tiny_conv(), 0.1)
+    assert with_gradient(MeanLogits(defence, passes=2, seed=0), "identity").model.sigma == 0.2
+    fixed = with_gradient(FixedNoise(defence, seed=3), "identity")
+    assert (fixed.model.sigma, fixed.seed) == (0.2, 3)
+    assert torch.isfinite(fixed(images(2, (3, 8, 8)))).all()

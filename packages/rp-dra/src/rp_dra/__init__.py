@@ -1,0 +1,8 @@
+"""Adversarial training with diffusion-generated images and diffusion representation alignment.
+
+Everything is imported on first use: `import rp_dra` costs milliseconds and does not import torch.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

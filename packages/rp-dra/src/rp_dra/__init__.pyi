@@ -1,0 +1,15 @@
+from .alignment import Alignment as Alignment
+from .alignment import alignment_loss as alignment_loss
+from .objectives import Objective as Objective
+from .objectives import Outcome as Outcome
+from .objectives import Standard as Standard
+from .objectives import Trades as Trades
+from .settings import METHODS as METHODS
+from .settings import AlignmentSettings as AlignmentSettings
+from .settings import ClassifierSettings as ClassifierSettings
+from .settings import Method as Method
+from .settings import TrainingSettings as TrainingSettings
+from .targets import EdmTarget as EdmTarget
+from .trainer import ClassifierTrainer as ClassifierTrainer
+from .trainer import build_classifier as build_classifier
+from .trainer import objective_of as objective_of

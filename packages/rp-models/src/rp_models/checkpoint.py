@@ -1,0 +1,192 @@
+"""Checkpoints: one safetensors file with the architecture's name and arguments in its header.
+
+A file rebuilds its model: `load(path)` needs nothing else, and executes nothing from the file.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rp_models import zoo
+
+FORMAT = "rp/1"
+WEIGHTS = Path(__file__).with_name("weights")  # the small checkpoints that come with the package
+
+
+class Header(NamedTuple):
+    """What a checkpoint says about itself: the zoo's name, its arguments, and free notes."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    notes: dict[str, Any]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file is missing, damaged, of another format, or does not fit its model."""
+
+
+def save(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model built by `rp_models.build` to one safetensors file, atomically.
+
+    Args:
+        model: carries its zoo name and arguments (`model.recipe`, set by `build`).
+        path: the file; an existing one is replaced only after the new one is complete.
+        state: state dict to store instead of `model.state_dict()`, e.g. an average's; same keys.
+        notes: JSON values to keep in the header, e.g. the data set and the number of steps.
+        dtype: store floating-point tensors in this type, e.g. `torch.float16`.
+
+    Raises:
+        CheckpointError: if the model was not built by the zoo.
+    """
+    recipe = getattr(model, "recipe", None)
+    if not isinstance(recipe, zoo.Recipe):
+        raise CheckpointError(
+            f"{type(model).__name__} does not know its zoo name; build it with rp_models.build(name, ...)"
+        )
+    header = {"architecture": recipe.name, "arguments": recipe.arguments, "notes": dict(notes or {})}
+    tensors = {key: _portable(value, dtype) for key, value in (model.state_dict() if state is None else state).items()}
+    save_tensors(tensors, path, header)
+
+
+def load(path: str | Path, *, device: torch.device | str = "cpu") -> nn.Module:
+    """Rebuild the model of a checkpoint and fill it, strictly; returned in eval mode.
+
+    Args:
+        path: a file written by `save`, or the name of a checkpoint that comes with the package, e.g. "mae-digits".
+        device: where the model shall live.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another format, or its tensors do not fit.
+    """
+    header = read_header(path)
+    model = zoo.build(header.architecture, **header.arguments)
+    load_state(model, read_tensors(path), origin=str(path))
+    return model.to(device).eval()
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str = "the state dict") -> None:
+    """Fill a model with a state dict, strictly, and say clearly what does not fit.
+
+    Args:
+        model: to be filled; untouched if anything does not fit.
+        state: tensors by key; cast to the model's types.
+        origin: what to call the source in the error.
+
+    Raises:
+        CheckpointError: naming missing and unexpected keys and differing shapes (up to five each).
+    """
+    own = model.state_dict()
+    problems = []
+    for title, keys in (
+        ("missing", sorted(own.keys() - state.keys())),
+        ("unexpected", sorted(state.keys() - own.keys())),
+        (
+            "of another shape",
+            [
+                f"{key} ({_shape(state[key])} in the file, {_shape(own[key])} in the model)"
+                for key in own.keys() & state.keys()
+                if own[key].shape != state[key].shape
+            ],
+        ),
+    ):
+        if keys:
+            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+            problems.append(f"{len(keys)} {title}: {', '.join(keys[:5])}{more}")
+    if problems:
+        raise CheckpointError(f"{origin} does not fit {type(model).__name__}: " + "; ".join(problems))
+    model.load_state_dict(dict(state))
+
+
+def read_header(path: str | Path) -> Header:
+    """What a checkpoint says about itself, without reading its tensors.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another format.
+    """
+    header = read_metadata(path)
+    try:
+        return Header(header["architecture"], header["arguments"], header["notes"])
+    except KeyError as missing:
+        raise CheckpointError(f"{path}: the header has no {missing}; it is no model checkpoint") from None
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to one safetensors file: complete under its name, or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    metadata = {"format": FORMAT, "header": json.dumps(header)}
+    contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    try:
+        save_file(contiguous, temporary, metadata=metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # the rename must not become visible before the bytes
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+    """
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The JSON header of a file written by `save_tensors`.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another format.
+    """
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of format {FORMAT}, found {metadata.get('format')!r}; "
+            "official files are converted by rp_models.importers"
+        )
+    header: dict[str, Any] = json.loads(metadata["header"])
+    return header
+
+
+def _opened(path: str | Path) -> Any:
+    """The safetensors reader of a file, or an error that says what is wrong with it."""
+    shipped = {file.stem: file for file in sorted(WEIGHTS.glob("*.safetensors"))}
+    file = Path(path) if Path(path).is_file() else shipped.get(str(path))
+    if file is None:
+        raise CheckpointError(
+            f"{path}: no such checkpoint file; by name there are {', '.join(shipped) or 'none'} (in the package)"
+        )
+    try:
+        return safetensors.safe_open(file, framework="pt")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a complete safetensors file ({error})") from error
+
+
+def _portable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A copy that shares no memory with other entries, floating-point values in `dtype`."""
+    tensor = tensor.detach().cpu()
+    return (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).clone()
+
+
+def _shape(tensor: Tensor) -> str:
+    """The shape as `3x4`, or `scalar`."""
+    return "x".join(map(str, tensor.shape)) or "scalar"

@@ -1,0 +1,11 @@
+from .augment import crop_and_flip as crop_and_flip
+from .batches import BatchPlan as BatchPlan
+from .catalog import CATALOG as CATALOG
+from .catalog import DatasetInfo as DatasetInfo
+from .catalog import describe as describe
+from .datasets import DataError as DataError
+from .datasets import ImageSet as ImageSet
+from .datasets import load_images as load_images
+from .datasets import subset as subset
+from .synthetic import read_synthetic as read_synthetic
+from .synthetic import write_synthetic as write_synthetic

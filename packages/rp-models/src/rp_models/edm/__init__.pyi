@@ -1,0 +1,13 @@
+from .augment import Augmentation as Augmentation
+from .augment import Transforms as Transforms
+from .loss import EDMLoss as EDMLoss
+from .loss import VELoss as VELoss
+from .loss import VPLoss as VPLoss
+from .precondition import EDMPrecond as EDMPrecond
+from .precondition import VEPrecond as VEPrecond
+from .precondition import VPPrecond as VPPrecond
+from .sampler import noise_levels as noise_levels
+from .sampler import sample_heun as sample_heun
+from .sampler import to_uint8 as to_uint8
+from .unet import DhariwalUNet as DhariwalUNet
+from .unet import SongUNet as SongUNet

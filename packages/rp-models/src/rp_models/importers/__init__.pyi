@@ -1,0 +1,9 @@
+from .imported import Imported as Imported
+from .lightningdit import read_latent_statistics as read_latent_statistics
+from .lightningdit import read_lightningdit as read_lightningdit
+from .mae import read_mae as read_mae
+from .maskdit import read_maskdit as read_maskdit
+from .nvlabs import read_nvlabs as read_nvlabs
+from .repa import read_repa as read_repa
+from .robust import read_robust as read_robust
+from .vae import read_vae as read_vae

@@ -1,0 +1,36 @@
+"""What importers return, and what several of them read off a state dict."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rp_models import checkpoint, zoo
+from torch import Tensor, nn
+
+
+class Imported(NamedTuple):
+    """An official file in the terms of this package.
+
+    Attributes:
+        architecture: a name of the zoo.
+        arguments: for `rp_models.build(architecture, **arguments)`.
+        state: tensors under the keys of that network.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    state: dict[str, Tensor]
+
+    def build(self) -> nn.Module:
+        """The network with the file's weights, in eval mode.
+
+        Raises:
+            CheckpointError: if the weights do not fit the network, naming the keys.
+        """
+        model = zoo.build(self.architecture, **self.arguments)
+        checkpoint.load_state(model, self.state, origin="the imported file")
+        return model.eval()
+
+
+def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    """The number of blocks `<prefix>0.`, `<prefix>1.`, ... in a state dict."""
+    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})

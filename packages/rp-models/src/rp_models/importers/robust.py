@@ -1,0 +1,135 @@
+"""Files of robust classifiers: DM-AT's releases, RobustBench's model zoo, TRADES.
+
+The networks differ little, the files much: weights lie bare or under `state_dict`, `model_state_dict` or `last`; keys
+begin with `module.`, `model.`, `module.0.` or nothing; normalisation constants are there or not. The network is
+recognised by its first convolution, and everything that shapes tell is read from them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rp_models.checkpoint import CheckpointError
+from rp_models.importers.imported import Imported, count_blocks
+from rp_models.importers.torch_file import only_tensors, read_torch_file
+from rp_models.normalization import CIFAR10, CIFAR100, TINY_IMAGENET, Statistics
+from torch import Tensor
+
+_STATES = ("model_state_dict", "state_dict", "last")
+_STEMS = ("init_conv.weight", "conv_2d.weight", "conv1.weight")
+_CONSTANTS = re.compile(r"(^|\.)(mu|sigma|mean|std)$")
+_STATISTICS = {10: CIFAR10, 100: CIFAR100, 200: TINY_IMAGENET}
+
+
+def read_robust(
+    path: str | Path,
+    *,
+    averaged: bool = True,
+    activation: str = "silu",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Imported:
+    """Read a file of DM-AT, RobustBench or TRADES.
+
+    Args:
+        path: the file.
+        averaged: of a DM-AT file that has both, the averaged weights (those of the published figures) or the others.
+        activation: "silu" or "relu"; leaves no trace in a file. Used for DM-AT's and DeepMind's networks alone.
+        mean: per-channel mean of the input; None for the constants in the file; without any, DM-AT's own for 10, 100
+            and 200 classes (CIFAR-10, CIFAR-100, TinyImageNet; SVHN's networks need theirs given here) where the
+            network is DM-AT's or DeepMind's, and none for the others.
+        std: as `mean`.
+
+    Returns:
+        `Imported` for `wide-resnet`, `dm-wide-resnet`, `preact-resnet`, `dm-preact-resnet` or `cifar-resnet`.
+
+    Raises:
+        CheckpointError: if the file cannot be read or its network is none of these.
+    """
+    content = read_torch_file(path, allow_namespace=True)
+    state, constants = _split_constants(only_tensors(_choose_state(content, averaged, path), path))
+    stem, prefix = _find_stem(state, path)
+    if prefix.endswith("1.") and mean is None and constants is None:
+        raise CheckpointError(
+            f"{path}: trained behind a normalisation layer whose constants are not in the file; give mean= and std= "
+            "(DM-AT's own for CIFAR-10 are (0.4914, 0.4822, 0.4465) and (0.2023, 0.1994, 0.2010))"
+        )
+    state = _complete({key.removeprefix(prefix): value for key, value in state.items()})
+    try:
+        architecture, arguments = _describe(stem, state)
+    except KeyError as missing:
+        raise CheckpointError(f"{path}: starts like a known network but has no {missing}") from None
+    arguments["in_channels"] = state[stem].shape[1]
+    if architecture.startswith("dm-"):
+        arguments["activation"] = activation
+        constants = constants or _STATISTICS.get(arguments["num_classes"])
+    if mean is not None or std is not None:
+        arguments |= {"mean": mean, "std": std}
+    elif constants is not None:
+        arguments |= constants._asdict()
+    return Imported(architecture, arguments, state)
+
+
+def _choose_state(content: Mapping[str, Any], averaged: bool, path: str | Path) -> Mapping[str, Any]:
+    """The state dict among what the file holds; the file itself if it is one."""
+    if not averaged:
+        if "unaveraged_model_state_dict" not in content:
+            raise CheckpointError(f"{path}: holds one set of weights only; read it with averaged=True")
+        return content["unaveraged_model_state_dict"]
+    return next((content[name] for name in _STATES if isinstance(content.get(name), Mapping)), content)
+
+
+def _split_constants(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Statistics | None]:
+    """The state dict without stray normalisation buffers, and what those say."""
+    found = {match[2]: key for key in state if (match := _CONSTANTS.search(key))}
+    mean, std = found.get("mu", found.get("mean")), found.get("sigma", found.get("std"))
+    weights = {key: value for key, value in state.items() if key not in found.values()}
+    if mean is None or std is None:
+        return weights, None
+    return weights, Statistics(tuple(state[mean].flatten().tolist()), tuple(state[std].flatten().tolist()))
+
+
+def _find_stem(state: Mapping[str, Tensor], path: str | Path) -> tuple[str, str]:
+    """The name of the first convolution and the prefix that stands before it."""
+    for stem in _STEMS:
+        keys = [key for key in state if key == stem or key.endswith("." + stem)]
+        if keys:
+            return stem, min(keys, key=len).removesuffix(stem)
+    raise CheckpointError(
+        f"{path}: no network known here; none of {', '.join(_STEMS)} is in it, its first keys are {list(state)[:3]}"
+    )
+
+
+def _complete(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state with the step counters that batch norms had not yet before torch 0.4.1."""
+    counters = [key.replace("running_mean", "num_batches_tracked") for key in state if key.endswith(".running_mean")]
+    return {**{key: torch.tensor(0) for key in counters}, **state}
+
+
+def _describe(stem: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    """The zoo's name and the arguments that keys and shapes tell."""
+    if stem == "init_conv.weight":
+        depth, width = 6 * count_blocks(state, "layer.0.block.") + 4, len(state["batchnorm.weight"]) // 64
+        return "dm-wide-resnet", {"depth": depth, "width": width, "num_classes": len(state["logits.weight"])}
+    if stem == "conv_2d.weight":
+        depth = _resnet_depth(count_blocks(state, "layer_2."), bottleneck=False)
+        return "dm-preact-resnet", {"depth": depth, "num_classes": len(state["logits.weight"])}
+    if "block1.layer.0.conv1.weight" in state:
+        depth, width = 6 * count_blocks(state, "block1.layer.") + 4, len(state["bn1.weight"]) // 64
+        switches = {"sub_block": any(key.startswith("sub_block1.") for key in state), "head_bias": "fc.bias" in state}
+        return "wide-resnet", {"depth": depth, "width": width, "num_classes": len(state["fc.weight"]), **switches}
+    depth = _resnet_depth(count_blocks(state, "layer3."), bottleneck="layer1.0.conv3.weight" in state)
+    name = "preact-resnet" if "bn.weight" in state else "cifar-resnet"
+    return name, {"depth": depth, "num_classes": len(state["linear.weight"])}
+
+
+def _resnet_depth(blocks: int, *, bottleneck: bool) -> int:
+    """The depth of a ResNet with that many blocks in its third group."""
+    depths = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101, (36, True): 152}
+    if (blocks, bottleneck) not in depths:
+        raise CheckpointError(
+            f"no known ResNet has {blocks} {'bottlenecks' if bottleneck else 'blocks'} in its third group"
+        )
+    return depths[blocks, bottleneck]

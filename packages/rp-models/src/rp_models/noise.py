@@ -1,0 +1,135 @@
+"""Random numbers that depend on what they are for, not on when or in which batch they are drawn.
+
+Each value is a function of (seed, image index, purpose, position): Philox-4x32-10, a counter-based generator, run as
+integer tensor operations. The draws for image 17 are the same in a batch of 1 or 512, on a CPU or a GPU, in one process
+or eight, and nothing that an attack does to a global generator can change them.
+
+Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_LOW_32_BITS = 0xFFFFFFFF
+_MAX_ELEMENTS = 2**34  # the position inside one image's draw fills one 32-bit counter word, four values a count
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """A 64-bit seed for one purpose, from a run's seed; a fixed hash, the same on every machine.
+
+    Args:
+        seed: the run's seed.
+        purpose: what the numbers are for, most general first, e.g. `("augmentation", epoch)`.
+    """
+    text = "/".join([str(seed), *map(str, purpose)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def uniform(
+    shape: Sequence[int], *, seed: int, purpose: str, index: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Uniform draws in [0, 1) for each image, equal to k / 2^24 with integer k.
+
+    Args:
+        shape: shape of one image's draw, e.g. `(tokens,)` or `(channels, height, width)`.
+        seed: the run's seed, any integer.
+        purpose: what the numbers are for; different purposes give independent numbers.
+        index: integer tensor (batch,), one image index each; its device is the result's device.
+        dtype: of the result.
+
+    Returns:
+        Tensor (batch, *shape).
+    """
+    words = _words(shape, seed, purpose, index)
+    return ((words >> 8).to(torch.float64) * 2.0**-24).to(dtype).reshape(len(index), *shape)
+
+
+def normal(
+    shape: Sequence[int], *, seed: int, purpose: str, index: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Standard normal draws for each image (Box-Muller transform of `uniform`'s generator).
+
+    Arguments and shapes as in `uniform`. Values agree between devices to the rounding of log and cos.
+    """
+    count = math.prod(shape)
+    words = _words((2, (count + 1) // 2), seed, purpose, index).to(torch.float64)
+    first, second = ((words + 0.5) * 2.0**-32).unbind(dim=1)  # in the open interval (0, 1)
+    radius, angle = (-2.0 * first.log()).sqrt(), 2.0 * math.pi * second
+    pair = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return pair[:, :count].to(dtype).reshape(len(index), *shape)
+
+
+def integers(high: int, shape: Sequence[int], *, seed: int, purpose: str, index: Tensor) -> Tensor:
+    """Integer draws in [0, high) for each image; bias below high / 2^32.
+
+    Arguments as in `uniform`; `high` must be in 1..2^31.
+
+    Returns:
+        Tensor (batch, *shape) of int64.
+    """
+    if not 1 <= high <= 2**31:
+        raise ValueError(f"high must be in 1..2^31, got {high}")
+    words = _words(shape, seed, purpose, index)
+    return ((words * high) >> 32).reshape(len(index), *shape)
+
+
+def permutation(count: int, *, seed: int, purpose: str, device: torch.device | str = "cpu") -> Tensor:
+    """A random order of 0..count-1, the same on every device.
+
+    Returns:
+        Tensor (count,) of int64.
+    """
+    index = torch.zeros(1, dtype=torch.int64, device=device)
+    high, low = _words((2, count), seed, purpose, index)[0]
+    keys = (high << 31) | (low >> 1)  # 63 bits: ties are as good as impossible, and the stable sort settles them
+    return torch.argsort(keys, stable=True)
+
+
+def _words(shape: Sequence[int], seed: int, purpose: str, index: Tensor) -> Tensor:
+    """Random 32-bit words as int64, (batch, *shape): counters are (position, 0, index low, index high)."""
+    if index.dim() != 1 or index.dtype != torch.int64:
+        raise ValueError(f"index must be a 1-D int64 tensor of image indices, got {tuple(index.shape)} {index.dtype}")
+    count = math.prod(shape)
+    if count >= _MAX_ELEMENTS:
+        raise ValueError(f"one image's draw is limited to {_MAX_ELEMENTS} values, got shape {tuple(shape)}")
+    key = derive_seed(seed, purpose)
+    position = torch.arange((count + 3) // 4, device=index.device)
+    counter = torch.broadcast_tensors(
+        position,
+        torch.zeros_like(position),
+        (index & _LOW_32_BITS)[:, None],
+        (index >> 32 & _LOW_32_BITS)[:, None],
+    )
+    words = torch.stack(philox(list(counter), (key & _LOW_32_BITS, key >> 32)), dim=-1)
+    return words.flatten(1)[:, :count].reshape(len(index), *shape)
+
+
+def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Four random 32-bit words for each counter (Philox-4x32 with 10 rounds).
+
+    Args:
+        counter: four int64 tensors of one shape, values in [0, 2^32).
+        key: two integers in [0, 2^32).
+
+    Returns:
+        Four int64 tensors of that shape, values in [0, 2^32).
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        # the 64-bit products wrap around into the sign bit, which the masks below make harmless
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            (p1 >> 32 & _LOW_32_BITS) ^ c1 ^ k0,
+            p1 & _LOW_32_BITS,
+            (p0 >> 32 & _LOW_32_BITS) ^ c3 ^ k1,
+            p0 & _LOW_32_BITS,
+        )
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _LOW_32_BITS, (k1 + _KEY_STEPS[1]) & _LOW_32_BITS
+    return [c0, c1, c2, c3]

@@ -1,0 +1,5 @@
+"""Training: one loop, its state on disk, schedules, weight averaging, and the generative models' trainers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

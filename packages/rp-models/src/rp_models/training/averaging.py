@@ -1,0 +1,57 @@
+"""Weight averaging: the model that is evaluated is an average of those that were trained."""
+
+import torch
+from torch import nn
+
+
+def dmat_decay(step: int, *, warmup_steps: float, tau: float = 0.995) -> float:
+    """The decay of DM-AT's average after optimiser step `step`.
+
+    Args:
+        step: counted from 1.
+        warmup_steps: before them the average is a plain copy.
+        tau: the decay's upper limit.
+
+    Source: Gowal et al. 2020, arXiv:2010.03593, as used by Wang et al. 2023, arXiv:2302.04638.
+    """
+    if step < warmup_steps:
+        return 0.0
+    d = step - warmup_steps
+    return min(tau, (1.0 + d) / (10.0 + d))
+
+
+def ema_decay(images_seen: float, *, batch_size: int, half_life: float, ramp: float | None = 0.05) -> float:
+    """The decay of EDM's exponential moving average for one batch.
+
+    Args:
+        images_seen: images trained on before this batch.
+        batch_size: images in this batch.
+        half_life: images after which a weight's share has halved.
+        ramp: the half-life is at most this share of `images_seen`; None switches that off.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, Appendix F.2 and the published trainer.
+    """
+    if ramp is not None:
+        half_life = min(half_life, ramp * images_seen)
+    return 0.5 ** (batch_size / max(half_life, 1e-8))
+
+
+@torch.no_grad()
+def average_(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move an average towards the model: parameters by `1 - decay`, buffers all the way.
+
+    Buffers (batch-norm statistics) are always the model's own. Deviation: DM-AT's trainer takes them over at the end
+    of each epoch by sharing the tensors; the two differ only inside the first epoch.
+
+    Args:
+        average: changed in place; same architecture as `model`.
+        model: the trained model.
+        decay: share of the old average that is kept, in [0, 1].
+    """
+    for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+        if decay == 0.0:
+            kept.copy_(new)
+        else:
+            kept.lerp_(new, 1.0 - decay)
+    for buffer, newest in zip(average.buffers(), model.buffers(), strict=True):
+        buffer.copy_(newest)

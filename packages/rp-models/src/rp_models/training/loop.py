@@ -1,0 +1,134 @@
+"""The training loop: a function of one step in, metrics out; interrupted at any moment, it goes on bit for bit.
+
+Everything that changes during training stands in one file, replaced as a whole: modules, optimiser, torch's generators
+and the step. Batches, noise and learning rates are functions of the step and need no state.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rp_models.checkpoint import CheckpointError, load_state, read_metadata, read_tensors, save_tensors
+
+Metrics = Mapping[str, float]
+
+
+class Interrupted(RuntimeError):
+    """Training stopped because its loss is not a number any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """What training changes.
+
+    Attributes:
+        modules: by name, e.g. model, average, head.
+        optimizer: over their parameters.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizer: Optimizer
+
+    def save(self, path: Path, step: int, identity: Mapping[str, Any]) -> None:
+        """Write everything to one file, complete or not at all.
+
+        Args:
+            path: the file.
+            step: number of steps done.
+            identity: what is being trained; `restore` refuses a file of another identity.
+        """
+        tensors = {
+            f"module.{name}.{key}": value
+            for name, module in self.modules.items()
+            for key, value in module.state_dict().items()
+        }
+        for slot, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{slot}.{key}": torch.as_tensor(v) for key, v in values.items() if v is not None}
+        tensors["generator.cpu"] = torch.random.get_rng_state()
+        if torch.cuda.is_available():
+            tensors |= {f"generator.cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+        # entries may share memory (buffers of an average), which the format does not allow
+        save_tensors({key: value.clone() for key, value in tensors.items()}, path, {"step": step, **identity})
+
+    def restore(self, path: Path, identity: Mapping[str, Any]) -> int:
+        """Take everything back from a file.
+
+        Returns:
+            The number of steps done.
+
+        Raises:
+            CheckpointError: if the file is damaged or of another training.
+        """
+        header = read_metadata(path)
+        step = header.pop("step", None)
+        if header != json.loads(json.dumps(dict(identity))) or not isinstance(step, int):
+            raise CheckpointError(f"{path}: the training state of something else; name another folder with --out")
+        tensors = read_tensors(path)
+        for name, module in self.modules.items():
+            load_state(module, _below(tensors, f"module.{name}."), origin=str(path))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in _below(tensors, "optimizer.").items():
+            slot, _, entry = key.partition(".")
+            state.setdefault(int(slot), {})[entry] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        torch.random.set_rng_state(tensors["generator.cpu"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(list(_below(tensors, "generator.cuda.").values()))
+        return step
+
+
+def fit(
+    train_step: Callable[[int], Metrics],
+    state: TrainingState,
+    *,
+    steps: int,
+    path: Path,
+    identity: Mapping[str, Any],
+    log: Callable[[int, Metrics], None],
+    resumed: Callable[[int], None] = lambda step: None,
+    save_seconds: float = 20.0,
+) -> None:
+    """Run training steps until `steps` are done, from wherever the state file stands.
+
+    Args:
+        train_step: does step number 0, 1, ... and returns its metrics, among them "loss".
+        state: what the steps change.
+        steps: of the whole training.
+        path: of the state file; read if it is there, written every `save_seconds` and at the end.
+        identity: what is being trained, JSON values.
+        log: called with (steps done, metrics) after each step.
+        resumed: called once with the steps already done, before the first step.
+        save_seconds: seconds between two writes of the state.
+
+    Raises:
+        CheckpointError: if the state file is damaged or of another training.
+        Interrupted: if a loss is not finite; the last good state stays on disk.
+    """
+    done = state.restore(path, identity) if path.exists() else 0
+    resumed(done)
+    saved = time.monotonic()
+    for step in range(done, steps):
+        metrics = train_step(step)
+        if not math.isfinite(metrics["loss"]):
+            raise Interrupted(
+                f"the loss is {metrics['loss']} at step {step + 1} of {steps}; lower the learning rate or look at the "
+                f"data. The state before it is kept in {path}"
+            )
+        log(step + 1, metrics)
+        if time.monotonic() - saved >= save_seconds:
+            state.save(path, step + 1, identity)
+            saved = time.monotonic()
+    state.save(path, steps, identity)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose key begins with a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,0 +1,177 @@
+"""A run is a folder: resolved configuration, environment, metrics, checkpoints, figures, result."""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "numpy", "pyautoattack", "rp-models", "rp-attacks", "rp-purify", "rp-dra", "rp-analysis")
+
+
+class RunError(ValueError):
+    """A run folder cannot be used: it holds another run, or something else."""
+
+
+class RunFolder:
+    """One run's files; each is written to a temporary name and renamed.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: str | Path, config: Mapping[str, Any], *, resume: bool) -> "RunFolder":
+        """Start a run in a new or empty folder, or go on with the one that is there.
+
+        Args:
+            path: the folder.
+            config: the resolved configuration, JSON values; must be the same when a run goes on.
+            resume: go on if the folder holds this run; start if it holds nothing.
+
+        Raises:
+            RunError: if the folder holds a run and `resume` is off, a run of another configuration, or other files.
+        """
+        folder = cls(Path(path))
+        config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
+        there = folder.path / "config.json"
+        if there.exists():
+            folder._check(config, resume)
+        elif folder.path.is_dir() and any(not item.name.startswith(".") for item in folder.path.iterdir()):
+            raise RunError(f"{folder.path} is not empty and holds no run; name another folder with --out")
+        elif folder.path.exists() and not folder.path.is_dir():
+            raise RunError(f"{folder.path} is not a folder; name another one with --out")
+        else:
+            folder.write_json("environment.json", environment())
+            folder.write_json("config.json", config)
+        return folder
+
+    def _check(self, config: Mapping[str, Any], resume: bool) -> None:
+        """Refuse a folder with a run that shall not, or cannot, go on."""
+        if not resume:
+            raise RunError(f"{self.path} already holds a run; go on with --resume, or name another folder with --out")
+        old = self.read_json("config.json")
+        changed = list(_differences(old, config))
+        if changed:
+            shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise RunError(f"{self.path} holds a run of another configuration ({shown}); name another one with --out")
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file, complete under its name or not at all."""
+        return self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file, complete under its name or not at all."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return target
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the run.
+
+        Raises:
+            RunError: if it is damaged.
+        """
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise RunError(f"{self.path / name} is damaged ({error}); name another folder with --out") from error
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to the stage's entry in `stages.json`; those of a killed session are lost."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.seconds()
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 2)
+            self.write_json("stages.json", seconds)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent in each stage so far."""
+        return dict(self.read_json("stages.json")) if (self.path / "stages.json").exists() else {}
+
+    def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+
+    def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
+        """The logged lines of a stage (or all), in order; a line cut off by a kill is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [record for record in _parsed(lines) if stage is None or record["stage"] == stage]
+
+    def forget(self, stage: str, after: int) -> None:
+        """Drop a stage's lines beyond step `after`: they will be written again."""
+        kept = [r for r in self.metrics() if r["stage"] != stage or r["step"] <= after]
+        if (self.path / "metrics.jsonl").exists():
+            self.write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def environment() -> dict[str, Any]:
+    """What the run was made with: versions, machine, commit."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "versions": versions,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source that runs, with "+changes" where files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*command, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changes = subprocess.run(
+            [*command, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:
+    """The JSON records among some lines."""
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """The leaves that differ, as `name: old there, new asked for`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+    elif old != new:
+        yield f"{name}: {old!r} there, {new!r} asked for"

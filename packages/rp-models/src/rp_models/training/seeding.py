@@ -1,0 +1,21 @@
+"""A fresh, repeatable global generator for what torch draws by itself: initial weights and dropout."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from rp_models.noise import derive_seed
+
+
+@contextmanager
+def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+    """Inside the block torch's global generators start from (seed, purpose); afterwards they are as before.
+
+    Args:
+        seed: the run's seed.
+        purpose: what is drawn, e.g. "weights of the classifier".
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(seed, *purpose) % 2**63)  # noqa: TID251 (the one place that may)
+        yield

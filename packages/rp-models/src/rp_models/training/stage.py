@@ -1,0 +1,104 @@
+"""One training stage of a run: a trainer, its state file in the run's folder, and its lines in `metrics.jsonl`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rp_models.training.loop import Metrics, TrainingState, fit
+from rp_models.training.run import RunFolder
+from rp_models.training.seeding import seeded
+
+
+class Trainer(Protocol):
+    """What a stage trains: `state` changes with each call of `step`."""
+
+    state: TrainingState
+
+    def step(self, step: int) -> Metrics:
+        """Do training step number `step`, counted from 0, and return its metrics, among them "loss"."""
+        ...
+
+
+class Progress(Protocol):
+    """Watches a long piece of work."""
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """Work of `total` units begins, `done` of which were done in an earlier session."""
+        ...
+
+    def advance(self, done: int, values: Mapping[str, float]) -> None:
+        """`done` units are finished; `values` are the figures that matter now."""
+        ...
+
+    def finish(self) -> None:
+        """The work is finished."""
+        ...
+
+
+def train_stage(
+    trainer: Trainer,
+    *,
+    stage: str,
+    steps: int,
+    folder: RunFolder,
+    identity: Mapping[str, Any],
+    seed: int,
+    progress: Progress | None = None,
+    log_every: int = 1,
+    save_seconds: float = 20.0,
+    after_step: Callable[[int], Metrics] | None = None,
+) -> None:
+    """Train to the end, from wherever an earlier session of the run stopped.
+
+    Args:
+        trainer: what is trained; its state is restored and saved.
+        stage: name of the stage in the run folder.
+        steps: of the whole training.
+        folder: of the run.
+        identity: settings that the training depends on, JSON values.
+        seed: of dropout and whatever else torch draws by itself.
+        progress: watches the steps.
+        log_every: steps between two lines of `metrics.jsonl`.
+        save_seconds: seconds between two writes of the training state.
+        after_step: called with the number of steps done; returns further metrics, e.g. of a validation, or none.
+
+    Raises:
+        CheckpointError: if the state on disk is damaged or of another training.
+        Interrupted: if the loss stops being a number.
+    """
+
+    def resumed(done: int) -> None:
+        folder.forget(stage, after=done)
+        if progress:
+            progress.start(stage, steps, done)
+
+    def step(number: int) -> Metrics:
+        metrics = dict(trainer.step(number))
+        if after_step:
+            metrics |= after_step(number + 1)
+        return metrics
+
+    def log(done: int, metrics: Metrics) -> None:
+        if done % log_every == 0 or done == steps or len(metrics) > 2:
+            folder.log(stage, done, metrics)
+        if progress:
+            progress.advance(done, metrics)
+
+    with seeded(seed, stage):
+        fit(
+            step,
+            trainer.state,
+            steps=steps,
+            path=state_path(folder, stage),
+            identity={"stage": stage, "identity": dict(identity)},
+            log=log,
+            resumed=resumed,
+            save_seconds=save_seconds,
+        )
+    if progress:
+        progress.finish()
+
+
+def state_path(folder: RunFolder, stage: str) -> Path:
+    """Where a stage keeps its training state."""
+    return folder.path / "checkpoints" / f"{stage}.state.safetensors"

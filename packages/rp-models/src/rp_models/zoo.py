@@ -1,0 +1,275 @@
+"""Every network by name: `build("wrn-28-10-swish", num_classes=10)`.
+
+An entry names a class and default arguments; building imports only that class's module. A model that was built here
+carries its name and arguments as `model.recipe`, which is what a checkpoint's header stores.
+"""
+
+import difflib
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from rp_models.normalization import CIFAR10, CIFAR100, IMAGENET, SVHN, TINY_IMAGENET
+
+
+class Recipe(NamedTuple):
+    """How a model was built: its zoo name and all arguments that differ from the entry's own."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A zoo entry: where the class is, its arguments for this size, and where the network comes from."""
+
+    target: str  # "module:Class" inside rp_models
+    arguments: dict[str, Any] = field(default_factory=dict)
+    paper: str = ""
+
+
+ENTRIES: dict[str, Entry] = {
+    # EDM
+    "edm": Entry("edm.precondition:EDMPrecond", {}, "arXiv:2206.00364"),
+    "vp-precond": Entry("edm.precondition:VPPrecond", {}, "arXiv:2011.13456"),
+    "ve-precond": Entry("edm.precondition:VEPrecond", {}, "arXiv:2011.13456"),
+    **{
+        f"edm-{name}-{kind}": Entry(
+            "edm.precondition:EDMPrecond",
+            {"img_channels": 3, "model_type": "SongUNet", "augment_dim": 9, **data, **network},
+            "arXiv:2206.00364",
+        )
+        for name, data in (
+            ("cifar10-cond", {"img_resolution": 32, "label_dim": 10, "channel_mult": [2, 2, 2], "dropout": 0.13}),
+            ("cifar10-uncond", {"img_resolution": 32, "channel_mult": [2, 2, 2], "dropout": 0.13}),
+            ("ffhq-uncond", {"img_resolution": 64, "channel_mult": [1, 2, 2, 2], "dropout": 0.05}),
+            ("afhqv2-uncond", {"img_resolution": 64, "channel_mult": [1, 2, 2, 2], "dropout": 0.25}),
+        )
+        for kind, network in (
+            ("vp", {}),
+            (
+                "ve",
+                {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2}
+                | {"resample_filter": [1, 3, 3, 1]},
+            ),
+        )
+    },
+    "edm-imagenet64-cond-adm": Entry(
+        "edm.precondition:EDMPrecond",
+        {"img_resolution": 64, "img_channels": 3, "label_dim": 1000, "use_fp16": True, "model_type": "DhariwalUNet"},
+        "arXiv:2206.00364",
+    ),
+    "edm-digits": Entry(
+        "edm.precondition:EDMPrecond",
+        {"img_resolution": 8, "img_channels": 1, "label_dim": 10, "model_type": "SongUNet", "model_channels": 32}
+        | {"channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.0},
+        "arXiv:2206.00364",
+    ),
+    # WideResNet
+    "wide-resnet": Entry("wide_resnet:WideResNet", {}, "arXiv:1605.07146"),
+    **{
+        f"wrn-{depth}-{width}": Entry("wide_resnet:WideResNet", {"depth": depth, "width": width}, "arXiv:1605.07146")
+        for depth, width in ((16, 4), (40, 2), (28, 10), (34, 10), (34, 20), (70, 16))
+    },
+    # WideResNet of DM-AT; CIFAR-10's statistics unless the name says otherwise
+    "dm-wide-resnet": Entry("wide_resnet:DMWideResNet", {}, "arXiv:2010.03593"),
+    **{
+        f"wrn-{depth}-{width}-swish{suffix}": Entry(
+            "wide_resnet:DMWideResNet",
+            {"depth": depth, "width": width, "num_classes": classes, **statistics._asdict()},
+            "arXiv:2302.04638",
+        )
+        for depth, width in ((16, 4), (28, 10), (34, 10), (34, 20), (70, 16), (82, 8), (94, 16))
+        for suffix, classes, statistics in (
+            ("", 10, CIFAR10),
+            ("-cifar100", 100, CIFAR100),
+            ("-svhn", 10, SVHN),
+            ("-tiny-imagenet", 200, TINY_IMAGENET),
+        )
+    },
+    # Pre-activation ResNets
+    "preact-resnet": Entry("preact_resnet:PreActResNet", {}, "arXiv:1603.05027"),
+    "dm-preact-resnet": Entry("preact_resnet:DMPreActResNet", {}, "arXiv:2010.03593"),
+    **{
+        f"preact-resnet{depth}": Entry("preact_resnet:PreActResNet", {"depth": depth}, "arXiv:1603.05027")
+        for depth in (18, 34, 50, 101)
+    },
+    **{
+        f"preact-resnet{depth}-swish": Entry(
+            "preact_resnet:DMPreActResNet", {"depth": depth, **CIFAR10._asdict()}, "arXiv:2010.03593"
+        )
+        for depth in (18, 34)
+    },
+    # Post-activation ResNets for small images
+    "cifar-resnet": Entry("resnet:CifarResNet", {}, "arXiv:1512.03385"),
+    **{
+        f"resnet{depth}-cifar": Entry("resnet:CifarResNet", {"depth": depth}, "arXiv:1512.03385")
+        for depth in (18, 34, 50)
+    },
+    # Backbones of timm
+    "timm": Entry("backbones:Backbone"),
+    **{
+        name: Entry("backbones:Backbone", {"model": model, **IMAGENET._asdict()}, paper)
+        for name, model, paper in (
+            ("vit-b16-dinov3", "vit_base_patch16_dinov3", "arXiv:2508.10104"),
+            ("convnext-b", "convnext_base", "arXiv:2201.03545"),
+            ("resnet50", "resnet50", "arXiv:1512.03385"),
+            ("resnet101", "resnet101", "arXiv:1512.03385"),
+        )
+    },
+    # Masked autoencoders: the official sizes at 224 pixels, one for 32, and two for small grey images
+    "mae": Entry("mae:MaskedAutoencoder", {}, "arXiv:2111.06377"),
+    **{
+        f"mae-vit-{size}": Entry("mae:MaskedAutoencoder", {**sizes, **IMAGENET._asdict()}, "arXiv:2111.06377")
+        for size, sizes in (
+            ("base", {"width": 768, "depth": 12, "heads": 12}),
+            ("large", {"width": 1024, "depth": 24, "heads": 16}),
+            ("huge", {"width": 1280, "depth": 32, "heads": 16, "patch_size": 14}),
+            ("base-p4-32", {"width": 768, "depth": 12, "heads": 12, "image_size": 32, "patch_size": 4}),
+        )
+    },
+    "mae-digits": Entry(
+        "mae:MaskedAutoencoder",
+        {"image_size": 8, "patch_size": 2, "in_channels": 1, "width": 48, "depth": 3, "heads": 4}
+        | {"decoder_width": 32, "decoder_depth": 2, "decoder_heads": 4},
+        "arXiv:2111.06377",
+    ),
+    "mae-fashion-mnist": Entry(
+        "mae:MaskedAutoencoder",
+        {"image_size": 28, "patch_size": 4, "in_channels": 1, "width": 192, "depth": 8, "heads": 6}
+        | {"decoder_width": 96, "decoder_depth": 4, "decoder_heads": 6},
+        "arXiv:2111.06377",
+    ),
+    # ViT
+    "vit": Entry("vit:VisionTransformer", {}, "arXiv:2010.11929"),
+    "vit-b2-32": Entry(
+        "vit:VisionTransformer",
+        {"image_size": 32, "patch_size": 2, "num_classes": 10, **CIFAR10._asdict()},
+        "arXiv:2010.11929",
+    ),
+    "vit-digits": Entry(
+        "vit:VisionTransformer",
+        {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "width": 64, "depth": 4, "heads": 4},
+        "arXiv:2010.11929",
+    ),
+    # MaskDiT: on the 4-channel latents of 256 px images (512 px: image_size=64), then on pixels
+    "maskdit": Entry("maskdit:MaskDiT", {}, "arXiv:2306.09305"),
+    **{
+        f"maskdit-{size}-2-256": Entry(
+            "maskdit:MaskDiT", {"width": width, "depth": depth, "heads": heads}, "arXiv:2306.09305"
+        )
+        for size, width, depth, heads in (
+            ("s", 384, 12, 6),
+            ("b", 768, 12, 12),
+            ("l", 1024, 24, 16),
+            ("xl", 1152, 28, 16),
+            ("h", 1280, 32, 16),
+        )
+    },
+    **{
+        f"maskdit-{data}": Entry(
+            "maskdit:MaskDiT",
+            {
+                "image_size": image_size,
+                "in_channels": channels,
+                "patch_size": patch_size,
+                "width": width,
+                "depth": depth,
+                "heads": 4,
+                "decoder_width": width,
+                "decoder_depth": decoder_depth,
+                "decoder_heads": 4,
+                "num_classes": 0,
+                "learned_positions": True,
+            },
+            "arXiv:2306.09305",
+        )
+        for data, image_size, channels, patch_size, width, depth, decoder_depth in (
+            ("digits", 8, 1, 2, 64, 3, 2),
+            ("fashion-mnist", 28, 1, 4, 128, 6, 3),
+            ("cifar10", 32, 3, 4, 128, 6, 3),
+        )
+    },
+    # LightningDiT: on VA-VAE's latents of 256 px images; "lightningdit" takes every flag
+    "lightningdit": Entry("lightningdit:LightningDiT", {}, "arXiv:2501.01423"),
+    **{
+        f"lightningdit-{size}-1": Entry(
+            "lightningdit:LightningDiT", {"width": width, "depth": depth, "heads": heads}, "arXiv:2501.01423"
+        )
+        for size, width, depth, heads in (
+            ("s", 384, 12, 6),
+            ("b", 768, 12, 12),
+            ("l", 1024, 24, 16),
+            ("xl", 1152, 28, 16),
+        )
+    },
+    # SiT with REPA's projector
+    "sit": Entry("sit:SiT", {}, "arXiv:2410.06940"),
+    "sit-xl-2-repa": Entry("sit:SiT", {}, "arXiv:2410.06940"),
+    # Autoencoders, latent normalisation, projection head
+    "autoencoder-kl": Entry("vae:AutoencoderKL", {}, "arXiv:2112.10752"),
+    "vavae-f16d32": Entry("vae:AutoencoderKL", {}, "arXiv:2501.01423"),
+    "sdvae-f8d4": Entry(
+        "vae:AutoencoderKL",
+        {"multipliers": [1, 2, 4, 4], "attention": [False] * 4, "z_channels": 4},
+        "arXiv:2112.10752",
+    ),
+    "latent-normalization": Entry("vae:LatentNormalization", {}, "arXiv:2501.01423"),
+    "projection-head": Entry("projector:ProjectionHead", {}, "arXiv:2410.06940"),
+}
+
+
+def build(name: str, **arguments: Any) -> nn.Module:
+    """Build a network of the zoo with fresh weights.
+
+    Args:
+        name: an entry's name; `names()` lists them.
+        **arguments: override the entry's arguments; JSON values only, so that a checkpoint can store them.
+
+    Returns:
+        The module in train mode, with `model.recipe` set.
+
+    Raises:
+        ValueError: for an unknown name (the message offers the nearest ones) or an unknown argument.
+    """
+    entry = find(name)
+    module, _, attribute = entry.target.partition(":")
+    constructor = getattr(import_module(f"rp_models.{module}"), attribute)
+    try:
+        model = constructor(**{**entry.arguments, **arguments})
+    except TypeError as error:
+        if "unexpected keyword" not in str(error) and "missing" not in str(error):
+            raise
+        raise ValueError(f"{name}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name}: {entry.target} built a {type(model).__name__}, expected a torch module")
+    model.recipe = Recipe(name, arguments)  # type: ignore[assignment]
+    return model
+
+
+def names(pattern: str = "") -> list[str]:
+    """The names of all entries that contain `pattern`, sorted."""
+    return sorted(name for name in ENTRIES if pattern in name)
+
+
+def find(name: str) -> Entry:
+    """The entry of that name.
+
+    Raises:
+        ValueError: for an unknown name; the message offers the nearest ones.
+    """
+    if name not in ENTRIES:
+        near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "rp_models.names() lists all."
+        raise ValueError(f"unknown network {name!r}; {hint}")
+    return ENTRIES[name]
+
+
+def parameter_count(name: str, **arguments: Any) -> int:
+    """The number of parameters of an entry, counted without allocating them (on the meta device)."""
+    with torch.device("meta"):
+        model = build(name, **arguments)
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,170 @@
+"""The loop and its state: killed anywhere and resumed, the weights are the same bit for bit."""
+
+import json
+
+import pytest
+import torch
+from rp_models import CheckpointError
+from rp_models.training import Interrupted, RunError, RunFolder, TrainingState, fit, seeded, train_stage
+from torch import nn
+
+STEPS = 12
+
+
+class Toy:
+    """A trainer whose steps use dropout, momentum and Adam-like state."""
+
+    def __init__(self, optimizer=torch.optim.AdamW):
+        with seeded(0, "toy"):
+            self.model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+        self.state = TrainingState({"model": self.model}, optimizer(self.model.parameters(), lr=0.01))
+
+    def step(self, step):
+        x = torch.sin(torch.arange(24.0).reshape(6, 4) + step)
+        loss = self.model(x).square().mean()
+        self.state.optimizer.zero_grad()
+        loss.backward()
+        self.state.optimizer.step()
+        return {"loss": loss.item()}
+
+
+class Killed(BaseException):
+    pass
+
+
+def train(folder, toy, kill_at=None, **options):
+    def step(number):
+        if number == kill_at:
+            raise Killed
+        return toy.step(number)
+
+    trainer = type("T", (), {"state": toy.state, "step": staticmethod(step)})
+    train_stage(
+        trainer, stage="toy", steps=STEPS, folder=folder, identity={"a": 1}, seed=0, save_seconds=0.0, **options
+    )
+    return {key: value.clone() for key, value in toy.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [torch.optim.AdamW, lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True)],
+    ids=["adamw", "sgd"],
+)
+@pytest.mark.parametrize("kill_at", [0, 1, 7, STEPS - 1])
+def test_a_killed_training_ends_with_the_same_weights(tmp_path, optimizer, kill_at):
+    whole = train(RunFolder.open(tmp_path / "a", {}, resume=False), Toy(optimizer))
+    folder = RunFolder.open(tmp_path / "b", {}, resume=False)
+    with pytest.raises(Killed):
+        train(folder, Toy(optimizer), kill_at=kill_at)
+    resumed = train(RunFolder.open(tmp_path / "b", {}, resume=True), Toy(optimizer))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    steps = [record["step"] for record in folder.metrics("toy")]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_a_kill_between_two_saves_repeats_the_steps_since_and_their_lines_once(tmp_path):
+    folder = RunFolder.open(tmp_path, {}, resume=False)
+    toy = Toy()
+    fit(
+        toy.step,
+        toy.state,
+        steps=3,
+        path=tmp_path / "checkpoints" / "toy.state.safetensors",
+        identity={"stage": "toy", "identity": {"a": 1}},
+        log=lambda step, m: folder.log("toy", step, m),
+    )
+    for step in (4, 5):  # logged, but killed before the next save
+        folder.log("toy", step, {"loss": 9.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "toy", "st')
+    train(folder, Toy())
+    records = folder.metrics("toy")
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    assert all(record["loss"] != 9.0 for record in records)
+
+
+def test_the_state_of_another_training_is_refused(tmp_path):
+    folder = RunFolder.open(tmp_path, {}, resume=False)
+    train(folder, Toy())
+    with pytest.raises(CheckpointError, match="the training state of something else"):
+        train_stage(Toy(), stage="toy", steps=STEPS, folder=folder, identity={"a": 2}, seed=0)
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_state(tmp_path):
+    folder = RunFolder.open(tmp_path, {}, resume=False)
+    toy = Toy()
+
+    class Bad:
+        state = toy.state
+
+        def step(self, step):
+            return toy.step(step) if step < 3 else {"loss": float("nan")}
+
+    with pytest.raises(Interrupted, match="the loss is nan at step 4 of 12"):
+        train_stage(Bad(), stage="toy", steps=STEPS, folder=folder, identity={}, seed=0, save_seconds=0.0)
+    assert toy.state.restore(tmp_path / "checkpoints" / "toy.state.safetensors", {"stage": "toy", "identity": {}}) == 3
+
+
+def test_training_leaves_the_global_generator_alone(tmp_path):
+    before = torch.random.get_rng_state()
+    train(RunFolder.open(tmp_path, {}, resume=False), Toy())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_write_error_leaves_the_last_good_state(tmp_path, monkeypatch):
+    folder = RunFolder.open(tmp_path, {}, resume=False)
+    toy = Toy()
+    path = tmp_path / "state.safetensors"
+    toy.state.save(path, 5, {})
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("rp_models.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        toy.state.save(path, 6, {})
+    assert toy.state.restore(path, {}) == 5
+    assert sorted(p.name for p in folder.path.iterdir()) == ["config.json", "environment.json", "state.safetensors"]
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    RunFolder.open(tmp_path, {"lr": 1.0, "deep": {"steps": 3}}, resume=False)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(RunError, match="already holds a run; go on with --resume"):
+        RunFolder.open(tmp_path, {"lr": 1.0, "deep": {"steps": 3}}, resume=False)
+    with pytest.raises(RunError, match=r"deep\.steps: 3 there, 4 asked for"):
+        RunFolder.open(tmp_path, {"lr": 1.0, "deep": {"steps": 4}}, resume=True)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="not empty and holds no run"):
+        RunFolder.open(tmp_path, {}, resume=True)
+    with pytest.raises(RunError, match="is not a folder"):
+        RunFolder.open(tmp_path / "thesis.tex", {}, resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_resuming_nothing_starts(tmp_path):
+    folder = RunFolder.open(tmp_path / "new", {"sizes": (1, 2)}, resume=True)
+    assert folder.read_json("config.json") == {"sizes": [1, 2]}
+    RunFolder.open(tmp_path / "new", {"sizes": (1, 2)}, resume=True)
+    environment = json.loads((tmp_path / "new" / "environment.json").read_text())
+    assert {"python", "platform", "versions", "commit"} <= environment.keys()
+
+
+def test_stage_seconds_add_up(tmp_path):
+    folder = RunFolder.open(tmp_path, {}, resume=False)
+    for _ in range(2):
+        with folder.timed("edm"):
+            pass
+    assert list(folder.seconds()) == ["edm"]
+    assert folder.seconds()["edm"] >= 0.0
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    RunFolder.open(tmp_path, {}, resume=False)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(RunError, match=r"config\.json is damaged"):
+        RunFolder.open(tmp_path, {}, resume=True)

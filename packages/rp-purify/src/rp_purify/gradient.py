@@ -1,0 +1,145 @@
+"""The step of sign descent, and how gradients pass through many of them.
+
+The update x - lambda sign(g(x)) has the derivative 1 almost everywhere, whatever g does: the exact gradient of such a
+purifier says nothing about how it reacts. The curved rules here replace the derivative of sign(g), never its value, by
+that of a smooth function of g, so that an attack sees the loss's curvature at the iterates that really occur.
+
+Source of the idea: backward pass differentiable approximation, Athalye et al. 2018, arXiv:1802.00420, section 4.1.2.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from rp_purify.purifier import frozen
+
+_FLOOR = 1e-30  # below it an image's gradient is as good as zero
+
+
+def ste_tanh(g: Tensor) -> Tensor:
+    """sign(g), differentiated as tanh(g / tau); tau is the image's mean |g|, taken as a constant.
+
+    Args:
+        g: gradients (b, c, h, w).
+    """
+    tau = g.detach().abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(_FLOOR)
+    return _straight_through(g.sign(), (g / tau).tanh())
+
+
+def normalised(g: Tensor) -> Tensor:
+    """sign(g), differentiated as g / mean |g| of the image; arguments as in `ste_tanh`."""
+    return _straight_through(g.sign(), g / g.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(_FLOOR))
+
+
+CURVED: dict[str, Callable[[Tensor], Tensor]] = {"ste-tanh": ste_tanh, "normalised": normalised}
+"""The backward rules that need second derivatives of the loss."""
+
+
+def clip_to_ball(x: Tensor, center: Tensor, eta: float | None) -> Tensor:
+    """`x` with each value at most `eta` from `center`; a clipped value has the derivative of the center.
+
+    Args:
+        x: any shape.
+        center: of the same shape.
+        eta: radius in pixel units, or None for no limit.
+    """
+    if eta is None:
+        return x
+    low, high = center - eta, center + eta
+    return torch.where(x < low, low, torch.where(x > high, high, x))
+
+
+def clip_to_image(x: Tensor) -> Tensor:
+    """`x` limited to [0, 1], with derivative 1 on the closed interval (torch's clamp has 0 at its bounds)."""
+    return torch.where(x < 0, torch.zeros_like(x), torch.where(x > 1, torch.ones_like(x), x))
+
+
+class Descends(Protocol):
+    """What `replay` differentiates: a purifier with a loss, a step size per step, and a radius."""
+
+    model: nn.Module
+    steps: int
+    eta: float | None
+
+    def loss(self, x: Tensor, *, seed: int, index: Tensor, step: int) -> Tensor:
+        """The loss of each image (b,), with the noise of one step."""
+        ...
+
+    def rate(self, step: int) -> float:
+        """The step size of step 1..steps."""
+        ...
+
+    def trajectory(self, x: Tensor, *, seed: int, index: Tensor) -> Iterator[Tensor]:
+        """The images x_0, ..., x_S."""
+        ...
+
+
+def replay(purifier: Descends, x: Tensor, rule: str, *, seed: int, index: Tensor) -> Tensor:
+    """The purified images, with a curved backward rule at constant graph memory.
+
+    The forward pass keeps one image per step. The backward pass goes through the steps in reverse, rebuilds the noise
+    of each from (seed, index, step), and differentiates it twice with torch's plain attention.
+
+    Args:
+        purifier: whose trajectory is followed.
+        x: images (b, c, h, w).
+        rule: a name in `CURVED`.
+        seed: of the noise.
+        index: int64 (b,), image indices.
+    """
+    result: Tensor = _Replay.apply(x, index, purifier, rule, seed)
+    return result
+
+
+class _Replay(torch.autograd.Function):
+    """See `replay`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, purifier: Descends, rule: str, seed: int) -> Tensor:
+        *iterates, purified = purifier.trajectory(x, seed=seed, index=index)
+        ctx.save_for_backward(index, *iterates)
+        ctx.purifier, ctx.rule, ctx.seed = purifier, rule, seed
+        return purified.clone() if purified is x else purified
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        purifier, seed = ctx.purifier, ctx.seed
+        index, *iterates = ctx.saved_tensors
+        through_center = torch.zeros_like(grad)
+        for step in range(len(iterates), 0, -1):
+            with torch.enable_grad(), frozen(purifier.model):
+                x, center = (image.detach().requires_grad_() for image in (iterates[step - 1], iterates[0]))
+                after = smooth_step(purifier, x, center, ctx.rule, seed=seed, index=index, step=step)
+                grad, part = torch.autograd.grad(after, (x, center), grad, materialize_grads=True)
+            through_center += part
+        return grad + through_center, None, None, None, None
+
+
+def smooth_step(
+    purifier: Descends, x: Tensor, center: Tensor, rule: str, *, seed: int, index: Tensor, step: int
+) -> Tensor:
+    """One true step of sign descent with a graph through a curved rule: to `x`, to the center, and to the weights.
+
+    Args:
+        purifier: gives loss, step size and radius.
+        x: images (b, c, h, w) that require gradients.
+        center: the images that came in, around which the result is clipped.
+        rule: a name in `CURVED`.
+        seed: of the noise.
+        index: int64 (b,), image indices.
+        step: number of the step, from 1.
+    """
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+        loss = purifier.loss(x, seed=seed, index=index, step=step)
+        (g,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
+    return clip_to_image(clip_to_ball(x - purifier.rate(step) * CURVED[rule](g), center, purifier.eta))
+
+
+def _straight_through(value: Tensor, smooth: Tensor) -> Tensor:
+    """`value` with the derivative of `smooth`."""
+    return value.detach() + (smooth - smooth.detach())

@@ -1,0 +1,126 @@
+"""The paper's theorems as checks that can be run: how good the approximations are, how often the inequalities hold.
+
+Source: "MAE-Pure: Semantic-Preserving Adversarial Purification", Theorems 3.1, 3.2 and J.1. None of the functions here
+is a guarantee: 3.1 is a first-order approximation of unnormalised attention, steps in the proof of 3.2 do not follow as
+printed, and J.1 is about plain gradient descent and averaged images where the method uses signs and the last image.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class KernelVariation(NamedTuple):
+    """Both sides of Theorem 3.1 for one attention matrix, as Frobenius norms.
+
+    Attributes:
+        softmax: of the true variation of softmax(Q K^T / sqrt(d)).
+        kernel: of the true variation of exp(Q K^T / sqrt(d)), the unnormalised weights.
+        approximation: the theorem's right side, which approximates `kernel`.
+    """
+
+    softmax: float
+    kernel: float
+    approximation: float
+
+
+def kernel_variation(
+    z: Tensor, delta: Tensor, w_q: Tensor, w_k: Tensor, *, features: int, generator: torch.Generator
+) -> KernelVariation:
+    """Theorem 3.1 for one head: attention variation by random features, linear in the shift of the inputs.
+
+    With s = q_i + k_j, B = sum_l exp(w_l s) and Y = sum_l exp(w_l s) w_l over m random normal w_l, entry (i, j) of the
+    approximation is gamma [(Y - B q_i) dq_i + (Y - B k_j) dk_j], gamma = exp(-(|q_i|^2 + |k_j|^2) / 2) / m. The factor
+    1 / sqrt(d) is shared by q and k, where the paper leaves it out.
+
+    Args:
+        z: inputs (n, d) of a layer.
+        delta: their shift (n, d).
+        w_q: query weights (d, d_head), z @ w_q being the queries.
+        w_k: key weights (d, d_head).
+        features: number m of random features.
+        generator: of the features, on the device of `z`.
+    """
+    scale = w_q.shape[1] ** -0.25
+    q, k, dq, dk = (scale * (rows @ weights) for rows in (z, delta) for weights in (w_q, w_k))
+    omega = torch.randn(features, q.shape[1], generator=generator, dtype=z.dtype, device=z.device)
+    gamma = torch.exp(-(q.square().sum(1)[:, None] + k.square().sum(1)[None]) / 2) / features
+    weight_q, weight_k = torch.exp(q @ omega.T), torch.exp(k @ omega.T)  # n m; exp(w s) is their product
+    b = weight_q @ weight_k.T
+    y_dq = torch.einsum("im,jm,mi->ij", weight_q, weight_k, omega @ dq.T)
+    y_dk = torch.einsum("im,jm,mj->ij", weight_q, weight_k, omega @ dk.T)
+    along = y_dq - b * (q * dq).sum(1)[:, None] + y_dk - b * (k * dk).sum(1)[None]
+    logits, shifted = q @ k.T, (q + dq) @ (k + dk).T
+    return KernelVariation(
+        softmax=float((shifted.softmax(1) - logits.softmax(1)).norm()),
+        kernel=float((shifted.exp() - logits.exp()).norm()),
+        approximation=float((gamma * along).norm()),
+    )
+
+
+class DescentBound(NamedTuple):
+    """Both sides of Theorem J.1: the loss of the averaged images over the minimum, and its bound."""
+
+    gap: float
+    bound: float
+
+
+def descent_bound(
+    loss: Callable[[Tensor], Tensor], start: Tensor, minimum: Tensor, *, rate: float, steps: int
+) -> DescentBound:
+    """Theorem J.1 for one loss: S + 1 plain gradient steps and the average of the images they start from.
+
+    gap = L(mean of x_0..x_S) - L(x*) and bound = |x_0 - x*|^2 / (2 rate (S + 1)) + rate / (2 (S + 1)) sum |grad L(x_s)|^2;
+    gap <= bound whenever L is convex, which a reconstruction loss is not.
+
+    Args:
+        loss: a scalar function of an image tensor.
+        start: x_0.
+        minimum: x*, what the theorem calls the clean image.
+        rate: step size lambda.
+        steps: S.
+    """
+    x, total, squares = start.detach(), torch.zeros_like(start), 0.0
+    for _ in range(steps + 1):
+        leaf = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(loss(leaf), leaf)
+        total, squares = total + x, squares + float(g.square().sum())
+        x = x - rate * g
+    count = steps + 1
+    gap = float(loss(total / count)) - float(loss(minimum))
+    distance = float((start - minimum).square().sum())
+    return DescentBound(gap, distance / (2 * rate * count) + rate / (2 * count) * squares)
+
+
+class InequalityReport(NamedTuple):
+    """How often the inequality of Theorem 3.2 holds, image by image.
+
+    Attributes:
+        rate: share of the images for which it holds with the given constants.
+        largest_constant: (b,), the largest H C_A with which it holds for each image; infinite where the attention
+            did not change, negative where even 0 fails.
+    """
+
+    rate: float
+    largest_constant: Tensor
+
+
+def reconstruction_inequality(
+    clean_loss: Tensor, loss: Tensor, squared_variation: Tensor, *, constant: float, bias: float = 0.0
+) -> InequalityReport:
+    """Theorem 3.2, L_adv >= L / 2 + mean over layers of (H C_A |A_adv - A|^2 - c_rec) / 2, for each image.
+
+    Args:
+        clean_loss: (b,), L.
+        loss: (b,), L_adv.
+        squared_variation: (b, t), squared norms for each decoder layer (`Convention(squared=True)`).
+        constant: H C_A, which the paper does not give.
+        bias: c_rec, which it does not give either.
+    """
+    layers = squared_variation.mean(dim=1)
+    room = 2 * loss - clean_loss + bias
+    largest = torch.where(layers > 0, room / layers, torch.full_like(room, math.inf) * room.sign())
+    return InequalityReport(float((room >= constant * layers).double().mean()), largest)
