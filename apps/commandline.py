@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -52,7 +52,7 @@ def guarded(work: Callable[[], None]) -> int:
     return 0
 
 
-def fail(message: str) -> Any:
+def fail(message: str) -> NoReturn:
     """Print one sentence and exit with status 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)

@@ -1,7 +1,8 @@
 """Adversarial training with diffusion representation alignment, from nothing to an honest robust accuracy.
 
 Trains an EDM diffusion model (or takes the cached one), draws synthetic images from it, trains each method from the
-same seed, and judges them by AutoAttack on the test split. Without arguments: the embedded digits, minutes on two cores.
+same seed, and judges them by AutoAttack on the test split. Without arguments: the embedded digits, a few minutes on two
+cores.
 
     uv run apps/train_dra.py
     uv run apps/train_dra.py --method at at+dra --out runs/no-synthetic

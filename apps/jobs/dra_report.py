@@ -85,7 +85,7 @@ def table(setting: Mapping[str, Any], rows: Mapping[str, Row], seconds: Mapping[
             f"{setting['classifier']}, seed {setting['seed']}; 95% Wilson intervals",
             *lines,
             "",
-            "CKNNA with the diffusion model's features, alignment (clean to adversarial) and uniformity: higher is more",
+            "higher is more: CKNNA with the diffusion model's features, alignment of clean and adversarial, uniformity",
             "seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items()),
             *(f"{method}: {METHODS[method]}" for method in rows),  # type: ignore[index]
         ]

@@ -15,21 +15,23 @@ import torch
 from recipes.dra import TrainDra
 from rp_analysis import alignment_score, cknna, uniformity_score
 from rp_attacks import PGD, AutoAttack, evaluate
-from rp_attacks.evaluate import Progress as EvaluationProgress
+from rp_attacks import Progress as EvaluationProgress
+from rp_attacks.autoattack import Part
+from rp_attacks.problem import Attack
 from rp_attacks.report import Report
 from rp_dra.settings import Method
 from rp_dra.targets import EdmTarget
 from rp_dra.trainer import ClassifierTrainer, objective_of
 from rp_models import noise
 from rp_models.data import ImageSet, load_images, read_synthetic, write_synthetic
-from rp_models.data.datasets import subset
+from rp_models.data.datasets import DataError, subset
 from rp_models.sampling import balanced_labels, generate
 from rp_models.training import EdmTrainer, ProgressBar, RunFolder, state_path, train_stage
 from torch import Tensor, nn
 
 from jobs import dra_report
 
-AUTOATTACK = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version's attacks, in its order
+AUTOATTACK: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version's attacks, in its order
 
 
 class TrainDraJob:
@@ -69,7 +71,7 @@ class TrainDraJob:
             denoiser = self.diffusion_model()
             synthetic = self.synthetic_images(denoiser)
             target = EdmTarget(denoiser, sigma=self.config.alignment.sigma, layer=self.config.alignment.layer)
-        rows = {}
+        rows: dict[str, dict[str, Any]] = {}
         for method in self.config.method:
             model = self.classifier(method, synthetic, target)
             rows[method] = self.judge(method, model, target)
@@ -173,7 +175,7 @@ class TrainDraJob:
     def autoattack(self, method: Method, model: nn.Module) -> Report:
         """AutoAttack's standard version: its four attacks, each on the images that still stand."""
         settings = self.config.evaluation
-        attacks = {
+        attacks: dict[str, Attack] = {
             part: AutoAttack(eps=settings.eps, attacks=(part,), batch_size=settings.batch_size) for part in AUTOATTACK
         }
         x, y = self.test.batch(slice(None))
@@ -231,5 +233,6 @@ def choose_device(name: str) -> torch.device:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise rp_models.data.DataError(f"no device {name!r} here ({str(error).splitlines()[0]}); try --device cpu") from None
+        reason = str(error).splitlines()[0]
+        raise DataError(f"no device {name!r} here ({reason}); try --device cpu") from None
     return torch.device(name)

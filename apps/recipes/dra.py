@@ -14,7 +14,7 @@ class EvaluationSettings:
 
     eps: float = 8 / 255  # Linf radius, in [0, 1] pixel units
     images: int | None = None  # only that many test images, drawn once and for all; None for all
-    batch_size: int = 128
+    batch_size: int = 128  # images attacked at a time
     neighbours: int = 10  # k of CKNNA
 
     def __post_init__(self) -> None:
@@ -39,7 +39,11 @@ class TrainDra:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
-        describe(self.data)
+        size, halvings = describe(self.data).image_size, len(self.edm.channel_mult) - 1
+        require(
+            size % 2**halvings == 0,
+            f"edm.channel_mult has {halvings + 1} resolutions, but {size} pixels cannot be halved {halvings} times",
+        )
         require(len(self.method) > 0, f"method must name at least one of {', '.join(METHODS)}")
         require(len(set(self.method)) == len(self.method), f"method names one twice: {' '.join(self.method)}")
         uses_synthetic = any(method.startswith("dm-at") for method in self.method)
@@ -99,7 +103,7 @@ def smoke() -> TrainDra:
         classifier=replace(base.classifier, width=1),
         training=replace(base.training, epochs=2, batch_size=32, epoch_images=64, attack_steps=2, validation_steps=2),
         alignment=replace(base.alignment, hidden=16),
-        evaluation=replace(base.evaluation, images=12),
+        evaluation=replace(base.evaluation, images=12, neighbours=3),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from rp_analysis import SaeConfig, SaeTrainer, TopKSae, evaluate_reconstruction, sae_sweep, top_activations, train_sae
 from rp_analysis.sae_training import geometric_median, learning_rate
+from rp_analysis.sparse_code import select_top_k
 from torch import Tensor
 
 from .golden.recipe import fill_value
@@ -169,6 +170,15 @@ def test_a_resumed_training_is_the_unbroken_one_bit_by_bit(tmp_path: Path) -> No
         SaeTrainer.load(tmp_path / "sae.npz", features[:100])
 
 
+def test_encoding_keeps_no_dense_code() -> None:
+    x, weight = torch.rand(96, 4), torch.rand(2**17, 4)
+    whole = select_top_k(x, weight, torch.zeros(2**17), 3)  # two blocks of rows
+    for row in (0, 63, 64, 95):
+        top = (x[row] @ weight.T).topk(3)
+        torch.testing.assert_close(whole[0][row], top.values)
+        assert set(whole[1][row].tolist()) == set(top.indices.tolist())
+
+
 def test_seeds_decide_the_run_and_the_global_generator_does_not() -> None:
     features = sparse_features(150)
     first = train_sae(features, TINY)
@@ -183,6 +193,13 @@ def test_a_memory_mapped_file_trains_like_the_array(tmp_path: Path) -> None:
     np.save(tmp_path / "features.npy", features.numpy())
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     assert torch.equal(train_sae(mapped, TINY).encoder.weight, train_sae(features, TINY).encoder.weight)
+    half = features.half()
+    trainer = SaeTrainer(half.numpy(), TINY)
+    assert trainer.features.dtype == torch.float16  # read in blocks, never copied whole
+    trained = trainer.train()
+    assert torch.equal(trained.encoder.weight, train_sae(half.float(), TINY).encoder.weight)
+    losses = [evaluate_reconstruction(trained, x).normalized_loss for x in (half, half.float())]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_dataset_normalisation_makes_training_independent_of_shift_and_scale() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rp_analysis import cka, cknna, cknna_matrix, mutual_knn
 from rp_analysis.neighbours import nearest_neighbours
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "analysis_similarity.npz")
 CASES = {case["name"]: case["k"] for case in json.loads(str(GOLDEN["config"]))["cases"]}
@@ -25,6 +26,18 @@ def random_pair(n: int, d1: int = 8, d2: int = 12, seed: int = 0) -> tuple[Tenso
     generator = torch.Generator().manual_seed(seed)
     a = torch.randn(n, d1, generator=generator, dtype=torch.float64)
     return a, a @ torch.randn(d1, d2, generator=generator, dtype=torch.float64).tanh()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the size of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.elements = max(self.elements, out.untyped_storage().nbytes() // out.element_size())
+        return out
 
 
 def dense_cknna(a: Tensor, b: Tensor, k: int, eps: float = 1e-6) -> float:
@@ -96,6 +109,14 @@ def test_cknna_does_not_depend_on_the_row_blocks(monkeypatch: pytest.MonkeyPatch
     whole = cknna(a, b, 5)
     monkeypatch.setattr("rp_analysis.neighbours.row_block", lambda *args, **kwargs: 7)
     assert cknna(a, b, 5) == pytest.approx(whole, rel=1e-12)
+
+
+def test_memory_stays_below_the_kernel_matrix() -> None:
+    n = 6000
+    a, b = random_pair(n, d1=4, d2=4)
+    with LargestTensor() as seen:
+        cknna(a.float(), b.float(), 4)
+    assert n < seen.elements < n * n / 10
 
 
 def test_cknna_with_all_neighbours_is_unbiased_cka() -> None:

@@ -29,19 +29,20 @@ def margin_at(model, x: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, y[:, None])[:, 0] - logits.gather(1, 1 - y[:, None])[:, 0]
 
 
-def report_on(defence: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, **options) -> Report:
-    return evaluate(defence, x, y, suite("quick", eps=EPS, random=False, classes=2), seed=0, **options)
+def report_on(defence: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, eps: float = EPS, **options) -> Report:
+    return evaluate(defence, x, y, suite("quick", eps=eps, random=False, classes=2), seed=0, **options)
 
 
 def alarms(report: Report) -> set[str]:
     return {finding.check for finding in report.findings if finding.level == "alarm"}
 
 
-def test_an_honest_model_gives_the_truth_and_no_alarm() -> None:
+@pytest.mark.parametrize("eps", [0.05, 0.12])
+def test_an_honest_model_gives_the_truth_and_no_alarm(eps: float) -> None:
     model, x, y, toward = problem()
-    truth = (margin_at(model, x + EPS * toward.sign(), y) > 0).float().mean()
+    truth = (margin_at(model, x + eps * toward.sign(), y) > 0).float().mean()
     assert 0.1 < truth < 0.9
-    report = report_on(model, x, y)
+    report = report_on(model, x, y, eps)
     assert report.robust_accuracy == pytest.approx(truth.item())
     assert alarms(report) == set()
     assert {finding.level for finding in report.findings} == {"ok"}

@@ -243,6 +243,8 @@ def test_bad_input_is_an_error_that_says_what_was_expected() -> None:
         model.attention_maps(x, None)
     with pytest.raises(ValueError, match="divisible by the patch size, got 32 and 5"):
         tiny(image_size=32, patch_size=5)
+    with pytest.raises(ValueError, match="two values or more"):
+        tiny(patch_size=1, norm_pix=True)
 
 
 @pytest.mark.parametrize("name", ["mae-digits", "mae-fashion-mnist"])

@@ -2,6 +2,7 @@
 
 import torch
 from rp_models.mae import MaskedAutoencoder
+from rp_models.maskdit import MaskDiT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,3 +44,22 @@ class TinyClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.forward_features(x))
+
+
+def tiny_maskdit() -> MaskDiT:
+    sizes = {"image_size": 8, "patch_size": 2, "in_channels": 1, "width": 16, "depth": 2, "heads": 2}
+    decoder = {"decoder_width": 16, "decoder_depth": 2, "decoder_heads": 2}
+    return randomised(MaskDiT(**sizes, **decoder, num_classes=0))  # type: ignore[arg-type, return-value]
+
+
+class ShrinkingDenoiser(nn.Module):
+    """The exact denoiser of data with mean `center` and standard deviation `spread`, one weight each."""
+
+    def __init__(self, center: float = 0.2, spread: float = 0.5) -> None:
+        super().__init__()
+        self.center, self.spread = nn.Parameter(torch.tensor(center)), nn.Parameter(torch.tensor(spread))
+
+    def forward(self, x: Tensor, sigma: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        sigma = sigma.view(-1, 1, 1, 1)
+        share = self.spread**2 / (self.spread**2 + sigma**2)
+        return self.center + share * (x - self.center)

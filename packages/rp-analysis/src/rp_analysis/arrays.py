@@ -12,13 +12,15 @@ Matrix = Tensor | npt.NDArray[np.floating]
 """What the public functions accept: a tensor or a numpy array (memory-mapped or not), (n, d)."""
 
 
-def as_matrix(x: Matrix, name: str, *, rows: int = 1) -> Tensor:
+def as_matrix(x: Matrix, name: str, *, rows: int = 1, keep_half: bool = False) -> Tensor:
     """Checks features and returns them as a tensor, without a copy where the type allows it.
 
     Args:
-        x: (n, d) features; float16 and bfloat16 become float32, float32 and float64 stay.
+        x: (n, d) features, memory-mapped or not.
         name: the argument's name in error messages.
         rows: the least number of samples.
+        keep_half: leave float16 and bfloat16 as they are, for callers that convert block by block; otherwise they
+            become float32. Float32 and float64 stay.
 
     Returns:
         (n, d) tensor that shares memory with `x` where possible; it must not be written to.
@@ -39,7 +41,7 @@ def as_matrix(x: Matrix, name: str, *, rows: int = 1) -> Tensor:
         )
     if len(x) < rows:
         raise ValueError(f"{name} must have at least {rows} rows (samples), got {len(x)}")
-    if x.dtype not in (torch.float32, torch.float64):
+    if x.dtype not in (torch.float32, torch.float64) and not keep_half:
         x = x.float()
     if not all(bool(torch.isfinite(block).all()) for block in x.detach().split(row_block(x.shape[1]))):
         raise ValueError(f"{name} holds NaN or infinite values; drop those samples before the analysis")

@@ -138,7 +138,7 @@ def classification_dimension(
         labels: (n,) int64 classes.
         weight: (c, d) of the classification head.
         bias: (c,) of the head, or None.
-        adversarial: (m, d) features of adversarial images; labels are those of the first m samples, m = n.
+        adversarial: (n, d) features of the adversarial images made from them, in the same order.
         components: directions to project on; None takes those of `features`.
         variant: see `component_accuracy`.
 

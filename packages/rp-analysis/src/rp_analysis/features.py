@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .saliency import _eval_mode
+from .modes import eval_mode
 
 Pool = Literal["mean", "first", "flatten"]
 
@@ -64,7 +64,7 @@ def extract_features(
     settings = {"n": n, "layer": layer, "pool": pool, "dtype": dtype, "model": type(model).__name__}
     writer = _Writer(path, settings)
     read = _reader(model, layer, forward)
-    with _eval_mode(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for batch, (index, x) in enumerate(batches, 1):
             writer.check(index)
             fresh = slice(max(0, writer.done - writer.seen), None)  # rows that an earlier run has not written

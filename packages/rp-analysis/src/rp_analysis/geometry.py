@@ -1,10 +1,14 @@
 """Alignment and uniformity of representations on the unit sphere, for clean/adversarial pairs."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
-from .arrays import Matrix, as_matrix, as_pair, row_norms
+from .arrays import Matrix, as_matrix, as_pair, row_norms, row_slices
 
 
 def alignment_loss(x: Matrix, y: Matrix, *, alpha: float = 2.0, normalize: bool = True) -> Tensor:
@@ -64,15 +68,7 @@ def uniformity_loss(x: Matrix, *, t: float = 2.0, normalize: bool = True, block:
         raise ValueError(f"t and block must be positive, got t = {t}, block = {block}")
     u = _rows(u, normalize)
     n = len(u)
-    total = torch.zeros((), dtype=torch.float64, device=u.device)
-    tiles = u.split(block)
-    for i, left in enumerate(tiles):
-        for right in tiles[i:]:
-            if u.requires_grad and torch.is_grad_enabled():
-                tile = checkpoint(_potential, left, right, t, left is right, use_reentrant=False)
-            else:
-                tile = _potential(left, right, t, left is right)
-            total = total + tile
+    total: Tensor = _PotentialSum.apply(u, t, block)
     return (total / (n * (n - 1) / 2)).log().to(u.dtype)
 
 
@@ -92,11 +88,43 @@ def _rows(x: Tensor, normalize: bool) -> Tensor:
     return x / row_norms(x).to(x.dtype) if normalize else x
 
 
-def _potential(left: Tensor, right: Tensor, t: float, diagonal: bool) -> Tensor:
-    """Sum of exp(-t d^2) over a tile's pairs; on a diagonal tile over those with i < j."""
-    squared = left.square().sum(dim=1, keepdim=True) + right.square().sum(dim=1) - 2 * left @ right.T
-    # relu, not clamp: rounding may leave -1e-7 for duplicates
-    potential = torch.exp(-t * squared.relu())
-    if diagonal:
-        potential = potential.triu(1)
-    return potential.sum(dtype=torch.float64)
+class _PotentialSum(Function):
+    """Sum of exp(-t |u_i - u_j|^2) over i < j, in float64; tiles are made again for the gradient, not kept."""
+
+    @staticmethod
+    def forward(u: Tensor, t: float, block: int) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=u.device)
+        for left, right in _tiles(len(u), block):
+            total += _potential(u, left, right, t).sum(dtype=torch.float64)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        u, ctx.t, ctx.block = inputs
+        ctx.save_for_backward(u)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (u,) = ctx.saved_tensors
+        grad_u = torch.zeros_like(u)
+        for left, right in _tiles(len(u), ctx.block):
+            p = _potential(u, left, right, ctx.t)
+            # d/du_i exp(-t |u_i - u_j|^2) = -2t p_ij (u_i - u_j), and the opposite for u_j
+            grad_u[left] -= 2 * ctx.t * (p.sum(dim=1, keepdim=True) * u[left] - p @ u[right])
+            grad_u[right] -= 2 * ctx.t * (p.sum(dim=0).unsqueeze(1) * u[right] - p.T @ u[left])
+        return grad.to(u.dtype) * grad_u, None, None
+
+
+def _tiles(n: int, block: int) -> Iterator[tuple[slice, slice]]:
+    """Tiles that cover the pairs i <= j once."""
+    rows = list(row_slices(n, block))
+    return ((left, right) for i, left in enumerate(rows) for right in rows[i:])
+
+
+def _potential(u: Tensor, left: slice, right: slice, t: float) -> Tensor:
+    """exp(-t d^2) of a tile's pairs, zero where not i < j."""
+    a, b = u[left], u[right]
+    squared = torch.addmm(b.square().sum(dim=1), a, b.T, alpha=-2).add_(a.square().sum(dim=1, keepdim=True))
+    potential = squared.clamp_(min=0).mul_(-t).exp_()  # rounding may leave -1e-7 for duplicates
+    return potential.triu_(1) if left == right else potential

@@ -65,7 +65,7 @@ def plot_amv_over_iterations(panels: Mapping[str, Mapping[str, Sequence[float]]]
                 axes.plot(range(len(amv)), amv, label=name, **line_style(i))
                 rows += [{"panel": title, "purifier": name, "iteration": t, "amv": a} for t, a in enumerate(amv)]
             axes.set(xlabel="purification iteration", ylabel="AMV", title=title)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params(axis="x", integer=True)
             axes.legend()
         return Plot(figure, rows)
 
@@ -94,7 +94,7 @@ def _loss_and_amv(trends: Mapping[str, LossTrend], xlabel: str, scale: float) ->
                 side.set_ylabel(label, color=COLOURS[i])
                 side.tick_params(axis="y", colors=COLOURS[i])
             axes.set(xlabel=xlabel, title=name)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params(axis="x", integer=True)
             rows += [
                 dict(zip(("panel", *LossTrend._fields), (name, *point), strict=True))
                 for point in zip(*trend, strict=True)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .arrays import Matrix
-from .saliency import Attack, Batches, Classifier, _eval_mode
+from .modes import eval_mode
+from .saliency import Attack, Batches, Classifier
 from .similarity import cknna_matrix
 
 
@@ -56,7 +57,7 @@ def robustness_curve(
         raise ValueError(f"eps must be increasing budgets from 0 on, got {tuple(eps)}")
     right = torch.zeros(len(eps), dtype=torch.int64)
     images = 0
-    with _eval_mode(model):
+    with eval_mode(model):
         for x, y in batches:
             alive = torch.ones_like(y, dtype=torch.bool)
             for i, budget in enumerate(eps):

@@ -70,7 +70,7 @@ class TopKSae(nn.Module):
         """Sets the statistics of input_norm="dataset", so that the mean squared norm of the inputs is d."""
         if self.input_norm != "dataset":
             return
-        x = as_matrix(features, "features", rows=2)
+        x = as_matrix(features, "features", rows=2, keep_half=True)
         mean = column_mean(x)
         blocks = x.split(row_block(self.d))
         squares = sum(float((rows.double() - mean).square().sum()) for rows in blocks) / x.numel()

@@ -56,17 +56,17 @@ def evaluate_reconstruction(sae: TopKSae, features: Matrix) -> Reconstruction:
 
     Source: Gao et al. 2025, arXiv:2406.04093, section 2; reported in Fig. 6 of the DRA paper.
     """
-    x = as_matrix(features, "features", rows=2)
+    x = as_matrix(features, "features", rows=2, keep_half=True)
     mean = column_mean(x)
     error = spread = ratio = active = 0.0
     fired = torch.zeros(sae.n_latents, dtype=torch.bool, device=sae.pre_bias.device)
     for rows in x.split(row_block(sae.d)):
         inputs = rows.to(sae.pre_bias)
         code = sae.encode(inputs)
-        squared = (sae(inputs).to(rows) - rows).double().square().sum(dim=1)
+        squared = (sae(inputs) - inputs).double().square().sum(dim=1)
         error += float(squared.sum())
         spread += float((rows.double() - mean).square().sum())
-        ratio += float((squared / rows.double().square().sum(dim=1).clamp_min(1e-24)).sum())
+        ratio += float((squared / inputs.double().square().sum(dim=1).clamp_min(1e-24)).sum())
         active += float((code.values > 0).sum())
         fired[code.latent[code.values > 0]] = True
     if spread == 0:
@@ -116,7 +116,7 @@ def top_activations(sae: TopKSae, features: Matrix, m: int = 9) -> TopActivation
     Returns:
         Indices int64 and activations float32, (n_latents, m).
     """
-    x = as_matrix(features, "features")
+    x = as_matrix(features, "features", keep_half=True)
     if m < 1:
         raise ValueError(f"m must be at least 1, got {m}")
     device = sae.pre_bias.device

@@ -74,7 +74,7 @@ class SaeTrainer:
     """
 
     def __init__(self, features: Matrix, config: SaeConfig, *, device: torch.device | str | None = None) -> None:
-        x = as_matrix(features, "features", rows=2)
+        x = as_matrix(features, "features", rows=2, keep_half=True)
         self.features, self.config = x, config
         n, d = x.shape
         latents = round(config.expansion * d)

@@ -1,14 +1,14 @@
 """Spectra of what a classifier is sensitive to: adversarial perturbations and input gradients."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .frequency import Quantity, Transform, frequency_map
+from .modes import eval_mode
 
 Classifier = Callable[[Tensor], Tensor]
 """Images (b, c, h, w) in [0, 1] to logits (b, k); normalisation is inside."""
@@ -50,30 +50,23 @@ def perturbation_saliency(
     Raises:
         ValueError: no image is left.
     """
+    total: Tensor | None = None
     used = images = 0
-
-    def perturbations() -> Iterator[Tensor]:
-        nonlocal used, images
+    with eval_mode(model):
         for x, y in batches:
             x_adv = attack(model, x, y)
-            images += len(x)
             delta = x_adv - x
+            images += len(x)
             if only_successful:
                 with torch.no_grad():
                     delta = delta[model(x_adv).argmax(dim=1) != y]
-            used += len(delta)
             if len(delta):
-                yield delta
-
-    with _eval_mode(model):
-        try:
-            spectrum = frequency_map(perturbations(), transform=transform, quantity=quantity)
-        except ValueError as error:
-            if images and not used:
-                message = f"the attack fooled the model on none of {images} images; use only_successful=False"
-                raise ValueError(message) from error
-            raise
-    return PerturbationSaliency(spectrum, used, images)
+                part = len(delta) * frequency_map(delta, transform=transform, quantity=quantity)
+                total = part if total is None else total + part
+                used += len(delta)
+    if total is None:
+        raise ValueError(f"the attack fooled the model on none of {images} images; use only_successful=False")
+    return PerturbationSaliency(total / used, used, images)
 
 
 def input_gradients(model: Classifier, x: Tensor, y: Tensor, *, normalize: bool = False) -> Tensor:
@@ -90,7 +83,7 @@ def input_gradients(model: Classifier, x: Tensor, y: Tensor, *, normalize: bool 
     Returns:
         (b, c, h, w) gradients.
     """
-    with _eval_mode(model), torch.enable_grad():
+    with eval_mode(model), torch.enable_grad():
         x = x.detach().requires_grad_()
         loss = F.cross_entropy(model(x), y, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
@@ -122,16 +115,3 @@ def gradient_saliency(
     """
     gradients = (input_gradients(model, x, y, normalize=normalize) for x, y in batches)
     return frequency_map(gradients, transform=transform, quantity=quantity)
-
-
-@contextmanager
-def _eval_mode(model: Classifier) -> Iterator[None]:
-    """Eval mode for modules, every submodule's own mode restored afterwards."""
-    modes = [(m, m.training) for m in model.modules()] if isinstance(model, nn.Module) else []
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

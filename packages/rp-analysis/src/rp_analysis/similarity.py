@@ -43,8 +43,7 @@ def cknna(
     Source: Huh et al. 2024, arXiv:2405.07987, as its public code computes it (no explicit centring); the HSIC
     estimator is Eq. 5 of Song et al. 2012.
     """
-    x, y = _prepare(a, "a", clamp_quantile), _prepare(b, "b", clamp_quantile)
-    as_pair(x, y, ("a", "b"))
+    x, y = as_pair(_prepare(a, "a", clamp_quantile), _prepare(b, "b", clamp_quantile), ("a", "b"))
     _check_k(k, len(x), least=2)
     near_a = nearest_neighbours(x, k, normalize=normalize)
     near_b = nearest_neighbours(y, k, normalize=normalize)

@@ -5,6 +5,8 @@ from .autoattack import AutoAttack as AutoAttack
 from .autoattack import LibrarySquare as LibrarySquare
 from .carlini_wagner import CarliniWagner as CarliniWagner
 from .clamp import clamp as clamp
+from .curve import CurvePoint as CurvePoint
+from .curve import accuracy_curve as accuracy_curve
 from .deepfool import DeepFool as DeepFool
 from .defence import Classifier as Classifier
 from .defence import FixedNoise as FixedNoise
@@ -13,12 +15,11 @@ from .defence import OffersReconstructionLoss as OffersReconstructionLoss
 from .defence import Randomised as Randomised
 from .defence import query as query
 from .defence import with_gradient as with_gradient
-from .diagnostics import Finding as Finding
 from .eot import MeanLogits as MeanLogits
 from .eot import expected_gradient as expected_gradient
 from .eot import margins as margins
-from .evaluate import Progress as Progress
 from .evaluate import evaluate as evaluate
+from .findings import Finding as Finding
 from .gradient_free import SPSA as SPSA
 from .intervals import Comparison as Comparison
 from .intervals import Interval as Interval
@@ -44,6 +45,7 @@ from .report import Report as Report
 from .report import ThreatReport as ThreatReport
 from .report import Verdict as Verdict
 from .square import Square as Square
+from .stages import Progress as Progress
 from .store import load_images as load_images
 from .suites import SUITES as SUITES
 from .suites import OnMeanLogits as OnMeanLogits

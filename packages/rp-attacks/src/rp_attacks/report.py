@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from rp_attacks.diagnostics import Finding
+from rp_attacks.findings import Finding
 from rp_attacks.intervals import Comparison, Interval, bootstrap_interval, paired_comparison, wilson_interval
 from rp_attacks.norms import Norm
 from rp_attacks.record import Record

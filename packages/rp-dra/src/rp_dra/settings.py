@@ -22,9 +22,9 @@ METHODS: dict[Method, str] = {
 class ClassifierSettings:
     """The classifier: DM-AT's wide ResNet."""
 
-    depth: int = 28  # 6 n + 4
-    width: int = 10
-    activation: Literal["silu", "relu"] = "silu"
+    depth: int = 28  # layers, 6 n + 4
+    width: int = 10  # widening factor
+    activation: Literal["silu", "relu"] = "silu"  # everywhere in the network
     bn_momentum: float = 0.01  # 1 in the very first step, as in DM-AT
 
     def __post_init__(self) -> None:
@@ -39,18 +39,18 @@ class ClassifierSettings:
 class TrainingSettings:
     """Adversarial training as DM-AT does it."""
 
-    epochs: int = 400
-    batch_size: int = 512
+    epochs: int = 400  # of epoch_images each
+    batch_size: int = 512  # images in a step, real and synthetic
     epoch_images: int | None = None  # images that make an epoch; None: as many as there are real ones
     synthetic_fraction: float = 0.7  # share of synthetic images in a batch, for the methods that use them
     lr: float = 0.2  # peak of the one-cycle schedule, of SGD with Nesterov momentum
     warmup: float = 0.025  # share of the epochs with rising rate; the average starts after it
     weight_decay: float = 5e-4  # not of batch norms
     beta: float = 5.0  # weight of TRADES' robust term
-    label_smoothing: float = 0.1
+    label_smoothing: float = 0.1  # in the natural cross-entropy only
     eps: float = 8 / 255  # Linf radius of the training attack, in [0, 1] pixel units
-    step_size: float = 2 / 255
-    attack_steps: int = 10
+    step_size: float = 2 / 255  # of the training attack
+    attack_steps: int = 10  # of the training attack
     tau: float = 0.995  # decay of the weight average
     crop_padding: int = 4  # zero pixels around the image before the random crop
     flip: bool = True  # mirror left and right at random

@@ -59,6 +59,8 @@ class MaskedAutoencoder(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        if norm_pix and patch_size**2 * in_channels < 2:
+            raise ValueError("norm_pix needs patches of two values or more: a single one has no deviation")
         self.patch_size, self.norm_pix = patch_size, norm_pix
         self.normalize = Normalize(in_channels, mean, std)
 
@@ -167,7 +169,7 @@ class MaskedAutoencoder(nn.Module):
     def attention_maps(
         self, x: Tensor, mask: Mask | None, *, part: Literal["encoder", "decoder"] = "decoder"
     ) -> list[Tensor]:
-        """The attention weights of every layer, the ones that the fused path applies.
+        """The attention weights of every layer, the ones that the fused path applies (at one more projection each).
 
         Args:
             x: images (b, c, h, w) in [0, 1].

@@ -208,7 +208,5 @@ def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential | N
 def _blocks(depth: int, depths: tuple[int, ...]) -> tuple[int, ...]:
     """Blocks in each group of a network of that depth."""
     if depth not in depths:
-        raise ValueError(
-            f"the depth of this network is one of {', '.join(map(str, depths))}, got {depth}"
-        )
+        raise ValueError(f"the depth of this network is one of {', '.join(map(str, depths))}, got {depth}")
     return _BLOCKS[depth]

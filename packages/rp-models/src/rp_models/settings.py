@@ -17,15 +17,24 @@ class EdmSettings:
     channel_mult: tuple[int, ...] = (2, 2, 2)  # channel multiplier of each resolution
     num_blocks: int = 4  # residual blocks per resolution
     attn_resolutions: tuple[int, ...] = (16,)  # resolutions with self-attention
-    dropout: float = 0.13
-    steps: int = 400_000
-    batch_size: int = 512
-    lr: float = 1e-3  # of Adam
+    dropout: float = 0.13  # inside the residual blocks
+    steps: int = 400_000  # optimiser steps
+    batch_size: int = 512  # images in a step
+    lr: float = 1e-3  # highest rate, of Adam
     rampup_images: int = 10_000_000  # images over which the learning rate rises from zero
     ema_half_life: int = 500_000  # images after which a weight's share in the average has halved
     ema_ramp: float = 0.05  # the half-life is at most this share of the images seen
 
     def __post_init__(self) -> None:
+        require(
+            self.model_channels >= 4 and self.model_channels % 4 == 0,
+            f"edm.model_channels must be a positive multiple of 4, got {self.model_channels}",
+        )
+        for name in ("channel_mult", "num_blocks"):
+            values = getattr(self, name) if name == "channel_mult" else (getattr(self, name),)
+            require(len(values) > 0 and min(values) >= 1, f"edm.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("rampup_images", "ema_half_life"):
+            require(getattr(self, name) >= 0, f"edm.{name} must not be negative, got {getattr(self, name)}")
         require(self.steps >= 1, f"edm.steps must be at least 1, got {self.steps}")
         require(self.batch_size >= 1, f"edm.batch_size must be at least 1, got {self.batch_size}")
         require(self.lr > 0, f"edm.lr must be positive, got {self.lr}")
@@ -65,7 +74,7 @@ class SamplingSettings:
 
     images: int = 1_000_000  # in all, the same number of each class
     steps: int = 20  # sampler steps; 2 * steps - 1 network evaluations an image
-    batch_size: int = 500
+    batch_size: int = 500  # images made at a time; changes no image
 
     def __post_init__(self) -> None:
         require(self.images >= 0, f"synthetic.images must not be negative, got {self.images}")

@@ -209,7 +209,7 @@ ENTRIES: dict[str, Entry] = {
     # SiT with REPA's projector
     "sit": Entry("sit:SiT", {}, "arXiv:2410.06940"),
     "sit-xl-2-repa": Entry("sit:SiT", {}, "arXiv:2410.06940"),
-    # Autoencoders, latent normalisation, projection head
+    # Autoencoders and the normalisation of their latents
     "autoencoder-kl": Entry("vae:AutoencoderKL", {}, "arXiv:2112.10752"),
     "vavae-f16d32": Entry("vae:AutoencoderKL", {}, "arXiv:2501.01423"),
     "sdvae-f8d4": Entry(
@@ -218,7 +218,6 @@ ENTRIES: dict[str, Entry] = {
         "arXiv:2112.10752",
     ),
     "latent-normalization": Entry("vae:LatentNormalization", {}, "arXiv:2501.01423"),
-    "projection-head": Entry("projector:ProjectionHead", {}, "arXiv:2410.06940"),
 }
 
 

@@ -1,12 +1,12 @@
 """Robust fine-tuning: a purifier's model learns to keep purified adversarial images in their class.
 
-Stage I attacks purifier and classifier together and stores the images; stage II trains the purifier's model on them with
-the classifier frozen. The adversary is a callable, so that any attack will do.
+Stage I attacks purifier and classifier together and stores the images; stage II trains the purifier's model on them,
+with the classifier frozen. The adversary is a callable, so that any attack will do.
 
-Source: "MAE-Pure: Semantic-Preserving Adversarial Purification", Eq. 5-6 and appendices F.1, L.1; it follows AToP, Lin et
-al. 2024, arXiv:2401.16352. Eq. 6 as printed has no weights on its right side; meant is the classifier's loss of the
-purified image. The sign step has a zero derivative, so the purifier that is trained through is a one-shot reconstruction
-(`MAEReconstruction`, `OneStepDenoise`) or a few sign steps with a curved backward rule.
+Source: "MAE-Pure: Semantic-Preserving Adversarial Purification", Eq. 5-6 and appendices F.1, L.1; it follows AToP, Lin
+et al. 2024, arXiv:2401.16352. Eq. 6 as printed has no weights on its right side; meant is the classifier's loss of the
+purified image. The sign step has a zero derivative, so the purifier that is trained through is a one-shot
+reconstruction (`MAEReconstruction`, `OneStepDenoise`) or a few sign steps with a curved backward rule.
 """
 
 from collections.abc import Callable
@@ -88,6 +88,7 @@ class Finetuner:
 
     Raises:
         ValueError: if the weights get no gradient through the purifier, or the images do not fit.
+        TypeError: if the purifier has no model.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Finetuner:
                 f"got {tuple(adversarial.shape)}"
             )
         self.settings, self.purifier, self.images, self.seed = settings, purifier, images, seed
-        self.model: nn.Module = purifier.model  # type: ignore[assignment]
+        self.model = _model(purifier)
         self.classifier, self.adversarial = classifier.eval(), adversarial
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         _check_trainable(purifier, self.parameters, adversarial[:1])
@@ -157,6 +158,14 @@ class Finetuner:
         sigma = log_normal_sigma(noise.normal((), seed=self.seed, purpose="own level", index=index))
         unit = noise.normal(x.shape[1:], seed=self.seed, purpose="own noise", index=index)
         return masked_denoising_loss(self.model, 2 * x - 1, sigma=sigma, noise=unit, mask=mask).mean()
+
+
+def _model(purifier: Purifier) -> nn.Module:
+    """What a purifier computes with."""
+    model = getattr(purifier, "model", None)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{type(purifier).__name__} has no model that could be trained")
+    return model
 
 
 def _denoising_loss(denoiser: nn.Module, x: Tensor, seed: int, index: Tensor) -> Tensor:

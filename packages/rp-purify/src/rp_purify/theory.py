@@ -73,7 +73,7 @@ def descent_bound(
 ) -> DescentBound:
     """Theorem J.1 for one loss: S + 1 plain gradient steps and the average of the images they start from.
 
-    gap = L(mean of x_0..x_S) - L(x*) and bound = |x_0 - x*|^2 / (2 rate (S + 1)) + rate / (2 (S + 1)) sum |grad L(x_s)|^2;
+    gap = L(mean of x_0..x_S) - L(x*), bound = |x_0 - x*|^2 / (2 rate (S + 1)) + rate / (2 (S + 1)) sum |grad L(x_s)|^2;
     gap <= bound whenever L is convex, which a reconstruction loss is not.
 
     Args:

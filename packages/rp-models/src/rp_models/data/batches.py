@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rp_models import noise
+from rp_models.data.datasets import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +50,9 @@ class BatchPlan:
                 f"batch_size and epoch_images must be positive, got {self.batch_size}, {self.epoch_images}"
             )
         if self.real_per_batch > 0 and self.real == 0:
-            raise ValueError("the batches ask for real images, but there are none; set synthetic_fraction to 1")
+            raise DataError("the batches ask for real images, but there are none; set synthetic_fraction to 1")
         if self.synthetic == 0 and self.real < self.batch_size:
-            raise ValueError(f"a batch of {self.batch_size} needs as many images, there are {self.real}")
+            raise DataError(f"a batch of {self.batch_size} needs as many images, there are {self.real}")
 
     @property
     def synthetic_per_batch(self) -> int:

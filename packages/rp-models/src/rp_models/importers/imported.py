@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rp_models import checkpoint, zoo
 from torch import Tensor, nn
+
+from rp_models import checkpoint, zoo
 
 
 class Imported(NamedTuple):

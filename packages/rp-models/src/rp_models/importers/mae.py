@@ -16,11 +16,12 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from rp_models.checkpoint import CheckpointError
 from rp_models.importers.imported import Imported, count_blocks
 from rp_models.importers.torch_file import only_tensors, read_torch_file
 from rp_models.normalization import IMAGENET
-from torch import Tensor
 
 _HEADS = {768: 12, 1024: 16, 1280: 16, 512: 16}  # by width; the last is the decoder's
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rp_models.checkpoint import CheckpointError
 from torch import Tensor
+
+from rp_models.checkpoint import CheckpointError
 
 
 def read_torch_file(path: str | Path, *, allow_namespace: bool = False) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def masked_denoising_terms(
     Args:
         denoiser: the model.
         clean: data (b, c, h, w): latents, or images scaled to [-1, 1].
-        class_labels: as in `MaskDiT.forward`.
+        class_labels: as in `MaskDiT.forward`; to train for guidance, one-hot rows of which a tenth are set to zero.
         sigma: noise levels (b,), e.g. from `log_normal_sigma`.
         noise: standard normal draws (b, c, h, w).
         mask: which patches are masked; without it all are visible and the reconstruction term is 0.

@@ -1,0 +1,82 @@
+"""Accuracy against the radius of the attack: the figure that shows a masked gradient at a glance."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rp_attacks.defence import Classifier
+from rp_attacks.intervals import Interval, wilson_interval
+from rp_attacks.noise import derive_seed
+from rp_attacks.pgd import PGD
+from rp_attacks.problem import check_problem
+from rp_attacks.record import judge
+
+
+class CurvePoint(NamedTuple):
+    """Accuracy at one radius."""
+
+    eps: float
+    accuracy: Interval
+
+
+def accuracy_curve(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    attack: PGD,
+    radii: Sequence[float],
+    *,
+    seed: int,
+    index: Tensor | None = None,
+    passes: int = 1,
+    batch_size: int = 128,
+    level: float = 0.95,
+) -> list[CurvePoint]:
+    """Accuracy of one query under an attack at each radius; 0 gives the clean accuracy.
+
+    Each radius is attacked anew, so that the curve may rise: an honest one does not, beyond its intervals. An honest
+    one also ends at 0 once the ball is the whole box.
+
+    Args:
+        model: images to logits, in eval mode.
+        x: images (n, c, h, w) in [0, 1].
+        y: labels (n,).
+        attack: with settings for its own eps; its step is scaled with the radius.
+        radii: in units of [0, 1] pixels.
+        seed: of attack and verdict.
+        index: int64 (n,) image indices.
+        passes: verdict passes.
+        batch_size: images per model call.
+        level: of the intervals, which count images times passes as trials.
+
+    Returns:
+        One point per radius, in the given order.
+    """
+    if attack.eps <= 0:
+        raise ValueError("the attack needs an eps above 0, from which its step is scaled")
+    points = []
+    for eps in radii:
+        rows = check_problem(x, y, norm=attack.norm, eps=eps, index=index)
+        scaled = replace(attack, eps=eps, step_size=attack.step_size * eps / attack.eps or 1.0)
+        parts = [
+            scaled(model, x[part], y[part], seed=derive_seed(seed, "attack"), index=rows[part])
+            for part in torch.arange(len(x), device=x.device).split(batch_size)
+        ]
+        record = judge(
+            model,
+            torch.cat(parts),
+            y,
+            x=x,
+            distance=torch.zeros(len(x)),
+            tried=torch.ones_like(y, dtype=torch.bool),
+            seed=derive_seed(seed, "verdict"),
+            index=rows,
+            passes=passes,
+            batch_size=batch_size,
+        )
+        right = record.right
+        points.append(CurvePoint(eps, wilson_interval(int(right.sum()), right.size, level)))
+    return points

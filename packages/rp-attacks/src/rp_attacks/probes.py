@@ -1,0 +1,179 @@
+"""Cheap attacks on a few images that show whether a defence hides its gradient."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from rp_attacks.defence import Classifier, OffersGradients
+from rp_attacks.eot import expected_gradient, margins
+from rp_attacks.findings import Finding
+from rp_attacks.gradient_free import SPSA
+from rp_attacks.isolation import PrivateStream
+from rp_attacks.losses import cross_entropy, cw_margin
+from rp_attacks.noise import derive_seed
+from rp_attacks.norms import Norm, diameter
+from rp_attacks.pgd import PGD
+from rp_attacks.square import Square
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A few images that are right when clean, on which cheap attacks are tried."""
+
+    model: Classifier
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    seed: int
+    norm: Norm
+    eps: float
+    passes: int
+    source: Classifier | None
+
+    def accuracy(self, attack: Callable[..., Tensor], *, source: Classifier | None = None) -> float:
+        """Share of passes that are right on the attack's images."""
+        return float(self.right(attack, source=source).mean())
+
+    def right(self, attack: Callable[..., Tensor], *, source: Classifier | None = None) -> Tensor:
+        """Share of right passes of each image."""
+        with PrivateStream(derive_seed(self.seed, "probe"))(self.x.device):
+            x_adv = attack(source or self.model, self.x, self.y, seed=self.seed, index=self.index)
+            report = derive_seed(self.seed, "probe verdict")
+            _, wrong = margins(self.model, x_adv, self.y, seed=report, index=self.index, passes=self.passes)
+        return 1 - wrong
+
+    def pgd(self, *, eps: float | None = None, steps: int = 20, grad: str = "exact") -> PGD:
+        """White-box attack on the margin, which a saturated softmax does not hide."""
+        eps = self.eps if eps is None else eps
+        return PGD(
+            norm=self.norm,
+            eps=eps,
+            step_size=max(2.5 * eps / steps, 1e-12),
+            steps=steps,
+            loss="cw",
+            select="best",
+            eot=self.passes,
+            grad=grad,
+            l1_sparsity=0.05,
+        )
+
+
+def zero_gradients(probe: Probe) -> list[Finding]:
+    """Pixels without a gradient, at the images and a little inside the box."""
+    inside = probe.x.clamp(1e-3, 1 - 1e-3)
+    with PrivateStream(derive_seed(probe.seed, "probe"))(probe.x.device):
+        at_image, within, entropy = (
+            expected_gradient(
+                probe.model, at, probe.y, loss, seed=probe.seed, index=probe.index, passes=probe.passes
+            ).grad
+            for at, loss in ((probe.x, cw_margin), (inside, cw_margin), (probe.x, cross_entropy))
+        )
+    share = (at_image == 0).float().flatten(1).mean(dim=1)
+    none = int((share == 1).sum())
+    findings = []
+    if none:
+        findings.append(
+            Finding(
+                "alarm",
+                "zero gradients",
+                f"The gradient is exactly zero for {none} of {len(share)} images: something in the defence (rounding, "
+                "sign, argmax, thresholds, detached tensors) has no derivative, and gradient attacks do nothing. Use "
+                "a backward surrogate (BPDA), Square, SPSA or transfer.",
+            )
+        )
+    blocked = ((at_image == 0) & (within != 0)).float().flatten(1).mean(dim=1)
+    if blocked.max() > 0.005:
+        findings.append(
+            Finding(
+                "alarm",
+                "clamped pixels",
+                f"{blocked.mean():.1%} of the pixels (in one image {blocked.max():.1%}) have no gradient at the image "
+                "and one a little inside [0, 1]: a clamp cuts the gradient at its bounds. Clamp with "
+                "`rp_attacks.clamp`, or attack with PGD(inset=1e-4).",
+            )
+        )
+    vanished = int(((entropy == 0).flatten(1).all(dim=1) & (share < 1)).sum())
+    small = F.cosine_similarity(entropy.flatten(1), at_image.flatten(1), eps=1e-30)
+    if vanished:
+        findings.append(
+            Finding(
+                "alarm",
+                "saturated softmax",
+                f"The cross-entropy has a zero gradient for {vanished} of {len(share)} images where the margin has "
+                "one: the logits are so large that the softmax saturates. Attack with loss='cw' or 'dlr'.",
+            )
+        )
+    if not findings:
+        findings.append(
+            Finding(
+                "ok",
+                "zero gradients",
+                f"Median share of zero gradient entries per image {share.median():.1%}; cross-entropy and margin "
+                f"gradients have mean cosine {small.mean():.2f}.",
+            )
+        )
+    return findings
+
+
+def larger_radius(probe: Probe) -> list[Finding]:
+    """A larger ball must not help the defence, and the whole box must defeat it."""
+    largest = diameter(probe.x[0], probe.norm)
+    radii = sorted({probe.eps, min(2 * probe.eps, largest), largest})
+    accuracy = [probe.accuracy(probe.pgd(eps=eps, steps=40 if eps == largest else 20)) for eps in radii]
+    seen = ", ".join(f"{a:.1%} at {eps:.3g}" for a, eps in zip(accuracy, radii, strict=True))
+    findings = []
+    step = 2 / len(probe.x)
+    if any(later > earlier + step for earlier, later in pairwise(accuracy)):
+        text = f"A larger radius raises accuracy under a short PGD attack ({seen}), which no honest ball can do."
+        findings.append(Finding("alarm", "larger radius", text + " The ascent follows a misleading gradient."))
+    if accuracy[-1] > step:
+        text = f"PGD without a limit on the perturbation leaves {accuracy[-1]:.1%} right ({seen}): with the whole "
+        text += "box to move in, every image can be broken, so that the gradient does not show the way."
+        findings.append(Finding("alarm", "unbounded attack", text))
+    return findings or [Finding("ok", "larger radius", f"Accuracy falls with the radius under a short PGD ({seen}).")]
+
+
+def black_box(probe: Probe) -> list[Finding]:
+    """White-box PGD must be at least as strong as attacks that see no gradient."""
+    white = probe.right(probe.pgd())
+    rivals: dict[str, Tensor] = {}
+    step_size = 2.5 * probe.eps / 20
+    spsa = SPSA(norm=probe.norm, eps=probe.eps, step_size=step_size, steps=20, samples=16)
+    rivals["SPSA"] = probe.right(spsa)
+    if probe.norm == "linf":
+        square = Square(eps=probe.eps, queries=200, rescale_schedule=True, passes=probe.passes)
+        rivals["Square"] = probe.right(square)
+    if probe.source is not None:
+        rivals["transfer from the undefended classifier"] = probe.right(probe.pgd(), source=probe.source)
+    findings = []
+    for name, right in rivals.items():
+        gain = (white - right).clamp_min(0).mean().item()
+        if gain > max(0.02, 1.5 / len(white)):
+            findings.append(
+                Finding(
+                    "alarm",
+                    "black box beats white box",
+                    f"{name} breaks images that white-box PGD does not (accuracy {right.mean():.1%} against "
+                    f"{white.mean():.1%}, {gain:.1%} of the probed images): the gradient is masked.",
+                )
+            )
+    seen = ", ".join(f"{name} {right.mean():.1%}" for name, right in rivals.items())
+    text = f"White-box PGD ({white.mean():.1%}) is at least as strong on each probed image as {seen}."
+    return findings or [Finding("ok", "black box", text)]
+
+
+def surrogates(probe: Probe) -> list[Finding]:
+    """Every backward rule that the defence offers, against the exact one."""
+    if not isinstance(probe.model, OffersGradients) or not probe.model.gradients:
+        return []
+    names = ["exact", *(name for name in probe.model.gradients if name != "exact")]
+    accuracy = {name: probe.accuracy(probe.pgd(grad=name)) for name in names}
+    seen = ", ".join(f"{name} {a:.1%}" for name, a in accuracy.items())
+    best = min(accuracy, key=lambda name: accuracy[name])
+    if accuracy[best] < accuracy["exact"] - 1.5 / len(probe.x):
+        text = f"The backward rule {best!r} is a stronger attack than the exact gradient ({seen}): run the attacks "
+        return [Finding("warning", "surrogates", text + f"with grad={best!r} too.")]
+    return [Finding("ok", "surrogates", f"No backward rule is stronger than the exact gradient ({seen}).")]

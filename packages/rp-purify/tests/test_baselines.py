@@ -1,0 +1,155 @@
+import math
+
+import pytest
+import torch
+from rp_models.mask import complement, random_mask
+from rp_models.noise import normal, uniform
+from rp_purify import (
+    DiffPure,
+    GaussianNoise,
+    LikelihoodMaximisation,
+    MAEReconstruction,
+    NoPurification,
+    OneStepDenoise,
+    Purifier,
+)
+from rp_purify.diffpure import GRADUAL_CIFAR10, vp_levels
+from torch import nn
+
+from .models import ShrinkingDenoiser, tiny_images, tiny_mae
+
+PURIFIERS: dict[str, Purifier] = {
+    "none": NoPurification(),
+    "noise": GaussianNoise(0.1),
+    "mae": MAEReconstruction(tiny_mae()),
+    "one step": OneStepDenoise(ShrinkingDenoiser()),
+    "sde": DiffPure(ShrinkingDenoiser(), times=40, steps=3),
+    "ode": DiffPure(ShrinkingDenoiser(), times=(40, 20), steps=3, solver="ode"),
+    "likelihood": LikelihoodMaximisation(ShrinkingDenoiser(), steps=2),
+}
+
+
+@pytest.mark.parametrize("name", PURIFIERS)
+def test_every_baseline_obeys_the_contract_of_purifiers(name: str) -> None:
+    purifier, x, index = PURIFIERS[name], tiny_images(4), torch.tensor([7, 3, 11, 0])
+    before = x.clone()
+    together = purifier(x, seed=2, index=index)
+    alone = torch.cat([purifier(x[i : i + 1], seed=2, index=index[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)  # matrix products of other sizes
+    assert together.shape == x.shape
+    assert together.dtype == x.dtype
+    assert 0 <= together.min() <= together.max() <= 1
+    assert torch.equal(x, before)
+    leaf = x.clone().requires_grad_()
+    purifier.with_gradient("identity")(leaf, seed=2, index=index).sum().backward()
+    assert torch.equal(leaf.grad, torch.ones_like(x))
+    with torch.no_grad():
+        torch.testing.assert_close(purifier(x, seed=2, index=index), together, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in PURIFIERS if name != "likelihood"])
+def test_exact_gradients_are_those_of_finite_differences_and_spare_the_weights(name: str) -> None:
+    purifier = PURIFIERS[name].double()
+    x = tiny_images(1, low=0.4, high=0.6).double().requires_grad_()
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    call = purifier.with_noise(seed=1, index=torch.tensor([4]))
+    (call(x) * upstream).sum().backward()
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+    with torch.no_grad():
+        difference = ((call(x + 1e-6 * direction) - call(x - 1e-6 * direction)) * upstream).sum() / 2e-6
+    # central differences in float64: error about 1e-8; no prediction may cross 0 or 1 within 1e-6
+    assert float((x.grad * direction).sum()) == pytest.approx(float(difference), abs=1e-6, rel=1e-6)
+    assert all(parameter.grad is None for parameter in purifier.parameters())
+    assert all(parameter.requires_grad for parameter in ShrinkingDenoiser().parameters())
+    PURIFIERS[name].float()
+
+
+def test_reconstruction_takes_each_patch_from_the_pass_that_hides_it() -> None:
+    x, mae, index = tiny_images(), tiny_mae(), torch.arange(3)
+    purifier = MAEReconstruction(mae, mask_rate=0.75)
+    mask = random_mask(uniform((16,), seed=5, purpose="mask", index=index), 0.75)
+    first, second = mae.reconstruct(x, mask), mae.reconstruct(x, complement(mask))
+    purified = purifier(x, seed=5)
+    for image in range(3):
+        for patch in range(16):
+            rows, columns = slice(patch // 4 * 2, patch // 4 * 2 + 2), slice(patch % 4 * 2, patch % 4 * 2 + 2)
+            expected = (first if mask.mask[image, patch] else second)[image, 0, rows, columns].clamp(0, 1)
+            torch.testing.assert_close(purified[image, 0, rows, columns], expected)
+    kept = MAEReconstruction(mae, mask_rate=0.75, keep_visible=True)(x, seed=5)
+    torch.testing.assert_close(kept, first.clamp(0, 1))
+
+
+def test_noise_levels_are_those_of_diffpures_schedule() -> None:
+    # from the product of 1 - beta over the first t of 1,000 steps, beta linear from 1e-4 to 0.02
+    for times, sigma in ((75, 0.2546), (100, 0.3388), (125, 0.4264), (150, 0.5182), (200, 0.7193)):
+        assert vp_levels(times, times)[0] == pytest.approx(sigma, abs=5e-5)
+    levels = vp_levels(100, 10)
+    assert len(levels) == 11
+    assert levels[-1] == 0.0
+    assert levels[5] == pytest.approx(vp_levels(50, 1)[0])
+
+
+def test_gradual_purification_has_its_rounds() -> None:
+    assert [len(levels) - 1 for levels in DiffPure(nn.Identity(), times=GRADUAL_CIFAR10).rounds] == [
+        30,
+        30,
+        30,
+        30,
+        50,
+        50,
+        125,
+        125,
+    ]
+
+
+def test_the_deterministic_reverse_process_follows_the_exact_solution_for_gaussian_data() -> None:
+    # for data N(m, s^2) the probability flow maps x at level sigma to m + (x - m) s / sqrt(s^2 + sigma^2)
+    x, index = tiny_images(low=0.4, high=0.6).double(), torch.arange(3)
+    denoiser = ShrinkingDenoiser(0.2, 0.5).double()
+    purified = DiffPure(denoiser, times=100, solver="ode")(x, seed=0)
+    sigma = vp_levels(100, 1)[0]
+    start = 2 * x - 1 + sigma * normal((1, 8, 8), seed=0, purpose="noise of round 0", index=index, dtype=x.dtype)
+    exact = 0.2 + (start - 0.2) * 0.5 / math.hypot(0.5, sigma)
+    # Heun with 100 steps; the last, an Euler step from sigma = 0.01, leaves about 0.01^2
+    torch.testing.assert_close(purified, ((exact + 1) / 2).clamp(0, 1), atol=5e-4, rtol=0)
+
+
+def test_the_stochastic_reverse_process_restores_the_distribution_of_gaussian_data() -> None:
+    # noised data denoised with the data's own denoiser: mean and deviation stay what they were, at any t*
+    generator = torch.Generator().manual_seed(0)
+    data = 0.2 + 0.1 * torch.randn(200, 1, 8, 8, generator=generator)
+    purified = DiffPure(ShrinkingDenoiser(0.2, 0.1), times=50)((data + 1) / 2, seed=0)
+    result = 2 * purified - 1
+    assert float(result.mean()) == pytest.approx(0.2, abs=0.004)  # 12,800 values: standard error 0.0009
+    assert float(result.std()) == pytest.approx(0.1, abs=0.004)
+
+
+def test_one_step_denoising_calls_the_denoiser_once_at_its_level() -> None:
+    x, index = tiny_images(), torch.arange(3)
+    unit = normal((1, 8, 8), seed=3, purpose="noise", index=index)
+    expected = ShrinkingDenoiser()(2 * x - 1 + 0.4 * unit, torch.full((3,), 0.4))
+    purified = OneStepDenoise(ShrinkingDenoiser(), sigma=0.4)(x, seed=3)
+    torch.testing.assert_close(purified, ((expected + 1) / 2).clamp(0, 1))
+
+
+def test_likelihood_maximisation_moves_images_towards_the_data() -> None:
+    x = torch.full((2, 1, 8, 8), 0.9)
+    purified = LikelihoodMaximisation(ShrinkingDenoiser(0.0, 0.2), steps=5)(x)
+    assert (purified < x).double().mean() > 0.9  # the data's mean, 0 in [-1, 1], is 0.5 in pixels
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GaussianNoise(-1.0), "std must not be negative"),
+        (lambda: OneStepDenoise(nn.Identity(), sigma=0.0), "sigma must be positive"),
+        (lambda: MAEReconstruction(tiny_mae(), mask_rate=0.0), "hides none"),
+        (lambda: DiffPure(nn.Identity(), times=0), "1 <= steps <= times <= 1000"),
+        (lambda: DiffPure(nn.Identity(), solver="euler"), "'sde' or 'ode'"),
+        (lambda: LikelihoodMaximisation(nn.Identity(), sigma=(0.5, 0.1)), "sigma_low <= sigma_high"),
+        (lambda: LikelihoodMaximisation(nn.Identity(), grad="exact"), "has the gradients identity"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()  # type: ignore[operator]

@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rp_purify.theory import descent_bound, kernel_variation, reconstruction_inequality
+from torch import Tensor
+
+
+def _layer(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs (5, 6), their direction of change, and weights of a head of width 4."""
+    z, direction = (torch.randn(5, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    w_q, w_k = (0.3 * torch.randn(6, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    return z, direction, w_q, w_k
+
+
+def test_theorem_3_1_approximates_the_variation_of_unnormalised_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, direction, w_q, w_k = _layer(generator)
+    small = kernel_variation(z, 1e-3 * direction, w_q, w_k, features=200_000, generator=generator)
+    # Monte Carlo over 200,000 features: a few per cent
+    assert small.approximation == pytest.approx(small.kernel, rel=0.1)
+    # first order: ten times the shift, more than a hundred times the error, which features cannot explain
+    large = kernel_variation(z, 3.0 * direction, w_q, w_k, features=200_000, generator=generator)
+    assert abs(large.approximation / large.kernel - 1) > 0.2
+    # softmax divides by the row sums, so its variation is smaller: the theorem is not about it
+    assert small.softmax < 0.5 * small.kernel
+
+
+def test_theorem_3_1_agrees_with_its_formula_written_out() -> None:
+    z, delta, w_q, w_k = _layer(torch.Generator().manual_seed(1))
+    result = kernel_variation(z, delta, w_q, w_k, features=7, generator=torch.Generator().manual_seed(2))
+    omega = torch.randn(7, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    entries = []
+    for i in range(5):
+        for j in range(5):
+            q, dq = z[i] @ w_q / math.sqrt(2), delta[i] @ w_q / math.sqrt(2)  # 4 ** 0.25 is sqrt(2)
+            k, dk = z[j] @ w_k / math.sqrt(2), delta[j] @ w_k / math.sqrt(2)
+            weights = torch.stack([torch.exp(w @ (q + k)) for w in omega])
+            b, y = weights.sum(), sum(weight * w for weight, w in zip(weights, omega, strict=True))
+            gamma = torch.exp(-(q @ q + k @ k) / 2) / 7
+            entries.append(gamma * ((y - b * q) @ dq + (y - b * k) @ dk))
+    assert result.approximation == pytest.approx(float(torch.stack(entries).norm()), rel=1e-10)
+
+
+@given(seed=st.integers(0, 10_000), rate=st.floats(0.01, 0.5), steps=st.integers(0, 30))
+@settings(deadline=None, max_examples=20)
+def test_theorem_j1_holds_for_a_convex_loss(seed: int, rate: float, steps: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    b, start = (torch.randn(n, generator=generator, dtype=torch.float64) for n in (6, 4))
+    minimum = torch.linalg.lstsq(a, b[:, None]).solution[:, 0]
+
+    def loss(x: Tensor) -> Tensor:
+        return (a @ x - b).square().mean()
+
+    result = descent_bound(loss, start, minimum, rate=rate, steps=steps)
+    assert -1e-9 <= result.gap <= result.bound * (1 + 1e-9)
+
+
+def test_theorem_j1_can_fail_without_convexity() -> None:
+    start, minimum = torch.zeros(1, dtype=torch.float64), torch.full((1,), math.pi / 2, dtype=torch.float64)
+    # at the top of a cosine the gradient vanishes and gradient descent stays: the gap does not shrink, the bound does
+    result = descent_bound(lambda x: torch.cos(2 * x).sum(), start, minimum, rate=0.1, steps=99)
+    assert result.gap == pytest.approx(2.0)
+    assert result.bound < 0.2
+
+
+def test_theorem_3_2_is_reported_image_by_image() -> None:
+    clean, loss = torch.tensor([1.0, 1.0, 1.0, 3.0]), torch.tensor([2.0, 1.0, 0.6, 1.0])
+    squared = torch.tensor([[1.0, 2.0], [0.5, 0.5], [1.0, 1.0], [0.0, 0.0]])
+    report = reconstruction_inequality(clean, loss, squared, constant=1.0)
+    torch.testing.assert_close(report.largest_constant, torch.tensor([2.0, 2.0, 0.2, -math.inf]))
+    assert report.rate == 0.5
+    assert reconstruction_inequality(clean, loss, squared, constant=1.0, bias=1.0).rate == 1.0

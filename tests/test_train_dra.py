@@ -1,0 +1,203 @@
+"""`train_dra.py` as a user runs it: on the command line, in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rp_models.checkpoint import read_tensors
+
+ROOT = Path(__file__).parent.parent
+METHODS = ("standard", "dm-at", "dm-at+dra")
+
+
+def command(*arguments):
+    return [sys.executable, str(ROOT / "apps" / "train_dra.py"), *map(str, arguments)]
+
+
+def run(*arguments, cwd, status=0):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run of the smallest recipe."""
+    folder = tmp_path_factory.mktemp("run")
+    done = run("--recipe", "smoke", "--device", "cpu", cwd=folder)
+    return folder, folder / "runs" / "train_dra" / "smoke", done
+
+
+def weights(folder):
+    return {method: read_tensors(folder / "checkpoints" / f"{method}.safetensors") for method in METHODS}
+
+
+def same(one, other):
+    return all(
+        one[method].keys() == other[method].keys()
+        and all((one[method][key] == other[method][key]).all() for key in one[method])
+        for method in METHODS
+    )
+
+
+def test_a_run_leaves_everything_that_was_promised(finished):
+    _, folder, done = finished
+    for name in ("config.json", "environment.json", "metrics.jsonl", "result.json", "synthetic.npz", "stages.json"):
+        assert (folder / name).stat().st_size > 0
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+        "edm.safetensors",
+        *(f"{method}.safetensors" for method in METHODS),
+    }
+    for figure in ("training", "comparison"):
+        assert (folder / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+    for method in METHODS:
+        assert any(line.startswith(method + " ") for line in done.stdout.splitlines())
+    stages = {json.loads(line)["stage"] for line in (folder / "metrics.jsonl").read_text().splitlines()}
+    assert stages == {"edm", *METHODS}
+
+
+def test_the_result_counts_and_is_possible(finished):
+    result = json.loads((finished[1] / "result.json").read_text())
+    assert result["setting"]["images"] == 12
+    assert result["setting"]["eps"] == result["config"]["evaluation"]["eps"]
+    for row in result["methods"].values():
+        clean, robust = row["clean"], row["autoattack"]
+        assert robust["correct"] <= clean["correct"] <= clean["images"] == robust["images"] == 12
+        for value in (clean, robust):
+            assert value["estimate"] == value["correct"] / value["images"]
+            assert value["low"] <= value["estimate"] <= value["high"]
+    assert {"edm", "synthetic", *METHODS} <= result["seconds"].keys()
+    assert result["environment"]["versions"]["torch"]
+
+
+def test_a_finished_run_is_not_overwritten_and_resuming_it_only_prints(finished):
+    cwd, folder, done = finished
+    before = {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
+    refused = run("--recipe", "smoke", "--device", "cpu", cwd=cwd, status=2)
+    assert "already holds a run; go on with --resume" in refused.stderr
+    again = run("--recipe", "smoke", "--device", "cpu", "--resume", cwd=cwd)
+    assert again.stdout == done.stdout
+    assert {path: path.read_bytes() for path in folder.rglob("*.safetensors")} == before
+
+
+def test_a_run_of_another_configuration_is_refused(finished):
+    refused = run("--recipe", "smoke", "--device", "cpu", "--resume", "--seed", 5, cwd=finished[0], status=2)
+    assert "seed: 0 there, 5 asked for" in refused.stderr
+
+
+def test_the_cached_diffusion_model_gives_the_same_run(finished, tmp_path):
+    cwd, folder, _ = finished
+    arguments = ("--recipe", "smoke", "--device", "cpu", "--out", tmp_path / "b", "--method", "dm-at")
+    done = run(*arguments, "--cache", cwd / "runs" / "cache", cwd=tmp_path)
+    assert "edm:" not in done.stderr
+    first, second = (read_tensors(run / "checkpoints" / "dm-at.safetensors") for run in (folder, tmp_path / "b"))
+    assert all((first[key] == second[key]).all() for key in first)
+
+
+@pytest.mark.parametrize("stage", ["edm", "standard", "dm-at+dra"])
+def test_a_run_killed_in_any_stage_ends_with_the_same_weights(finished, tmp_path, stage):
+    """Killed with SIGKILL soon after a stage's first line appears, then resumed."""
+    folder = tmp_path / "killed"
+    arguments = ("--recipe", "smoke", "--device", "cpu", "--out", folder, "--cache", tmp_path / "cache")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path, env=environment
+    )
+    metrics = folder / "metrics.jsonl"
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        if metrics.exists() and f'"stage": "{stage}"' in metrics.read_text():
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run(*arguments, "--resume", cwd=tmp_path)
+    assert same(weights(finished[1]), weights(folder))
+    steps = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert len({(record["stage"], record["step"]) for record in steps}) == len(steps)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--dry-run"]])
+def test_asking_does_not_import_torch(arguments, tmp_path):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['train_dra.py', *{arguments!r}]\n"
+        f"sys.path.insert(0, {str(ROOT / 'apps')!r})\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'apps' / 'train_dra.py')!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code in (0, None), end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_dry_run_resolves_the_configuration(tmp_path):
+    done = run("--dry-run", "--training.epochs", 7, "--method", "at", cwd=tmp_path)
+    config = json.loads(done.stdout)
+    assert config["training"]["epochs"] == 7
+    assert config["method"] == ["at"]
+    assert config["alignment"]["weight"] == 1.2
+    assert config["alignment"]["sigma"] == 0.1
+
+
+def test_help_explains_every_setting(tmp_path):
+    lines = [line.strip("│ ") for line in run("--help", cwd=tmp_path).stdout.splitlines()]
+    starts = [number for number, line in enumerate(lines) if line.startswith("--")]
+    assert len(starts) > 30
+    for start in starts:
+        rest = " ".join(lines[start : start + 4])
+        explained = rest.split("(default")[0]
+        words = [word for word in explained.split() if word.islower() and word.isalpha()]
+        assert len(words) >= 2, f"no explanation: {rest}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "digts"], "invalid choice: 'digts'"),
+        (["--bogus", "3"], "Unrecognized options: --bogus"),
+        (["--training.eps", "8"], "in units of [0, 1] pixels"),
+        (["--training.epochs", "many"], "--training.epochs"),
+        (["--method", "dm-att"], "invalid choice 'dm-att'"),
+        (["--data", "digit"], "did you mean digits"),
+        (["--edm.channel-mult", "1", "1", "1", "1", "1"], "cannot be halved 4 times"),
+        (["--synthetic.images", "0"], "the dm-at methods need synthetic images"),
+    ],
+)
+def test_bad_settings_end_in_one_sentence(arguments, message, tmp_path):
+    done = run(*arguments, cwd=tmp_path, status=2)
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_surroundings_end_in_one_sentence(finished, tmp_path):
+    base = ("--recipe", "smoke", "--cache", tmp_path / "cache", "--out")
+    assert "no device 'tpu9'" in run(*base, tmp_path / "a", "--device", "tpu9", cwd=tmp_path, status=2).stderr
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").write_text("years of work")
+    assert "holds no run" in run(*base, tmp_path / "b", cwd=tmp_path, status=2).stderr
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["thesis.tex"]
+
+
+def test_a_truncated_checkpoint_is_named(finished, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(finished[1], folder)
+    broken = folder / "checkpoints" / "dm-at.safetensors"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    (folder / "results" / "dm-at.json").unlink()
+    done = run("--recipe", "smoke", "--device", "cpu", "--out", folder, "--resume", cwd=tmp_path, status=2)
+    assert "dm-at.safetensors: not a complete safetensors file" in done.stderr
+    assert broken.stat().st_size == 1000
