@@ -31,6 +31,18 @@ def parse(options: type[Options], recipes: Mapping[str, Callable[[], Any]]) -> O
         fail(str(error))
 
 
+def parse_plain(options: type[Options]) -> Options:
+    """The options of this call, for an app without recipes.
+
+    Raises:
+        SystemExit: with status 2 for an unknown option or a value out of range.
+    """
+    try:
+        return tyro.cli(options)
+    except ValueError as error:
+        fail(str(error))
+
+
 def guarded(work: Callable[[], None]) -> int:
     """Run a job and turn what a user can cause into one sentence and an exit status.
 

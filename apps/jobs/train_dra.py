@@ -23,13 +23,13 @@ from rp_dra.settings import Method
 from rp_dra.targets import EdmTarget
 from rp_dra.trainer import ClassifierTrainer, objective_of
 from rp_models import noise
-from rp_models.data import ImageSet, load_images, read_synthetic, write_synthetic
-from rp_models.data.datasets import DataError, subset
+from rp_models.data import ImageSet, load_images, read_synthetic, subset, write_synthetic
 from rp_models.sampling import balanced_labels, generate
 from rp_models.training import EdmTrainer, ProgressBar, RunFolder, state_path, train_stage
 from torch import Tensor, nn
 
 from jobs import dra_report
+from jobs.device import choose_device
 
 AUTOATTACK: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version's attacks, in its order
 
@@ -224,15 +224,3 @@ class TrainDraJob:
 def _features(model: nn.Module, x: Tensor) -> Tensor:
     features: Tensor = model.forward_features(x)  # type: ignore[operator]
     return features
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"no device {name!r} here ({reason}); try --device cpu") from None
-    return torch.device(name)

@@ -107,6 +107,8 @@ def test_wrong_use_is_refused(tmp_path: Path) -> None:
     extract_features(net, batches(), path, n=10, layer="head")
     with pytest.raises(ValueError, match="was begun with"):
         extract_features(net, batches(), path, n=10, layer="conv")
+    with pytest.raises(ValueError, match="was begun with"):
+        extract_features(Net(), batches(), path, n=10, layer="head")  # other weights
     shuffled = [(index.flip(0), x) for index, x in batches()]
     with pytest.raises(ValueError, match="other images or another order"):
         extract_features(net, shuffled, path, n=10, layer="head")

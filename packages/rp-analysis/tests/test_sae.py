@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rp_analysis import SaeConfig, SaeTrainer, TopKSae, evaluate_reconstruction, sae_sweep, top_activations, train_sae
 from rp_analysis.sae_training import geometric_median, learning_rate
-from rp_analysis.sparse_code import select_top_k
+from rp_analysis.sparse_code import attach_gradient, decode, select_top_k
 from torch import Tensor
 
 from .golden.recipe import fill_value
@@ -168,6 +170,30 @@ def test_a_resumed_training_is_the_unbroken_one_bit_by_bit(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["sae.npz"]
     with pytest.raises(ValueError, match="was trained on features of shape"):
         SaeTrainer.load(tmp_path / "sae.npz", features[:100])
+
+
+@settings(deadline=None, max_examples=15)
+@given(b=st.integers(1, 9), d=st.integers(1, 6), n=st.integers(2, 20), seed=st.integers(0, 1000), data=st.data())
+def test_sparse_products_and_their_gradients_equal_dense_ones(
+    b: int, d: int, n: int, seed: int, data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, n))
+    generator = torch.Generator().manual_seed(seed)
+    x, encoder, bias, decoder = (
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((b, d), (n, d), (n,), (n, d))
+    )
+    values, index = select_top_k(x, encoder, bias, k)
+    sparse = decode(attach_gradient(values, index, x, encoder, bias).square(), index, decoder)
+    pre = x @ encoder.T + bias
+    dense = (pre.square() * torch.zeros_like(pre).scatter(1, index, 1.0)) @ decoder
+    torch.testing.assert_close(sparse, dense, rtol=1e-10, atol=1e-12)
+    weights = torch.randn(b, d, generator=generator, dtype=torch.float64)
+    wanted = (x, encoder, bias, decoder)
+    for found, twin in zip(
+        torch.autograd.grad(sparse, wanted, weights), torch.autograd.grad(dense, wanted, weights), strict=True
+    ):
+        torch.testing.assert_close(found, twin, rtol=1e-10, atol=1e-12)
 
 
 def test_encoding_keeps_no_dense_code() -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_analysis import cka, cknna, cknna_matrix, mutual_knn
-from rp_analysis.neighbours import nearest_neighbours
+from rp_analysis.neighbours import _top_k, nearest_neighbours
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -189,6 +189,15 @@ def test_ties_go_to_the_lower_index() -> None:
     assert near[0].tolist() == [1, 2, 3]
     assert near[5].tolist() == [0, 1, 2]
     assert near[7].tolist() == [0, 1, 2]
+
+
+@settings(deadline=None, max_examples=25)
+@given(scores=st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=5))
+def test_top_k_is_the_head_of_a_stable_sort(scores: list[list[int]]) -> None:
+    score = torch.tensor(scores, dtype=torch.float64)
+    for k in range(1, 6):
+        expected = [sorted(range(6), key=lambda j, row=row: -row[j])[:k] for row in scores]
+        assert _top_k(score, k).tolist() == expected
 
 
 def test_duplicated_and_zero_rows_are_defined() -> None:

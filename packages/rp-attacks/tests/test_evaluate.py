@@ -176,6 +176,14 @@ def test_the_table_and_the_json_say_the_same() -> None:
     assert len(data["per_image"]["linf 10.2/255"]["chosen"]) == 24
 
 
+def test_an_interval_has_width_even_where_every_pass_agrees() -> None:
+    model, x, _ = problem(12)
+    y = model(x).argmax(1)
+    steady = run(model, x, y, {"none": PGD(eps=0.0)}, passes=3)
+    assert steady.verdict(steady.clean).per_query.estimate == 1
+    assert 0.7 < steady.verdict(steady.clean).per_query.low < 0.8
+
+
 def test_two_defences_are_compared_on_the_same_images() -> None:
     model, x, y = problem(60)
     weak, strong = run(model, x, y), run(model, x, y, {"pgd": PGD(eps=0.001)})
@@ -227,5 +235,5 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             run(*arguments, **options)
-    with pytest.raises(TypeError, match="hard ones"):
+    with pytest.raises(TypeError, match="y must be int64 labels"):
         run(model, x, model(x).softmax(1).detach())

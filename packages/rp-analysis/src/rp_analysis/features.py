@@ -1,5 +1,6 @@
 """Features of any layer of any module, streamed to a memory-mapped file that an interrupted run continues."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -38,7 +39,8 @@ def extract_features(
     """Writes a layer's features of n images to `path` (.npy), with indices and a record beside it.
 
     If `path` exists from an interrupted run with the same settings, rows already written are skipped without running
-    the model; `batches` must then yield the same images in the same order, which their indices prove.
+    the model; `batches` must then yield the same images in the same order, which their indices prove. The record holds
+    a fingerprint of the weights, so that two checkpoints never share a file; what `forward` adds is not in it.
 
     Args:
         model: any module; run in eval mode without gradients, its mode is restored.
@@ -62,6 +64,7 @@ def extract_features(
     if pool not in get_args(Pool) or n < 1 or dtype not in ("float32", "float16"):
         raise ValueError(f"pool must be one of {get_args(Pool)}, n positive; got pool={pool!r}, n={n}, dtype={dtype!r}")
     settings = {"n": n, "layer": layer, "pool": pool, "dtype": dtype, "model": type(model).__name__}
+    settings["weights"] = _fingerprint(model)
     writer = _Writer(path, settings)
     read = _reader(model, layer, forward)
     with eval_mode(model), torch.inference_mode():
@@ -142,6 +145,15 @@ class _Writer:
         temporary = _beside(self.path, ".json.tmp")
         temporary.write_text(json.dumps(self.settings | {"done": self.done}, indent=1))
         temporary.replace(_beside(self.path, ".json"))
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """A hash of all parameters and buffers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _beside(path: Path, ending: str) -> Path:

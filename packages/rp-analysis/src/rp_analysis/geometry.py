@@ -51,7 +51,8 @@ def uniformity_loss(x: Matrix, *, t: float = 2.0, normalize: bool = True, block:
     Args:
         x: (n, d) features, n >= 2.
         t: inverse width of the Gaussian, positive.
-        normalize: scale rows to unit length first, as the definition assumes; False takes rows as they are.
+        normalize: scale rows to unit length first, as the definition assumes; False takes rows as they are, and
+            then far-apart rows can give -inf.
         block: rows per tile.
 
     Returns:
@@ -104,7 +105,7 @@ class _PotentialSum(Function):
         ctx.save_for_backward(u)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (u,) = ctx.saved_tensors
         grad_u = torch.zeros_like(u)

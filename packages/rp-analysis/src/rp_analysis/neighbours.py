@@ -20,10 +20,6 @@ class Neighbours:
     index: Tensor
     similarity: Tensor
 
-    def first(self, k: int) -> "Neighbours":
-        """The same lists cut to the `k` nearest."""
-        return Neighbours(self.index[:, :k], self.similarity[:, :k])
-
 
 def nearest_neighbours(x: Tensor, k: int, *, normalize: bool = True) -> Neighbours:
     """Finds for each row the k other rows with the largest inner product.

@@ -54,7 +54,7 @@ def evaluate_reconstruction(sae: TopKSae, features: Matrix) -> Reconstruction:
     Raises:
         ValueError: features of another width, NaN, or the same for every sample.
 
-    Source: Gao et al. 2025, arXiv:2406.04093, section 2; reported in Fig. 6 of the DRA paper.
+    Source: Gao et al. 2025, arXiv:2406.04093; reported in Fig. 6 of the DRA paper.
     """
     x = as_matrix(features, "features", rows=2, keep_half=True)
     mean = column_mean(x)

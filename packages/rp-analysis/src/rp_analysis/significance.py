@@ -108,7 +108,7 @@ def bootstrap_interval(
     Raises:
         ValueError: as the score itself, or resamples or level out of range.
 
-    Source: Politis, Romano & Wolf 1999, Subsampling, chapter 2; Efron 1982, The Jackknife, section 8.3.
+    Source: Politis, Romano & Wolf 1999, Subsampling (Springer).
     """
     x, y = as_pair(a, b, ("a", "b"), rows=8)
     if resamples < 2 or not 0 < level < 1:

@@ -43,8 +43,6 @@ def admit(model: Classifier, x: Tensor, y: Tensor, attacks: Mapping[str, Attack]
     for attack in attacks.values():
         index = check_problem(x, y, norm=attack.norm, eps=attack.eps, index=index)
     assert index is not None
-    if y.is_floating_point():
-        raise TypeError("y must be int64 labels; an accuracy needs hard ones")
     _check_model(model, x)
     return index
 
@@ -91,7 +89,7 @@ def describe(
         "labels": fingerprint(y),
         "index": fingerprint(index),
         "count": len(x),
-        "attacks": {name: repr(attack) for name, attack in attacks.items()},
+        "attacks": {name: _attack_identity(attack, x, index) for name, attack in attacks.items()},
         "order": list(attacks),
         "seed": seed,
         "block_size": block_size,
@@ -99,6 +97,12 @@ def describe(
         "exhaustive": exhaustive,
         "pixels": pixels,
     }
+
+
+def _attack_identity(attack: Attack, x: Tensor, index: Tensor) -> str:
+    """Its settings, and the source of a transfer."""
+    source = getattr(attack, "source", None)
+    return repr(attack) if source is None else f"{attack!r} from {_identity(source, x, index)}"
 
 
 def _identity(model: Classifier, x: Tensor, index: Tensor) -> str:

@@ -75,6 +75,7 @@ def accuracy_curve(
             seed=derive_seed(seed, "verdict"),
             index=rows,
             passes=passes,
+            random=False,  # nothing is selected
             batch_size=batch_size,
         )
         right = record.right

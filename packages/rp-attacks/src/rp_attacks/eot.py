@@ -81,7 +81,7 @@ def expected_gradient(
 
 
 def margins(
-    model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor, passes: int = 1
+    model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor, passes: int = 1, check: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Mean margin and share of wrong passes of each image, without gradients.
 
@@ -92,6 +92,7 @@ def margins(
         seed: pass s draws its noise from (seed, s).
         index: int64 (b,), image indices.
         passes: number of passes.
+        check: refuse logits that are not finite or too few for the labels (waits for the device).
 
     Returns:
         (mean margin, share of passes misclassified), each (b,).
@@ -99,7 +100,10 @@ def margins(
     total, wrong = torch.zeros_like(x[:, 0, 0, 0]), torch.zeros_like(x[:, 0, 0, 0])
     with torch.no_grad():
         for s in range(passes):
-            margin = cw_margin(query(model, x, seed=derive_seed(seed, "pass", s), index=index).float(), y)
+            logits = query(model, x, seed=derive_seed(seed, "pass", s), index=index).float()
+            if check:
+                check_logits(logits, y)
+            margin = cw_margin(logits, y)
             total, wrong = total + margin, wrong + (margin >= 0)
     return total / passes, wrong / passes
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rp_attacks.admission import admit, check_shard, describe
-from rp_attacks.defence import Classifier, Randomised
+from rp_attacks.defence import Classifier
 from rp_attacks.diagnostics import diagnose
 from rp_attacks.norms import Norm
 from rp_attacks.problem import Attack, check_positive
@@ -61,7 +61,7 @@ def evaluate(
         batch_size: images per model call.
         block_size: images per saved file, the unit of resuming and of sharing between processes.
         passes: verdict passes K; by default 1, or 20 where two passes of the model differ.
-        exhaustive: run every attack on every image that is right when clean, for its own accuracy.
+        exhaustive: run every attack on every image, for its own accuracy.
         pixels: "uint8" keeps and judges adversarial images that an image file can hold; x must be such images.
         folder: where blocks are saved, and an interrupted evaluation resumes.
         shard: (rank, processes): this process does every processes-th block; needs a folder. A last call with
@@ -80,15 +80,15 @@ def evaluate(
     index = admit(model, x, y, attacks, index)
     check_shard(shard, folder)
     check_positive(batch_size=batch_size, block_size=block_size)
-    random = isinstance(model, Randomised) or is_random(model, x[:8], index=index[:8])
+    random = is_random(model, x[:8], index=index[:8])
     passes = passes or (RANDOM_PASSES if random else 1)
     problem = describe(
         model, x, y, index, attacks,
         seed=seed, block_size=block_size, passes=passes, exhaustive=exhaustive, pixels=pixels,
     )  # fmt: skip
     stages = Stages(
-        model=model, x=x, y=y, index=index, seed=seed, passes=passes, batch_size=batch_size, block_size=block_size,
-        shard=shard, pixels=pixels, store=Store(folder, problem), progress=progress,
+        model=model, x=x, y=y, index=index, seed=seed, passes=passes, random=random, batch_size=batch_size,
+        block_size=block_size, shard=shard, pixels=pixels, store=Store(folder, problem), progress=progress,
     )  # fmt: skip
     clean = stages.clean()
     threats = tuple(_one_threat(stages, clean, ball, group, exhaustive) for ball, group in _by_ball(attacks).items())
@@ -128,7 +128,9 @@ def _one_threat(
     images = to_pixels(stages.x[torch.from_numpy(stages.rows)], stages.pixels)
     records = {}
     for name, attack in attacks.items():
-        records[name], made = stages.attack(name, attack, (clean if exhaustive else worst).standing)
+        records[name], made = stages.attack(
+            name, attack, np.ones_like(worst.standing) if exhaustive else worst.standing
+        )
         worse = records[name].worse_than(worst) & records[name].tried
         worst = records[name].where(worse, worst)
         images[worse], chosen[worse] = made[worse], name

@@ -42,7 +42,7 @@ class SPSA:
         x_adv, best = x.clone(), Best(x)
         for step in range(self.steps + 1):
             step_seed = derive_seed(seed, "step", step)
-            score, _ = margins(model, x_adv, y, seed=step_seed, index=index)
+            score, _ = margins(model, x_adv, y, seed=step_seed, index=index, check=step == 0)
             best.offer(slice(None), x_adv, score)
             if step < self.steps:
                 grad = self._estimate(model, x_adv, y, step_seed, index)

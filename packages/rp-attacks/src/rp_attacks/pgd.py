@@ -108,7 +108,7 @@ class PGD:
         Returns:
             Images like x, detached, within eps and [0, 1].
         """
-        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index, soft=True)
         if y.is_floating_point() and (self._judges or self.loss not in ("ce", "kl")):
             raise ValueError(
                 "soft labels work with loss 'ce' or 'kl', select='last', restarts=1, early_stop=False only"

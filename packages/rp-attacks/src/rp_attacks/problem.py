@@ -42,15 +42,18 @@ def check_radius(norm: str, eps: float) -> None:
         raise ValueError(f"a Linf eps is in units of [0, 1] pixels, got {eps:g}; did you mean {eps:g}/255?")
 
 
-def check_problem(x: Tensor, y: Tensor, *, norm: Norm, eps: float, index: Tensor | None = None) -> Tensor:
+def check_problem(
+    x: Tensor, y: Tensor, *, norm: Norm, eps: float, index: Tensor | None = None, soft: bool = False
+) -> Tensor:
     """Check images, labels and radius against one another, and give the image indices.
 
     Args:
         x: images (b, c, h, w), floating, in [0, 1].
-        y: labels (b,) of int64 (or probabilities (b, k), for training with soft labels).
+        y: labels (b,) of int64.
         norm: of the ball.
         eps: its radius.
         index: int64 (b,) image indices; by default 0, 1, 2, ...
+        soft: allow probabilities (b, k) as labels, as training with soft labels needs.
 
     Returns:
         The indices on x's device.
@@ -60,7 +63,7 @@ def check_problem(x: Tensor, y: Tensor, *, norm: Norm, eps: float, index: Tensor
         TypeError: a tensor has the wrong kind of numbers.
     """
     check_images(x)
-    check_labels(x, y)
+    check_labels(x, y, soft=soft)
     largest = diameter(x[0], norm)
     if eps > largest * (1 + 1e-6):
         raise ValueError(
@@ -89,11 +92,11 @@ def check_images(x: Tensor) -> None:
         )
 
 
-def check_labels(x: Tensor, y: Tensor) -> None:
+def check_labels(x: Tensor, y: Tensor, *, soft: bool = False) -> None:
     """Refuse labels of the wrong type, shape, device or sign."""
     if y.device != x.device:
         raise ValueError(f"x is on {x.device} and y on {y.device}; move them to one device")
-    if y.is_floating_point():
+    if soft and y.is_floating_point():
         if y.dim() != 2 or len(y) != len(x):
             raise ValueError(
                 f"soft labels must be probabilities ({len(x)}, classes), got shape {tuple(y.shape)}; "

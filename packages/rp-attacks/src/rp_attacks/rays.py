@@ -10,7 +10,7 @@ from torch import Tensor
 from rp_attacks.defence import Classifier, query
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, project, size
-from rp_attacks.problem import check_positive, check_problem, check_radius
+from rp_attacks.problem import check_logits, check_positive, check_problem, check_radius
 
 
 class RaySResult(NamedTuple):
@@ -124,6 +124,8 @@ class _Ray:
             for number in range(self.attack.passes):
                 number_seed = derive_seed(self.seed, "label", int(self.used.sum()), number)
                 logits = query(self.model, images, seed=number_seed, index=self.index[rows])
+                if not self.used.any():
+                    check_logits(logits, self.y[rows])
                 votes += logits.argmax(dim=1) != self.y[rows]
         self.used[rows] += self.attack.passes
         return votes * 2 > self.attack.passes

@@ -83,6 +83,7 @@ def judge(
     seed: int,
     index: Tensor,
     passes: int,
+    random: bool,
     batch_size: int,
 ) -> Record:
     """Judge candidate images by fresh noise.
@@ -99,12 +100,15 @@ def judge(
         tried: (n,) whether the candidate is an attack's.
         seed: of the run; selecting and reporting passes draw apart.
         index: image indices (n,).
-        passes: reported passes K; with more than one, as many select.
+        passes: reported passes K.
+        random: whether the model is; then as many other passes select.
         batch_size: images per model call.
     """
     candidates = torch.where(tried[:, None, None, None], x_adv, x)
     margins = _margins(model, candidates, y, "report", seed, index, passes, batch_size)
-    selecting = margins if passes == 1 else _margins(model, candidates, y, "select", seed, index, passes, batch_size)
+    selecting = margins
+    if random:
+        selecting = _margins(model, candidates, y, "select", seed, index, passes, batch_size)
     return Record(
         right=(margins < 0).T.cpu().numpy(),
         wrong=(selecting >= 0).float().mean(dim=0).cpu().numpy(),

@@ -90,7 +90,9 @@ class Report:
         mean = right.mean(axis=1)
         vote = int((mean > 0.5).sum())
         every = int(right[:, :RESUBMISSIONS].all(axis=1).sum())
-        if right.shape[1] == 1:
+        if mean.min() == mean.max() in (0, 1):  # also one pass over one image; a bootstrap would have no width
+            per_query = wilson_interval(n * int(mean[0]), n, self.level)
+        elif right.shape[1] == 1:
             per_query = wilson_interval(int(right.sum()), n, self.level)
         else:
             per_query = bootstrap_interval(mean, self.level, seed=0)
@@ -118,7 +120,7 @@ class Report:
         for threat in self.threats:
             rows.append((threat.name, "random noise", len(threat.noise), self.verdict(threat.noise)))
             for name, record in threat.attacks.items():
-                whole = bool((record.tried == self.clean.standing).all())
+                whole = bool(record.tried[self.clean.standing].all())
                 part = record if whole else record.take(record.tried)
                 rows.append((threat.name, name, len(part), self.verdict(part) if len(part) else None))
             rows.append((threat.name, "WORST CASE", len(threat.worst), self.verdict(threat.worst)))

@@ -46,7 +46,8 @@ class Square:
         draws = uniform((self.queries, 2 + x.shape[1]), seed=seed, purpose="squares", index=index, like=x)
         stripes = uniform((x.shape[1], 1, x.shape[3]), seed=seed, purpose="stripes", index=index, like=x)
         best = (x + self.eps * _sign(stripes)).clamp(0, 1)
-        score, _ = margins(model, best, y, seed=derive_seed(seed, "query", 0), index=index, passes=self.passes)
+        first = derive_seed(seed, "query", 0)
+        score, _ = margins(model, best, y, seed=first, index=index, passes=self.passes, check=True)
         rows = torch.arange(len(x), device=x.device)
         for query in range(1, self.queries):
             if self.passes == 1:

@@ -49,6 +49,7 @@ class Stages:
     index: Tensor
     seed: int
     passes: int
+    random: bool
     batch_size: int
     block_size: int
     shard: tuple[int, int]
@@ -137,6 +138,7 @@ class Stages:
             seed=derive_seed(self.seed, "verdict"),
             index=self.index[part],
             passes=self.passes,
+            random=self.random,
             batch_size=self.batch_size,
         )
         return record, stored

@@ -13,10 +13,12 @@ from rp_attacks.carlini_wagner import CarliniWagner
 from rp_attacks.deepfool import DeepFool
 from rp_attacks.defence import Classifier
 from rp_attacks.eot import MeanLogits
+from rp_attacks.intervals import Interval
 from rp_attacks.norms import Norm
 from rp_attacks.pgd import PGD
 from rp_attacks.problem import Attack, check_problem
 from rp_attacks.rays import RayS
+from rp_attacks.report import Report
 from rp_attacks.square import Square
 from rp_attacks.transfer import Transfer
 
@@ -201,6 +203,16 @@ class Preset(NamedTuple):
     judge: Callable[[Classifier], Classifier]
     """What the work evaluates in place of the defence itself; for most the defence as it is."""
 
+    def accuracy(self, report: Report) -> Interval:
+        """The number as the work counts it: its verdict on its attack's images, whatever else the report knows.
+
+        Args:
+            report: of `evaluate(preset.judge(defence), ..., preset.attacks, passes=preset.passes, exhaustive=True)`.
+        """
+        records = [threat.attacks[name] for threat in report.threats for name in threat.attacks if name in self.attacks]
+        verdicts: list[Interval] = [getattr(report.verdict(record), self.verdict) for record in records]
+        return min(verdicts, key=lambda verdict: verdict.estimate)
+
 
 def preset(name: str, *, norm: Norm = "linf", gradients: Sequence[str] = ("exact",)) -> Preset:
     """The protocol of a published work.
@@ -256,6 +268,11 @@ class OnMeanLogits:
     def eps(self) -> float:
         """Radius of the attack's ball."""
         return self.attack.eps
+
+    @property
+    def shares_randomness(self) -> bool:
+        """Whether the attack's result depends on which images it is given together."""
+        return getattr(self.attack, "shares_randomness", False)
 
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
         """Adversarial images for the averaged classifier (see `PGD.__call__` for the arguments)."""

@@ -32,6 +32,11 @@ class Transfer:
         """Radius of the attack's ball."""
         return self.attack.eps
 
+    @property
+    def shares_randomness(self) -> bool:
+        """Whether the attack's result depends on which images it is given together."""
+        return getattr(self.attack, "shares_randomness", False)
+
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
         """Adversarial images for the source model; `model` is not asked."""
         return self.attack(self.source, x, y, seed=seed, index=index)

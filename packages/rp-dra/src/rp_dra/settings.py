@@ -22,9 +22,9 @@ METHODS: dict[Method, str] = {
 class ClassifierSettings:
     """The classifier: DM-AT's wide ResNet."""
 
-    depth: int = 28  # layers, 6 n + 4
+    depth: int = 28  # number of layers, 6 n + 4
     width: int = 10  # widening factor
-    activation: Literal["silu", "relu"] = "silu"  # everywhere in the network
+    activation: Literal["silu", "relu"] = "silu"  # nonlinearity of the whole network
     bn_momentum: float = 0.01  # 1 in the very first step, as in DM-AT
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class TrainingSettings:
 class AlignmentSettings:
     """Diffusion representation alignment (Eq. 3 and 4, Appendix D of the DRA paper)."""
 
-    weight: float = 1.2  # lambda
+    weight: float = 1.2  # lambda, the weight of the alignment term
     sigma: float = 0.1  # noise level of the diffusion features, in EDM's units (images in [-1, 1])
     layer: Literal["enc_last", "mid_in0", "bottleneck", "before_up"] = "bottleneck"
     hidden: int = 2048  # width of the three-layer projection head

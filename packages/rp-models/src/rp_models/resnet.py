@@ -9,11 +9,12 @@ Source: He et al. 2016, arXiv:1512.03385.
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rp_models.normalization import Normalize
+from rp_models.wide_resnet import relu
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+_GROUPS = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride
 
 
 class CifarResNet(nn.Module):
@@ -38,17 +39,15 @@ class CifarResNet(nn.Module):
         super().__init__()
         if depth not in _BLOCKS:
             raise ValueError(f"the depth of a ResNet is one of {', '.join(map(str, _BLOCKS))}, got {depth}")
-        kernels, expansion = ((3, 3), 1) if depth < 50 else ((1, 3, 1), 4)
+        block = _BasicBlock if depth < 50 else _Bottleneck
         self.normalize = Normalize(in_channels, mean, std)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         groups, width = [], 64
-        for count, channels in zip(_BLOCKS[depth], (64, 128, 256, 512), strict=True):
-            out_channels = channels * expansion
-            first = _Block(width, channels, out_channels, 1 if channels == 64 else 2, kernels)
-            rest = (_Block(out_channels, channels, out_channels, 1, kernels) for _ in range(count - 1))
-            groups.append(nn.Sequential(first, *rest))
-            width = out_channels
+        for count, (channels, stride) in zip(_BLOCKS[depth], _GROUPS, strict=True):
+            first = block(width, channels, stride)
+            width = channels * block.expansion
+            groups.append(nn.Sequential(first, *(block(width, channels, 1) for _ in range(count - 1))))
         self.layer1, self.layer2, self.layer3, self.layer4 = groups
         self.linear = nn.Linear(width, num_classes)
 
@@ -59,7 +58,7 @@ class CifarResNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) in [0, 1] to pooled features (b, 512), or (b, 2048) with bottlenecks."""
-        x = F.relu(self.bn1(self.conv1(self.normalize(x))), inplace=True)
+        x = relu(self.bn1(self.conv1(self.normalize(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,31 +66,47 @@ class CifarResNet(nn.Module):
         return self.linear(self.forward_features(x))
 
 
-class _Block(nn.Module):
-    """Convolutions of the given kernel sizes, each with a batch norm; the 3x3 one that comes first has the stride."""
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions."""
 
-    def __init__(
-        self, in_channels: int, channels: int, out_channels: int, stride: int, kernels: tuple[int, ...]
-    ) -> None:
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.depth = len(kernels)
-        strided = kernels.index(3)
-        widths = [in_channels, *[channels] * (self.depth - 1), out_channels]
-        for i, kernel in enumerate(kernels):
-            conv = nn.Conv2d(
-                widths[i], widths[i + 1], kernel, stride if i == strided else 1, padding=kernel // 2, bias=False
-            )
-            self.add_module(f"conv{i + 1}", conv)
-            self.add_module(f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
-        self.shortcut = nn.Sequential()
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
-            self.shortcut.append(nn.BatchNorm2d(out_channels))
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = _shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = x
-        for i in range(1, self.depth + 1):
-            out = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(out))
-            if i < self.depth:
-                out = F.relu(out, inplace=True)
-        return F.relu(out + self.shortcut(x), inplace=True)
+        hidden = relu(self.bn1(self.conv1(x)))
+        return relu(self.bn2(self.conv2(hidden)) + self.shortcut(x))
+
+
+class _Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1 ones, the last four times as wide."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * channels)
+        self.shortcut = _shortcut(in_channels, 4 * channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = relu(self.bn1(self.conv1(x)))
+        hidden = relu(self.bn2(self.conv2(hidden)))
+        return relu(self.bn3(self.conv3(hidden)) + self.shortcut(x))
+
+
+def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+    """A strided 1x1 convolution with its batch norm if shapes change, else nothing."""
+    if stride == 1 and in_channels == channels:
+        return nn.Sequential()
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))

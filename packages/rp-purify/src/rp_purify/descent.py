@@ -61,7 +61,7 @@ class SignDescent(Purifier):
 
     def purify(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
         """The images after S steps."""
-        if self.grad in CURVED:
+        if self.grad in CURVED and x.requires_grad and torch.is_grad_enabled():
             return replay(self, x, self.grad, seed=seed, index=index)
         purified, follows = x.detach(), torch.ones_like(x, dtype=torch.bool)
         for step in range(1, self.steps + 1):

@@ -35,8 +35,9 @@ CATALOG: dict[str, DatasetInfo] = {
         image_size=8,
         mean=(0.3056,),
         std=(0.3764,),
-        # no convention exists for 8x8 scans with 17 grey levels; 0.1 is 1.6 levels, see the README of the apps
-        eps={"linf": 0.1},
+        # No convention exists for 8x8 scans. 0.15 is 2.4 of their 16 grey levels: a standard classifier is as good as
+        # helpless there, while people still read the perturbed digits.
+        eps={"linf": 0.15},
         split_sizes={"train": 1297, "validation": 200, "test": 300},
         source="Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, "
         "the 1,797 images that scikit-learn ships as load_digits",

@@ -208,7 +208,7 @@ class UNetBlock(nn.Module):
         """Self-attention over the pixels of each image."""
         b, c, height, width = x.shape
         # the reference's channel order: head, then channel, then query, key, value
-        qkv = self.qkv(self.norm2(x)).reshape(b, self.heads, c // self.heads, 3, height * width)
-        q, k, v = (part.transpose(-2, -1) for part in qkv.unbind(3))  # b heads pixels channels
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(-2, -1).reshape(b, c, height, width))
+        qkv = self.qkv(self.norm2(x)).reshape(b * self.heads, c // self.heads, 3, height * width)
+        q, k, v = qkv.unbind(2)  # b*heads channels pixels: as they are, where fused attention would copy them
+        weights = (q.transpose(1, 2) @ (k / math.sqrt(c // self.heads))).softmax(dim=2)
+        return self.proj((v @ weights.transpose(1, 2)).reshape(b, c, height, width))

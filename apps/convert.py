@@ -1,0 +1,62 @@
+"""Turn an official weight file into a checkpoint of this project, and say what was found in it.
+
+    uv run apps/convert.py nvlabs edm-cifar10-32x32-cond-vp.pkl edm-cifar10.safetensors
+    uv run apps/convert.py robust cifar10_linf_wrn28-10.pt wrn-28-10.safetensors
+    uv run apps/convert.py vae vavae.pt vavae.safetensors --half
+
+Nothing in an official file is executed. A reader's own options are given as NAME=VALUE, the value as JSON:
+`--option heads=16 --option averaged=false`.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import commandline
+import tyro
+
+Kind = Literal["nvlabs", "mae", "maskdit", "lightningdit", "repa", "vae", "latent-statistics", "robust"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Turn an official weight file into a checkpoint of this project, and say what was found in it."""
+
+    kind: tyro.conf.Positional[Kind]  # whose file it is: EDM's, MAE's, ...; robust is DM-AT, RobustBench and TRADES
+    source: tyro.conf.Positional[Path]  # the official file
+    target: tyro.conf.Positional[Path]  # the safetensors file to write; an existing one is not overwritten
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # NAME=VALUE for the reader, value as JSON
+    half: bool = False  # store the weights in float16
+
+
+def reader_options(texts: tuple[str, ...]) -> dict[str, Any]:
+    """The options of `NAME=VALUE` texts; a value that is no JSON is taken as text."""
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            commandline.fail(f"expected NAME=VALUE after --option, got {text!r}")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def main() -> int:
+    """Parse, then convert; torch is imported only after parsing."""
+    options = tyro.cli(Options)
+    settings = reader_options(options.option)
+    if options.target.exists():
+        commandline.fail(f"{options.target} exists; remove it or name another target")
+    from jobs.convert import convert
+
+    return commandline.guarded(
+        lambda: convert(options.kind, options.source, options.target, options=settings, half=options.half)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The work of `convert.py`: read an official file, build its network, check that it fits, write our checkpoint."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import rp_models
+import torch
+from rp_models import importers
+from rp_models.checkpoint import CheckpointError
+
+READERS = {
+    "nvlabs": importers.read_nvlabs,
+    "mae": importers.read_mae,
+    "maskdit": importers.read_maskdit,
+    "lightningdit": importers.read_lightningdit,
+    "repa": importers.read_repa,
+    "vae": importers.read_vae,
+    "latent-statistics": importers.read_latent_statistics,
+    "robust": importers.read_robust,
+}
+
+
+def convert(kind: str, source: Path, target: Path, *, options: dict[str, Any], half: bool) -> None:
+    """Convert one file and print a summary.
+
+    Args:
+        kind: a key of `READERS`.
+        source: the official file.
+        target: the checkpoint to write.
+        options: of the reader.
+        half: store float16.
+
+    Raises:
+        CheckpointError: if the file cannot be read, does not fit its network, or the reader has no such option.
+    """
+    reader = READERS[kind]
+    known = [name for name, p in inspect.signature(reader).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise CheckpointError(f"the {kind} reader has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+    imported = reader(source, **options)
+    model = imported.build()
+    rp_models.save(
+        model, target, notes={"converted_from": source.name, "kind": kind}, dtype=torch.float16 if half else None
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{source.name}: {imported.architecture}, {parameters:,} parameters, {len(imported.state)} tensors")
+    for name, value in imported.arguments.items():
+        print(f"  {name}: {value}")
+    print(f'written to {target}; load it with rp_models.load("{target}")')

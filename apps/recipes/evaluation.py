@@ -1,0 +1,66 @@
+"""Settings of `evaluate.py`; importing this does not import torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rp_models.data.catalog import describe
+from rp_models.settings import require
+
+SuiteName = Literal[
+    "quick",
+    "pgd200-eot20-linf",
+    "pgd200-eot20-l2",
+    "pgd200-eot20-l1",
+    "autoattack",
+    "autoattack-rand",
+    "bpda-eot20",
+    "cw-eot",
+    "deepfool-eot",
+    "blackbox",
+    "unseen",
+    "purifier",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PurifierSettings:
+    """A purifier in front of the classifier."""
+
+    kind: Literal["none", "mae-pure", "mae-reconstruction", "noise"] = "none"
+    model: str = "mae-digits"  # checkpoint of the purifier's network, a file or a name that ships with rp-models
+    steps: int = 20  # of MAE-Pure
+    step_size: float = 1 / 100  # of MAE-Pure, in [0, 1] pixel units
+    mask_rate: float = 0.25  # share of masked patches
+    eta: float = 0.15  # MAE-Pure changes no pixel by more, in [0, 1] pixel units
+    std: float = 0.25  # standard deviation of the noise, for kind noise
+    masks: Literal["fresh", "fixed"] = "fresh"  # drawn anew at every step, or one for each image
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, f"purifier.steps must not be negative, got {self.steps}")
+        require(0 < self.mask_rate < 1, f"purifier.mask_rate must be between 0 and 1, got {self.mask_rate}")
+        for name in ("step_size", "eta", "std"):
+            require(0 <= getattr(self, name) <= 1, f"purifier.{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """Everything that determines an evaluation's numbers."""
+
+    model: str = ""  # checkpoint of the classifier, a file or a name that ships with rp-models
+    data: str = "digits"  # a data set of the catalogue; its test split is attacked
+    suite: SuiteName = "quick"  # which family of attacks
+    norm: Literal["linf", "l2", "l1"] = "linf"  # of suites that exist in several
+    eps: float | None = None  # radius in [0, 1] pixel units; None: the data set's conventional one
+    images: int | None = 512  # that many test images, the field's fixed draw; None for all
+    passes: int | None = None  # verdict passes of a random defence; None: 20, and 1 for a deterministic one
+    pixels: Literal["float", "uint8"] = "float"  # uint8 judges adversarial images that an image file can hold
+    exhaustive: bool = False  # run every attack on every image, for its own accuracy
+    seed: int = 0  # of attacks, controls and verdicts
+    batch_size: int = 128  # images attacked at a time
+    purifier: PurifierSettings = PurifierSettings()
+
+    def __post_init__(self) -> None:
+        describe(self.data)
+        require(self.eps is None or self.eps >= 0, f"eps must not be negative, got {self.eps}")
+        require(self.images is None or self.images >= 1, f"images must be at least 1, got {self.images}")
+        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
