@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from recipes.dra import TrainDra
-from rp_analysis.training_plots import plot_comparison, plot_training
+from rp_analysis import plot_comparison, plot_training
 from rp_attacks.intervals import Interval
 from rp_attacks.report import Report
 from rp_dra.settings import METHODS
@@ -55,8 +55,9 @@ def write(folder: RunFolder, config: TrainDra, test: ImageSet, rows: Mapping[str
             "environment": folder.read_json("environment.json"),
         },
     )
-    plot_training({method: folder.metrics(method) for method in rows}, folder.path / "figures" / "training")
-    plot_comparison(rows, setting, folder.path / "figures" / "comparison")
+    title = f"{config.data}, {len(test)} test images, Linf eps {config.evaluation.eps:.3g}"
+    plot_training({method: folder.metrics(method) for method in rows}).save(folder.path / "figures" / "training")
+    plot_comparison(rows, title).save(folder.path / "figures" / "comparison")
     print(table(setting, rows, seconds))
     print(f"\neverything else is in {folder.path}/", file=sys.stderr)
 

@@ -71,7 +71,11 @@ def test_bad_options_are_refused() -> None:
         permutation_test(a, b, "cosine", seed=0)
     with pytest.raises(ValueError, match="permutations must be at least 1"):
         permutation_test(a, b, seed=0, permutations=0)
-    with pytest.raises(ValueError, match="k must be from 1 to n / 2 - 1 = 9"):
+    with pytest.raises(ValueError, match="k must be from 2 to n - 1 = 9 for n = 10"):
         bootstrap_interval(a, b, seed=0, k=10)
+    with pytest.raises(ValueError, match="k must be from 1 to n - 1 = 19"):
+        permutation_test(a, b, "mutual_knn", seed=0, k=20)
+    with pytest.raises(ValueError, match="all rows of a are equal"):
+        permutation_test(torch.ones(20, 3), b, seed=0)
     with pytest.raises(ValueError, match="resamples must be at least 2"):
         bootstrap_interval(a, b, seed=0, level=1.0)

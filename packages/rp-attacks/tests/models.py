@@ -67,15 +67,15 @@ class NoisyModel(nn.Module):
 
 
 class SwishWrn(nn.Module):
-    """WRN-16-1 with SiLU and right/bottom padding at stride 2: the network of the `pgd_*` golden files."""
+    """WRN with SiLU and right/bottom padding at stride 2: 16-1 in the `pgd_*` golden files, 10-2 in `trades_dmat_*`."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 16, width: int = 1) -> None:
         super().__init__()
         self.init_conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        channels = [16, 16, 32, 64]
-        self.layer = nn.ModuleList(_Group(channels[i], channels[i + 1], stride=1 if i == 0 else 2) for i in range(3))
-        self.batchnorm = nn.BatchNorm2d(64)
-        self.logits = nn.Linear(64, 10)
+        channels, blocks = [16, 16 * width, 32 * width, 64 * width], (depth - 4) // 6
+        self.layer = nn.ModuleList(_Group(channels[i], channels[i + 1], 1 if i == 0 else 2, blocks) for i in range(3))
+        self.batchnorm = nn.BatchNorm2d(channels[3])
+        self.logits = nn.Linear(channels[3], 10)
         self.register_buffer("mean", torch.tensor([0.4914, 0.4822, 0.4465])[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor([0.2471, 0.2435, 0.2616])[:, None, None], persistent=False)
 
@@ -88,9 +88,10 @@ class SwishWrn(nn.Module):
 
 
 class _Group(nn.Module):
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
+    def __init__(self, inside: int, outside: int, stride: int, blocks: int) -> None:
         super().__init__()
-        self.block = nn.ModuleList([_Block(inside, outside, stride), _Block(outside, outside, 1)])
+        later = [_Block(outside, outside, 1) for _ in range(blocks - 1)]
+        self.block = nn.ModuleList([_Block(inside, outside, stride), *later])
 
 
 class _Block(nn.Module):

@@ -98,3 +98,29 @@ def test_more_passes_and_confidence_hold_up_on_a_random_defence() -> None:
 def test_l1_deepfool_is_refused() -> None:
     with pytest.raises(ValueError, match="for L1 use FAB"):
         DeepFool(norm="l1")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of foolbox's imports
+@pytest.mark.parametrize("seed", [1, 2])
+def test_installed_foolbox_finds_the_same_on_another_network(seed: int) -> None:
+    import foolbox
+
+    generator = torch.Generator().manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 20), torch.nn.Tanh(), torch.nn.Linear(20, 6))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
+    x = images(5, (3, 4, 4), seed=seed)
+    y = model(x).argmax(1)
+    wrapped = foolbox.PyTorchModel(model.eval(), bounds=(0, 1), device="cpu")
+    for norm, reference in (
+        ("l2", foolbox.attacks.L2DeepFoolAttack()),
+        ("linf", foolbox.attacks.LinfDeepFoolAttack()),
+    ):
+        theirs, _, _ = reference(wrapped, x, y, epsilons=None)
+        torch.testing.assert_close(DeepFool(norm=norm).search(model, x, y, seed=0), theirs, atol=1e-5, rtol=0)
+    attack = foolbox.attacks.L2CarliniWagnerAttack(2, 60, initial_const=1.0, abort_early=False)
+    theirs, _, found = attack(wrapped, x, y, epsilons=None)
+    _, distance = CarliniWagner(search_steps=2, steps=60, initial_c=1.0).search(model, x, y, seed=0)
+    assert torch.equal(found, distance.isfinite())
+    torch.testing.assert_close(distance[found], size(theirs - x, "l2")[found], rtol=2e-2, atol=1e-3)

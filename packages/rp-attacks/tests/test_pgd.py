@@ -61,6 +61,25 @@ def test_ascend_makes_the_images_of_dm_at(name: str, norm: str, eps: float, step
     assert differs.mean() < 1e-3  # a sign can flip where a gradient is nearly zero
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_ascend_makes_the_images_of_the_trades_loss_of_dm_at(norm: str) -> None:
+    golden = load_golden(f"trades_dmat_{norm}")
+    model = filled(SwishWrn(10, 2)).train()  # batch statistics
+    x, noise = torch.from_numpy(golden["in_x"]), torch.from_numpy(golden["in_noise"])
+    p = model(x).softmax(1).detach()
+    if norm == "linf":
+        kind = {"norm": "linf", "eps": 8 / 255, "step_size": 2 / 255}
+        start = (x + noise).clamp(0, 1)
+    else:
+        # steps of 2 eps / steps whatever the step size asked for, and an unclipped start
+        kind = {"norm": "l2", "eps": 128 / 255, "step_size": 2 * 128 / 255 / 10, "box_first": True}
+        start = x + 0.001 * noise
+    x_adv = ascend(lambda z: kl_divergence(p, model(z)), x, start, steps=10, **kind)
+    differs = np.abs(x_adv.detach().numpy() - golden["out_x_adv"]) > 1e-4
+    assert differs.mean() < 1e-3
+    np.testing.assert_allclose(model(x_adv).detach(), golden["out_logits_adv"], atol=1e-3)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_pgd_reaches_the_exact_optimum_of_a_linear_model(norm: str) -> None:
     model, x = linear((1, 4, 4), 2), images(5)

@@ -1,10 +1,12 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models import noise
 from rp_models.mask import complement, random_mask
-from rp_purify import Defended, MAEPure
+from rp_purify import Defended, MAEPure, NoPurification
 from rp_purify.gradient import CURVED, clip_to_image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -252,3 +254,19 @@ def test_defended_is_a_classifier_that_passes_everything_on() -> None:
     loss = defended.reconstruction_loss(x.requires_grad_(), seed=6, index=index)
     assert torch.equal(loss, purifier.reconstruction_loss(x, seed=6, index=index))
     assert torch.autograd.grad(loss.sum(), x)[0].abs().sum() > 0
+
+
+def test_only_a_purifier_that_descends_a_loss_gives_the_defence_one() -> None:
+    assert hasattr(Defended(MAEPure(tiny_mae()), TinyClassifier()), "reconstruction_loss")
+    assert not hasattr(Defended(NoPurification(), TinyClassifier()), "reconstruction_loss")
+
+
+def test_a_deep_copy_of_a_defence_is_a_defence_of_its_own() -> None:
+    defended = Defended(MAEPure(tiny_mae(), steps=1), TinyClassifier())
+    other = copy.deepcopy(defended)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    x, index = tiny_images(), torch.arange(3)
+    losses = [d.reconstruction_loss(x, seed=0, index=index) for d in (defended, other)]
+    assert not torch.allclose(*losses)

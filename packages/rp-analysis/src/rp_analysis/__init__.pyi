@@ -58,3 +58,5 @@ from .similarity import cka as cka
 from .similarity import cknna as cknna
 from .similarity import cknna_matrix as cknna_matrix
 from .similarity import mutual_knn as mutual_knn
+from .training_plots import plot_comparison as plot_comparison
+from .training_plots import plot_training as plot_training

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .arrays import Matrix, as_pair
 from .neighbours import Neighbours, nearest_neighbours
-from .similarity import cka, cknna_of_neighbours, mutual_knn_of_neighbours
+from .similarity import check_k, checked_features, cka, cknna_of_neighbours, mutual_knn_of_neighbours
 
 Metric = Literal["cknna", "mutual_knn", "cka"]
 """Scores with a null and an interval; `cka` is the unbiased one."""
@@ -63,7 +63,7 @@ def permutation_test(
     Raises:
         ValueError: as the score itself, or no permutations.
     """
-    x, y = as_pair(a, b, ("a", "b"), rows=4)
+    x, y = as_pair(checked_features(a, "a"), checked_features(b, "b"), ("a", "b"))
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}")
     score = _shuffled_score(x, y, metric, k, normalize)
@@ -110,7 +110,7 @@ def bootstrap_interval(
 
     Source: Politis, Romano & Wolf 1999, Subsampling (Springer).
     """
-    x, y = as_pair(a, b, ("a", "b"), rows=8)
+    x, y = as_pair(checked_features(a, "a"), checked_features(b, "b"), ("a", "b"), rows=8)
     if resamples < 2 or not 0 < level < 1:
         raise ValueError(f"resamples must be at least 2 and level in (0, 1), got {resamples} and {level}")
     n, half = len(x), len(x) // 2
@@ -129,7 +129,8 @@ def _shuffled_score(x: Tensor, y: Tensor, metric: Metric, k: int, normalize: boo
     if metric == "cka":
         return lambda order: cka(x, y[order], unbiased=True, normalize=normalize)
     compare = _comparison(metric)
-    near_x, near_y = _neighbours(x, k, normalize, k), _neighbours(y, k, normalize, k)
+    check_k(k, len(x), least=2 if metric == "cknna" else 1)
+    near_x, near_y = (nearest_neighbours(z, k, normalize=normalize) for z in (x, y))
     return lambda order: compare(near_x, _renamed(near_y, order))
 
 
@@ -138,23 +139,18 @@ def _subset_score(x: Tensor, y: Tensor, metric: Metric, k: int, normalize: bool)
     if metric == "cka":
         return lambda kept: cka(x[kept], y[kept], unbiased=True, normalize=normalize)
     compare = _comparison(metric)
-    if not 1 <= k <= len(x) // 2 - 1:
-        raise ValueError(f"k must be from 1 to n / 2 - 1 = {len(x) // 2 - 1} for half-samples, got {k}")
+    check_k(k, len(x) // 2, least=2 if metric == "cknna" else 1)  # each half-sample must have k neighbours
     # Half of a row's neighbours survive on average; of six times k, fewer than k almost never do.
     longer = min(6 * k, len(x) - 1)
-    near_x, near_y = _neighbours(x, k, normalize, longer), _neighbours(y, k, normalize, longer)
+    near_x, near_y = (nearest_neighbours(z, longer, normalize=normalize) for z in (x, y))
+
+    def searched(z: Tensor) -> Neighbours:
+        return nearest_neighbours(z, k, normalize=normalize)
 
     def score(kept: Tensor) -> float:
-        pair = ((x, near_x), (y, near_y))
-        return compare(*(_surviving(near, kept, k) or _neighbours(z[kept], k, normalize, k) for z, near in pair))
+        return compare(*(_surviving(near, kept, k) or searched(z[kept]) for z, near in ((x, near_x), (y, near_y))))
 
     return score
-
-
-def _neighbours(x: Tensor, k: int, normalize: bool, length: int) -> Neighbours:
-    if not 1 <= k <= len(x) - 1:
-        raise ValueError(f"k must be from 1 to n - 1 = {len(x) - 1} for n = {len(x)} samples, got {k}")
-    return nearest_neighbours(x.detach(), length, normalize=normalize)
 
 
 def _comparison(metric: Metric) -> Callable[[Neighbours, Neighbours], float]:

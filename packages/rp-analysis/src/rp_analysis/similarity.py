@@ -43,8 +43,8 @@ def cknna(
     Source: Huh et al. 2024, arXiv:2405.07987, as its public code computes it (no explicit centring); the HSIC
     estimator is Eq. 5 of Song et al. 2012.
     """
-    x, y = as_pair(_prepare(a, "a", clamp_quantile), _prepare(b, "b", clamp_quantile), ("a", "b"))
-    _check_k(k, len(x), least=2)
+    x, y = as_pair(checked_features(a, "a", clamp_quantile), checked_features(b, "b", clamp_quantile), ("a", "b"))
+    check_k(k, len(x), least=2)
     near_a = nearest_neighbours(x, k, normalize=normalize)
     near_b = nearest_neighbours(y, k, normalize=normalize)
     return cknna_of_neighbours(near_a, near_b, eps=eps)
@@ -69,10 +69,10 @@ def cknna_matrix(
     """
     if not rows or not columns:
         raise ValueError(f"rows and columns must not be empty, got {len(rows)} and {len(columns)} matrices")
-    features = [_prepare(x, f"representation {i}", None) for i, x in enumerate([*rows, *columns])]
+    features = [checked_features(x, f"representation {i}") for i, x in enumerate([*rows, *columns])]
     for i, x in enumerate(features[1:], 1):
         as_pair(features[0], x, ("representation 0", f"representation {i}"))
-    _check_k(k, len(features[0]), least=2)
+    check_k(k, len(features[0]), least=2)
     near = [nearest_neighbours(x, k, normalize=normalize) for x in features]
     scores = [[cknna_of_neighbours(a, b, eps=eps) for b in near[len(rows) :]] for a in near[: len(rows)]]
     return torch.tensor(scores, dtype=torch.float64)
@@ -95,8 +95,8 @@ def mutual_knn(a: Matrix, b: Matrix, k: int = 10, *, normalize: bool = True) -> 
 
     Source: Huh et al. 2024, arXiv:2405.07987.
     """
-    x, y = as_pair(_prepare(a, "a", None), _prepare(b, "b", None), ("a", "b"))
-    _check_k(k, len(x), least=1)
+    x, y = as_pair(checked_features(a, "a"), checked_features(b, "b"), ("a", "b"))
+    check_k(k, len(x), least=1)
     near_a = nearest_neighbours(x, k, normalize=normalize)
     near_b = nearest_neighbours(y, k, normalize=normalize)
     return mutual_knn_of_neighbours(near_a, near_b)
@@ -121,7 +121,7 @@ def cka(a: Matrix, b: Matrix, *, unbiased: bool = False, eps: float = 1e-6, norm
 
     Source: Kornblith et al. 2019, arXiv:1905.00414; unbiased: Eq. 5 of Song et al. 2012.
     """
-    x, y = as_pair(_prepare(a, "a", None), _prepare(b, "b", None), ("a", "b"))
+    x, y = as_pair(checked_features(a, "a"), checked_features(b, "b"), ("a", "b"))
     x, y = _centred(x, normalize), _centred(y, normalize)
     hsic = _linear_hsic_unbiased if unbiased else _squared_cross_product
     return _ratio(hsic(x, y), hsic(x, x), hsic(y, y), eps)
@@ -143,7 +143,7 @@ def mutual_knn_of_neighbours(a: Neighbours, b: Neighbours) -> float:
     return float(shared.double().mean())
 
 
-def _prepare(x: Matrix, name: str, clamp_quantile: float | None) -> Tensor:
+def checked_features(x: Matrix, name: str, clamp_quantile: float | None = None) -> Tensor:
     """Checked features, clamped where asked; refuses features that are the same for every sample."""
     features = as_matrix(x, name, rows=4).detach()
     if bool((features == features[0]).all()):
@@ -157,7 +157,8 @@ def _prepare(x: Matrix, name: str, clamp_quantile: float | None) -> Tensor:
     return features.clamp(-q, q)
 
 
-def _check_k(k: int, n: int, *, least: int) -> None:
+def check_k(k: int, n: int, *, least: int) -> None:
+    """Refuses a number of neighbours that n samples do not have."""
     if not least <= k <= n - 1:
         raise ValueError(f"k must be from {least} to n - 1 = {n - 1} for n = {n} samples, got {k}")
 

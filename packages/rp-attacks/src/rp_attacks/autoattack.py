@@ -5,6 +5,7 @@ parameters and Square overwrite the logits; none of this reaches the caller. Its
 random defence on single lucky passes.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -19,6 +20,7 @@ from rp_attacks.problem import check_choice, check_logits, check_positive, check
 
 Version = Literal["standard", "plus", "rand"]
 Part = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
+logging.getLogger("auto-attack").addHandler(logging.NullHandler())  # else Python prints the library's advice itself
 _LIBRARY_NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 

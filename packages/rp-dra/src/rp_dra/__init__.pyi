@@ -4,6 +4,8 @@ from .objectives import Objective as Objective
 from .objectives import Outcome as Outcome
 from .objectives import Standard as Standard
 from .objectives import Trades as Trades
+from .probe import DiffusionProbe as DiffusionProbe
+from .probe import fit_probe as fit_probe
 from .settings import METHODS as METHODS
 from .settings import AlignmentSettings as AlignmentSettings
 from .settings import ClassifierSettings as ClassifierSettings

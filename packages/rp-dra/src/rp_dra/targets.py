@@ -26,7 +26,11 @@ class EdmTarget(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, y: Tensor | None, *, noise: Tensor) -> Tensor:
-        """Diffusion features of images.
+        """Diffusion features of images, without graph; see `differentiable`."""
+        return self.differentiable(x, y, noise=noise)
+
+    def differentiable(self, x: Tensor, y: Tensor | None, *, noise: Tensor) -> Tensor:
+        """Diffusion features of images, differentiable in the images.
 
         Args:
             x: images (b, c, h, w) in [0, 1].
@@ -34,7 +38,7 @@ class EdmTarget(nn.Module):
             noise: standard normal, like x.
 
         Returns:
-            Tensor (b, d), without graph.
+            Tensor (b, d).
         """
         noisy = 2.0 * x - 1.0 + self.sigma * noise
         sigma = torch.full((len(x),), self.sigma, dtype=x.dtype, device=x.device)

@@ -254,6 +254,29 @@ def names(pattern: str = "") -> list[str]:
     return sorted(name for name in ENTRIES if pattern in name)
 
 
+class Listed(NamedTuple):
+    """One line of the zoo's listing; parameters are None for a generic entry whose sizes must be given."""
+
+    name: str
+    parameters: int | None
+    paper: str
+
+
+def listing(pattern: str = "") -> list[Listed]:
+    """All entries that contain `pattern`, with parameter counts and papers; allocates no weights.
+
+    Entries of optional libraries that are not installed are counted as None.
+    """
+    lines = []
+    for name in names(pattern):
+        try:
+            parameters = parameter_count(name)
+        except (ValueError, ImportError):
+            parameters = None
+        lines.append(Listed(name, parameters, ENTRIES[name].paper))
+    return lines
+
+
 def find(name: str) -> Entry:
     """The entry of that name.
 

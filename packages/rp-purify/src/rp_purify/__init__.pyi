@@ -7,6 +7,7 @@ from .amv import curve_over_steps as curve_over_steps
 from .amv import target_attention as target_attention
 from .amv import variation as variation
 from .defended import Defended as Defended
+from .descent import SignDescent as SignDescent
 from .diffpure import DiffPure as DiffPure
 from .diffpure import LikelihoodMaximisation as LikelihoodMaximisation
 from .finetune import Finetuner as Finetuner

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from rp_purify.descent import SignDescent
 from rp_purify.purifier import Purifier
 
 
@@ -18,9 +19,15 @@ class Defended(nn.Module):
         classifier: images in [0, 1] to logits; for `forward_features` it must have that method itself.
     """
 
+    reconstruction_loss: Callable[..., Tensor]
+    """The purifier's `reconstruction_loss(x, *, seed, index)`; missing if it descends no loss."""
+
     def __init__(self, purifier: Purifier, classifier: nn.Module) -> None:
         super().__init__()
         self.purifier, self.classifier = purifier, classifier
+        # an attribute of the instance, so that a defence without such a loss does not look as if it had one
+        if isinstance(purifier, SignDescent):
+            self.reconstruction_loss = purifier.reconstruction_loss
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (b, k) of images (b, c, h, w) in [0, 1], with the noise of a plain call of the purifier."""
@@ -53,9 +60,3 @@ class Defended(nn.Module):
         defended = Defended(self.purifier.with_gradient(name), self.classifier)
         defended.training = self.training  # not train(), which would reach into the shared classifier
         return defended
-
-    @property
-    def reconstruction_loss(self) -> Callable[..., Tensor]:
-        """The purifier's `reconstruction_loss(x, *, seed, index)`; missing if the purifier has none."""
-        loss: Callable[..., Tensor] = self.purifier.reconstruction_loss  # type: ignore[assignment]
-        return loss

@@ -63,9 +63,8 @@ class SignDescent(Purifier):
         """The images after S steps."""
         if self.grad in CURVED and x.requires_grad and torch.is_grad_enabled():
             return replay(self, x, self.grad, seed=seed, index=index)
-        purified, follows = x.detach(), torch.ones_like(x, dtype=torch.bool)
-        for step in range(1, self.steps + 1):
-            purified, follows = self._step(purified, x.detach(), follows, seed, index, step)
+        for purified, follows in self._descend(x, seed, index):  # noqa: B007 (the last ones are wanted)
+            pass
         return follow(x, purified, follows)
 
     def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
@@ -87,7 +86,6 @@ class SignDescent(Purifier):
             image = smooth_step(self, image, center, self.grad, seed=seed, index=index, step=step)
         return image
 
-    @torch.no_grad()
     def trajectory(self, x: Tensor, *, seed: int, index: Tensor) -> Iterator[Tensor]:
         """The images x_0, ..., x_S, without gradients.
 
@@ -96,11 +94,7 @@ class SignDescent(Purifier):
             seed: of the noise.
             index: int64 (b,), image indices.
         """
-        center, follows = x.detach(), torch.ones_like(x, dtype=torch.bool)
-        image = center
-        yield image
-        for step in range(1, self.steps + 1):
-            image, follows = self._step(image, center, follows, seed, index, step)
+        for image, _ in self._descend(x, seed, index):
             yield image
 
     def reconstruction_loss(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
@@ -116,14 +110,17 @@ class SignDescent(Purifier):
         return g
 
     @torch.no_grad()
-    def _step(
-        self, x: Tensor, center: Tensor, follows: Tensor, seed: int, index: Tensor, step: int
-    ) -> tuple[Tensor, Tensor]:
-        """The next images, and which of their pixels have derivative 1 in the center (the others have 0)."""
-        moved = x - self.rate(step) * self.loss_gradient(x, seed=seed, index=index, step=step).sign()
-        clipped = clip_to_ball(moved, center, self.eta)
-        image = clipped.clamp(0, 1)
-        return image, (follows | (clipped != moved)) & (image == clipped)
+    def _descend(self, x: Tensor, seed: int, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images x_0, ..., x_S, and which of their pixels have derivative 1 in x_0 (the others have 0)."""
+        center = image = x.detach()
+        follows = torch.ones_like(x, dtype=torch.bool)
+        yield image, follows
+        for step in range(1, self.steps + 1):
+            moved = image - self.rate(step) * self.loss_gradient(image, seed=seed, index=index, step=step).sign()
+            clipped = clip_to_ball(moved, center, self.eta)
+            image = clipped.clamp(0, 1)
+            follows = (follows | (clipped != moved)) & (image == clipped)
+            yield image, follows
 
 
 def draw_number(freshness: Freshness, step: int) -> int:

@@ -4,7 +4,7 @@ The update x - lambda sign(g(x)) has the derivative 1 almost everywhere, whateve
 purifier says nothing about how it reacts. The curved rules here replace the derivative of sign(g), never its value, by
 that of a smooth function of g, so that an attack sees the loss's curvature at the iterates that really occur.
 
-Source of the idea: backward pass differentiable approximation, Athalye et al. 2018, arXiv:1802.00420, section 4.1.2.
+Source of the idea: backward pass differentiable approximation, Athalye et al. 2018, arXiv:1802.00420, section 4.1.
 """
 
 from collections.abc import Callable, Iterator
@@ -103,7 +103,7 @@ class _Replay(torch.autograd.Function):
         *iterates, purified = purifier.trajectory(x, seed=seed, index=index)
         ctx.save_for_backward(index, *iterates)
         ctx.purifier, ctx.rule, ctx.seed = purifier, rule, seed
-        return purified.clone() if purified is x else purified
+        return purified.clone()  # without steps it is the input, which a Function must not return
 
     @staticmethod
     @once_differentiable

@@ -16,7 +16,7 @@ class FinetuneSettings:
     class_weight: float = 1.0  # of the classifier's cross-entropy on purified adversarial images
     mu: float = 1.0  # of the model's own loss on clean images, open
     noise_std: float = 0.25  # of the noise on the images that are attacked, in [0, 1] pixel units, open
-    mask_rate: float = 0.75  # of the model's own loss
+    mask_rate: float = 0.75  # of the model's own loss; 0.5 for MaskDiT
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, f"finetune.steps must be at least 1, got {self.steps}")

@@ -314,5 +314,5 @@ def one_hot_labels(labels: Tensor | None, label_dim: int, like: Tensor) -> Tenso
 
 
 def _readable(values: Tensor) -> bool:
-    """Whether values may be looked at: not while a compiler traces, and not on the meta device."""
+    """Whether values may be looked at, which waits for the device: not under a compiler, not on the meta device."""
     return not (torch.compiler.is_compiling() or values.is_meta)

@@ -1,0 +1,267 @@
+"""The work of `analyze.py`: features of every classifier of a run, then each analysis of the DRA paper."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import rp_models
+import torch
+from recipes.analysis import Analysis
+from rp_analysis import (
+    GeometryPoint,
+    Plot,
+    Report,
+    SaeConfig,
+    SimilarityPoint,
+    alignment_score,
+    cka,
+    cknna,
+    classification_dimension,
+    difference_map,
+    frequency_map,
+    gradient_saliency,
+    low_frequency_share,
+    mutual_knn,
+    permutation_test,
+    perturbation_saliency,
+    plot_alignment_uniformity_accuracy,
+    plot_cknna_scatter,
+    plot_component_accuracy,
+    plot_gradient_difference,
+    plot_perturbation_saliency,
+    plot_robustness_curves,
+    plot_sae_loss,
+    robustness_curve,
+    sae_sweep,
+    uniformity_score,
+)
+from rp_attacks import PGD
+from rp_dra import EdmTarget, fit_probe
+from rp_models import noise
+from rp_models.data import ImageSet, load_images, subset
+from rp_models.training import ProgressBar, RunFolder
+from torch import Tensor, nn
+
+from jobs.device import choose_device
+
+PROBE = "diffusion probe"
+
+
+class AnalysisJob:
+    """One analysis of one run.
+
+    Args:
+        config: everything that determines the numbers.
+        folder: of page and figures.
+        device: where to compute.
+    """
+
+    def __init__(self, config: Analysis, folder: RunFolder, device: torch.device) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.trained = RunFolder(Path(config.run))
+        self.result: dict[str, Any] = self.trained.read_json("result.json")
+        setting = self.result["config"]
+        self.eps = float(setting["evaluation"]["eps"])
+        self.train: ImageSet = load_images(setting["data"], "train").to(device)
+        test = load_images(setting["data"], "test").to(device)
+        self.test = subset(test, config.images) if config.images else test
+        self.x, self.y = self.test.batch(slice(None))
+        self.models = {
+            name: rp_models.load(self.trained.path / "checkpoints" / f"{name}.safetensors", device=device)
+            for name in self.result["methods"]
+        }
+        self.target = self._target(setting["alignment"])
+        self.page = Report(f"What the classifiers of {config.run} have learnt")
+        self.progress = ProgressBar()
+
+    @classmethod
+    def open(cls, config: Analysis, out: Path, *, resume: bool, device: str) -> "AnalysisJob":
+        """Check folder and device, and load the run's models.
+
+        Raises:
+            RunError, CheckpointError, DataError: if one of them cannot be used.
+        """
+        chosen = choose_device(device)
+        return cls(config, RunFolder.open(out, asdict(config), resume=resume), chosen)
+
+    def run(self) -> None:
+        """All sections, then the page."""
+        sections = [self.similarity, self.geometry, self.curves, self.frequency, self.dimension, self.sparse]
+        self.progress.start("analyze", len(sections) + 1, 0)
+        self._features()
+        self.page.text(
+            f"{self.result['setting']['data']}, {len(self.x)} test images, Linf radius {self.eps:.3g}, "
+            f"{self.result['setting']['classifier']}. PGD here has {self.config.attack_steps} steps on the margin; "
+            "robust accuracies in tables are AutoAttack's, from the run."
+        )
+        for number, section in enumerate(sections):
+            self.progress.advance(number + 1, {})
+            section()
+        self.progress.advance(len(sections) + 1, {})
+        self.progress.finish()
+        print(f"page: {self.page.write(self.folder.path / 'index.html')}")
+
+    def similarity(self) -> None:
+        """CKNNA and its relatives with the diffusion features (Fig. 1 and 9)."""
+        if self.diffusion is None:
+            return
+        self.page.section("Similarity with the diffusion model")
+        k, rows, points = self.config.neighbours, [], []
+        for name, features in self.clean.items():
+            test = permutation_test(
+                features, self.diffusion, k=k, permutations=self.config.permutations, seed=self.config.seed
+            )
+            score, robust = cknna(features, self.diffusion, k=k), self._accuracy(name, "autoattack")
+            rows.append(
+                {
+                    "method": name,
+                    "CKNNA": score,
+                    "p-value": test.p_value,
+                    "mutual kNN": mutual_knn(features, self.diffusion, k=k),
+                    "CKA, unbiased": cka(features, self.diffusion, unbiased=True),
+                    "robust accuracy %": 100 * robust,
+                }
+            )
+            points.append(SimilarityPoint(name, robust, score))
+        self._table("similarity", rows, f"k = {k}; unconditional diffusion features at the run's noise level")
+        self._figure("cknna", plot_cknna_scatter(points), "CKNNA with the diffusion features and robust accuracy")
+
+    def geometry(self) -> None:
+        """Alignment and uniformity of clean and adversarial features (Fig. 4 and 5)."""
+        self.page.section("Alignment and uniformity")
+        points = [
+            GeometryPoint(
+                name,
+                alignment_score(self.clean[name], self.adversarial[name]),
+                uniformity_score(self.clean[name]),
+                self._accuracy(name, "clean"),
+                self._accuracy(name, "autoattack"),
+            )
+            for name in self.models
+        ]
+        self._table("geometry", [point._asdict() for point in points], "negated losses: higher is more")
+        self._figure("geometry", plot_alignment_uniformity_accuracy(points), "with (clean, robust) accuracy")
+
+    def curves(self) -> None:
+        """Accuracy over the radius, with the linear probe on diffusion features (Fig. 3b)."""
+        self.page.section("Accuracy over the radius")
+        radii = [factor * self.eps for factor in self.config.radii]
+        curves = {
+            name: robustness_curve(model, lambda eps: self._attack(eps), [(self.x, self.y)], radii)
+            for name, model in self._with_probe().items()
+        }
+        self._figure("curves", plot_robustness_curves(curves), "PGD at each radius; the probe's noise is fixed")
+
+    def frequency(self) -> None:
+        """Spectra of perturbations and of input gradients (Fig. 3a and 10)."""
+        self.page.section("Frequency")
+        models = self._with_probe()
+        spectra = {
+            name: perturbation_saliency(
+                model, self._attack(self.eps), [(self.x, self.y)], only_successful=False
+            ).spectrum
+            for name, model in models.items()
+        }
+        rows = []
+        for name, model in models.items():
+            delta = self._attack(self.eps)(model, self.x, self.y) - self.x
+            share = low_frequency_share(frequency_map(delta, quantity="power"))
+            rows.append({"model": name, "energy at or below 1/8 cycle per pixel, %": 100 * share})
+        self._table("frequency", rows, "share of the perturbations' energy at low frequencies")
+        self._figure("saliency", plot_perturbation_saliency(spectra), "PGD perturbations, low frequencies centred")
+        gradients = {name: gradient_saliency(model, [(self.x, self.y)]) for name, model in self.models.items()}
+        pairs = [(base, f"{base}+dra") for base in ("at", "dm-at") if {base, f"{base}+dra"} <= gradients.keys()]
+        if pairs:
+            maps = {
+                f"{aligned} minus {base}": difference_map(gradients[base], gradients[aligned], normalize=True)
+                for base, aligned in pairs
+            }
+            self._figure("gradients", plot_gradient_difference(maps), "input gradients, low frequencies upper left")
+
+    def dimension(self) -> None:
+        """Classification dimensions and the robust-aware dimension (Fig. 7, Table 3)."""
+        self.page.section("Classification dimension")
+        rows = []
+        for name, model in self.models.items():
+            result = classification_dimension(
+                self.clean[name],
+                self.y,
+                model.head.weight.detach(),  # type: ignore[union-attr, operator]
+                model.head.bias.detach(),  # type: ignore[union-attr, operator]
+                adversarial=self.adversarial[name],
+            )
+            rows.append(
+                {
+                    "method": name,
+                    "CLS-95": result.cls95,
+                    "CLS-99": result.cls99,
+                    "robust": result.robust,
+                    "robust, within one standard error": "{} to {}".format(*result.robust_range or ("–", "–")),
+                }
+            )
+            self._figure(f"dimension-{name}", plot_component_accuracy(result), name)
+        self._table("dimension", rows, f"of {self.clean[name].shape[1]} features; recentred projection")
+
+    def sparse(self) -> None:
+        """Reconstruction loss of sparse autoencoders (Fig. 6)."""
+        self.page.section("Sparse autoencoders")
+        runs = {}
+        for name, model in self.models.items():
+            train = _features(model, self.train.batch(slice(None))[0])
+            width = int(train.shape[1] * self.config.sae_expansion)
+            config = SaeConfig(expansion=self.config.sae_expansion, epochs=self.config.sae_epochs, batch=256)
+            ks = [k for k in self.config.sae_k if k <= width]
+            runs[name] = sae_sweep(train, self.clean[name], config, ks=ks, seeds=self.config.sae_seeds)
+        rows = [
+            {"method": name, "k": run.k, "seed": run.seed, **run.reconstruction._asdict()}
+            for name, sweep in runs.items()
+            for run in sweep
+        ]
+        self._table("sae", rows, "trained on the training images' features, judged on the test images'")
+        self._figure("sae", plot_sae_loss(runs), "normalised reconstruction loss; lower is easier to disentangle")
+
+    def _target(self, setting: dict[str, Any]) -> EdmTarget | None:
+        """The run's frozen diffusion features, if it has a diffusion model."""
+        path = self.trained.path / "checkpoints" / "edm.safetensors"
+        if not path.exists():
+            return None
+        return EdmTarget(rp_models.load(path, device=self.device), sigma=setting["sigma"], layer=setting["layer"])
+
+    def _features(self) -> None:
+        """Features of clean and adversarial test images, of every classifier and of the diffusion model."""
+        attack = self._attack(self.eps)
+        self.clean = {name: _features(model, self.x) for name, model in self.models.items()}
+        self.adversarial = {
+            name: _features(model, attack(model, self.x, self.y)) for name, model in self.models.items()
+        }
+        self.diffusion = self.probe = None
+        if self.target is not None:
+            index = torch.arange(len(self.x), device=self.device)
+            eps = noise.normal(self.x.shape[1:], seed=self.config.seed, purpose="similarity", index=index)
+            self.diffusion = self.target(self.x, None, noise=eps)
+            self.probe = fit_probe(self.target, self.train, seed=self.config.seed)
+
+    def _with_probe(self) -> dict[str, nn.Module]:
+        return self.models if self.probe is None else {**self.models, PROBE: self.probe}
+
+    def _attack(self, eps: float) -> Any:
+        """PGD on the margin, as a callable of model, images and labels."""
+        attack = PGD(eps=eps, step_size=2.5 * eps / self.config.attack_steps, steps=self.config.attack_steps, loss="cw")
+        return lambda model, x, y: attack(model, x, y, seed=self.config.seed)
+
+    def _accuracy(self, method: str, kind: str) -> float:
+        return float(self.result["methods"][method][kind]["estimate"])
+
+    def _table(self, name: str, rows: list[dict[str, Any]], caption: str) -> None:
+        self.folder.write_json(f"tables/{name}.json", rows)
+        self.page.table(rows, caption)
+
+    def _figure(self, name: str, plot: Plot, caption: str) -> None:
+        plot.save(self.folder.path / "figures" / name)
+        self.page.figure(plot, caption)
+
+
+@torch.no_grad()
+def _features(model: nn.Module, x: Tensor) -> Tensor:
+    features: Tensor = model.forward_features(x)  # type: ignore[operator]
+    return features
