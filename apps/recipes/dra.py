@@ -63,19 +63,19 @@ def digits() -> TrainDra:
     return TrainDra(
         data="digits",
         edm=EdmSettings(
-            model_channels=32,
+            model_channels=24,
             channel_mult=(1, 2),
             num_blocks=1,
             attn_resolutions=(4,),
             dropout=0.0,
-            steps=1200,
+            steps=1000,
             batch_size=64,
-            lr=2e-3,
+            lr=3e-3,
             rampup_images=6_400,
             ema_half_life=20_000,
         ),
         synthetic=SamplingSettings(images=2_000, steps=10, batch_size=250),
-        classifier=ClassifierSettings(depth=10, width=2),
+        classifier=ClassifierSettings(depth=10, width=1),
         training=TrainingSettings(
             epochs=30,
             batch_size=128,
@@ -89,7 +89,7 @@ def digits() -> TrainDra:
             validation_steps=20,
         ),
         alignment=AlignmentSettings(hidden=256),
-        evaluation=EvaluationSettings(eps=eps),
+        evaluation=EvaluationSettings(eps=eps, batch_size=300),
     )
 
 

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from rp_attacks import FAB, AutoAttack, LibrarySquare, cw_margin
+from rp_attacks import FAB, AutoAttack, FixedNoise, LibrarySquare, cw_margin
 from rp_attacks.norms import NORMS, size
 
 from .models import NoisyModel, images, linear, load_golden, tiny_conv
@@ -123,6 +123,15 @@ def test_a_random_defence_that_offers_noise_gets_other_noise_at_every_call() -> 
 
     AutoAttack(eps=0.01, attacks=("apgd-ce",))(Watched(model, 0.1), x, y, seed=0)
     assert len(set(seeds)) == len(seeds) > 100
+
+
+@pytest.mark.parametrize("attack", [AutoAttack(eps=0.01, attacks=("apgd-ce",)), FAB(eps=0.01, steps=3, targets=2)])
+def test_known_noise_stays_with_its_image_inside_the_library(attack) -> None:
+    model, x, y = problem(3)
+    defence, index = FixedNoise(NoisyModel(model, 0.1), seed=5), torch.tensor([7, 1, 4])
+    together = attack(defence, x, y, seed=0, index=index)
+    alone = [attack(defence, x[[r]], y[[r]], seed=0, index=index[[r]]) for r in range(3)]
+    assert torch.equal(together, torch.cat(alone))
 
 
 def test_bad_options_are_refused() -> None:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from rp_attacks import bootstrap_interval, paired_comparison, wilson_interval
+from rp_attacks import accuracy_interval, bootstrap_interval, paired_comparison, wilson_interval
 
 
 @pytest.mark.parametrize(("successes", "low", "high"), [(207, 0.363, 0.447), (259, 0.463, 0.549), (318, 0.578, 0.662)])
@@ -26,6 +26,14 @@ def test_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
     assert abs(interval.high - values.mean() - half) < 0.1 * half
     assert abs(values.mean() - interval.low - half) < 0.1 * half
     assert bootstrap_interval(values, seed=1) == interval
+
+
+def test_an_accuracy_has_width_also_where_every_pass_agrees() -> None:
+    assert accuracy_interval(np.ones((20, 5))) == wilson_interval(20, 20)
+    assert accuracy_interval(np.zeros((20, 5))) == wilson_interval(0, 20)
+    assert accuracy_interval([[True], [False], [True], [True]]) == wilson_interval(3, 4)
+    right = np.random.default_rng(0).uniform(size=(50, 10)) < 0.5
+    assert accuracy_interval(right) == bootstrap_interval(right.mean(1), seed=0)
 
 
 def test_pairing_sees_what_separate_intervals_do_not() -> None:

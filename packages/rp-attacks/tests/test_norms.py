@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from rp_attacks import ascent_step, project, random_start
-from rp_attacks.clamp import clamp
+from rp_attacks.clamping import clamp
 from rp_attacks.norms import NORMS, project_l1, project_l1_in_box, size
 
 from .golden.recipe import golden_input

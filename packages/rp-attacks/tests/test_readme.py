@@ -62,3 +62,12 @@ def test_importing_the_package_costs_nothing_heavy() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert found.endswith("[]")
     assert int(found.split()[0]) > 40
+
+
+def test_no_public_name_is_shadowed_by_a_module() -> None:
+    import pkgutil
+
+    import rp_attacks
+
+    modules = {module.name for module in pkgutil.iter_modules(rp_attacks.__path__)}
+    assert modules & set(dir(rp_attacks)) == {"noise"}

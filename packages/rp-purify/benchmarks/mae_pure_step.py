@@ -4,7 +4,7 @@ The plain loop is what one writes first: softmax(Q K^T) V spelled out, and `loss
 of all weights. Both run on the same weights, images and masks, in turn; the ratio is that of each pair. On a CPU that
 others use too, look at `cpu_ratio`, the ratio of processor time.
 
-    python mae_pure_step.py [--smoke] [--pairs N] [--device cuda --bf16 --compile] [--json FILE]
+    python mae_pure_step.py [--smoke] [--pairs N] [--onednn] [--device cuda --bf16 --compile] [--json FILE]
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import rp_models
@@ -24,7 +25,7 @@ import torch
 from rp_models import noise
 from rp_models.mask import random_mask
 from rp_models.transformer import Attention
-from rp_purify import MAEPure
+from rp_purify import MAEPure, onednn_linear
 from torch import Tensor
 
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--onednn", action="store_true", help="linear layers in oneDNN (AMD processors)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -45,6 +47,7 @@ def main() -> None:
     name = "mae-digits" if args.smoke else "mae-vit-base-p4-32"
     result = {"model": name, "device": args.device, "torch": torch.__version__, "threads": torch.get_num_threads()}
     result |= {"machine": platform.processor() or platform.machine(), "bf16": args.bf16, "compile": args.compile}
+    result["onednn"] = args.onednn
     result |= compare(name, args)
     result["memory"] = {steps: measured_apart(steps) for steps in ((2, 4) if args.smoke else (10, 150))}
     print(json.dumps(result, indent=2))
@@ -65,7 +68,8 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, object]:
     times: dict[str, list[tuple[float, float]]] = {"ours": [], "plain": []}
 
     def ours() -> None:
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+        faster = onednn_linear() if args.onednn else nullcontext()
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16), faster:
             purifier.loss_gradient(x, seed=0, index=index, step=1)
 
     def plain() -> None:

@@ -143,6 +143,10 @@ def test_reconstructions_keep_visible_patches_and_the_unit_range() -> None:
         (lambda: Convention(norm="nuclear"), "'frobenius' or 'spectral'"),  # type: ignore[arg-type]
         (lambda: Convention(heads="max"), "'each' or 'mean'"),  # type: ignore[arg-type]
         (lambda: attention_variation(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 4, 4)), "use the same mask"),
+        (
+            lambda: variation(MAEView(model=tiny_mae()), tiny_images(2), tiny_images(3), index=torch.arange(2)),
+            "two batches of one shape",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(call: object, message: str) -> None:

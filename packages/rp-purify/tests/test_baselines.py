@@ -1,7 +1,9 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from rp_models import build
 from rp_models.mask import complement, random_mask
 from rp_models.noise import normal, uniform
 from rp_purify import (
@@ -132,6 +134,18 @@ def test_one_step_denoising_calls_the_denoiser_once_at_its_level() -> None:
     torch.testing.assert_close(purified, ((expected + 1) / 2).clamp(0, 1))
 
 
+@pytest.mark.parametrize("make", [OneStepDenoise, lambda net: DiffPure(net, times=20, steps=2)])
+def test_an_edm_network_of_the_zoo_is_a_denoiser(make: Callable[[nn.Module], Purifier]) -> None:
+    sizes = {"img_resolution": 8, "img_channels": 1, "label_dim": 0, "model_channels": 16, "channel_mult": [1]}
+    network = build("edm", **sizes, num_blocks=1, attn_resolutions=[]).eval()
+    x = tiny_images().requires_grad_()
+    purified = make(network)(x, seed=0)
+    (grad,) = torch.autograd.grad(purified.sum(), x)
+    assert purified.shape == x.shape
+    assert torch.isfinite(grad).all()
+    assert grad.abs().sum() > 0
+
+
 def test_likelihood_maximisation_moves_images_towards_the_data() -> None:
     x = torch.full((2, 1, 8, 8), 0.9)
     purified = LikelihoodMaximisation(ShrinkingDenoiser(0.0, 0.2), steps=5)(x)
@@ -145,6 +159,7 @@ def test_likelihood_maximisation_moves_images_towards_the_data() -> None:
         (lambda: OneStepDenoise(nn.Identity(), sigma=0.0), "sigma must be positive"),
         (lambda: MAEReconstruction(tiny_mae(), mask_rate=0.0), "hides none"),
         (lambda: DiffPure(nn.Identity(), times=0), "1 <= steps <= times <= 1000"),
+        (lambda: DiffPure(nn.Identity(), times=0.1), "100 for t\\* = 0.1"),
         (lambda: DiffPure(nn.Identity(), solver="euler"), "'sde' or 'ode'"),
         (lambda: LikelihoodMaximisation(nn.Identity(), sigma=(0.5, 0.1)), "sigma_low <= sigma_high"),
         (lambda: LikelihoodMaximisation(nn.Identity(), grad="exact"), "has the gradients identity"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models import noise
 from rp_models.mask import complement, random_mask
-from rp_purify import Defended, MAEPure, NoPurification
+from rp_purify import Defended, MAEPure, NoPurification, SignDescent
 from rp_purify.gradient import CURVED, clip_to_image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -77,6 +77,26 @@ def test_gradients_are_those_of_one_stored_graph_to_second_order(rule: str | Non
     torch.testing.assert_close(grad, expected, atol=1e-10, rtol=1e-9)
     assert (rule is None) or not torch.allclose(grad, upstream, atol=1e-3)
     assert (grad == 0).any() == (rule is None)
+
+
+class Scripted(SignDescent):
+    """Descends x, -x, -x: each pixel goes one step down and two up."""
+
+    def loss(self, x: Tensor, *, seed: int, index: Tensor, step: int) -> Tensor:
+        return (x if step == 1 else -x).sum(dim=(1, 2, 3))
+
+
+def test_a_pixel_that_the_range_stopped_follows_the_input_again_once_the_ball_stops_it() -> None:
+    # the first two are stopped at 0 and then go up to 0.016, which only the first one's ball forbids
+    x = torch.tensor([0.001, 0.004, 0.5]).view(1, 1, 1, 3).double().requires_grad_()
+    purifier = Scripted(torch.nn.Identity(), step_size=0.008, steps=3, eta=0.014, halve=False, fresh=True)
+    purified = purifier(x, seed=0)
+    (grad,) = torch.autograd.grad(purified.sum(), x)
+    shift = 1e-4
+    with torch.no_grad():
+        slope = (purifier(x + shift, seed=0) - purifier(x - shift, seed=0)) / (2 * shift)
+    assert grad.flatten().tolist() == [1.0, 0.0, 1.0]
+    torch.testing.assert_close(slope, grad, atol=1e-9, rtol=0)
 
 
 def test_every_backward_rule_has_the_same_forward_pass() -> None:

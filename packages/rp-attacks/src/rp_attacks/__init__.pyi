@@ -4,7 +4,7 @@ from .autoattack import FAB as FAB
 from .autoattack import AutoAttack as AutoAttack
 from .autoattack import LibrarySquare as LibrarySquare
 from .carlini_wagner import CarliniWagner as CarliniWagner
-from .clamp import clamp as clamp
+from .clamping import clamp as clamp
 from .curve import CurvePoint as CurvePoint
 from .curve import accuracy_curve as accuracy_curve
 from .deepfool import DeepFool as DeepFool
@@ -18,11 +18,12 @@ from .defence import with_gradient as with_gradient
 from .eot import MeanLogits as MeanLogits
 from .eot import expected_gradient as expected_gradient
 from .eot import margins as margins
-from .evaluate import evaluate as evaluate
+from .evaluation import evaluate as evaluate
 from .findings import Finding as Finding
 from .gradient_free import SPSA as SPSA
 from .intervals import Comparison as Comparison
 from .intervals import Interval as Interval
+from .intervals import accuracy_interval as accuracy_interval
 from .intervals import bootstrap_interval as bootstrap_interval
 from .intervals import paired_comparison as paired_comparison
 from .intervals import wilson_interval as wilson_interval

@@ -51,8 +51,8 @@ class APGD:
         model, x = with_gradient(model, self.grad), x.detach()
         result, result_wrong = x.clone(), x.new_full((len(x),), -1.0)
         order = self._ranked_classes(model, x, seed, index)
-        runs = [(r, t) for t in range(order.shape[1]) for r in range(self.restarts)]
-        for number, (_, rank) in enumerate(runs):
+        ranks = [rank for rank in range(order.shape[1]) for _ in range(self.restarts)]
+        for number, rank in enumerate(ranks):
             rows = (result_wrong < 1).nonzero().flatten()
             if len(rows) == 0:
                 break

@@ -55,10 +55,8 @@ class AutoAttack:
         if self.eps == 0:
             return x.detach().clone()
         x = x.detach()
-        # known noise belongs to an image, and the library does not say which images it asks about
-        size = 1 if isinstance(model, FixedNoise) else self.batch_size
-        parts = [slice(start, start + size) for start in range(0, len(x), size)]
         with isolated(x.device):
+            parts = _parts(model, len(x), self.batch_size)
             done = [self._one_batch(model, x[part], y[part], seed, index[part]) for part in parts]
         return project(torch.cat(done).to(x.dtype), x, norm=self.norm, eps=self.eps)
 
@@ -83,6 +81,12 @@ class AutoAttack:
         images, _ = library.run_standard_evaluation(x.float(), y, batch_size=len(x))
         result: Tensor = images.detach()
         return result
+
+
+def _parts(model: Classifier, count: int, size: int) -> list[slice]:
+    """Batches; of one image for known noise, which belongs to an image where the library does not say which it asks."""
+    size = 1 if isinstance(model, FixedNoise) else size
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _fit_to_classes(library: Any, classes: int) -> None:
@@ -127,32 +131,38 @@ class FAB:
 
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
         """Adversarial images like x (see `PGD.__call__` for the arguments)."""
-        from pyautoattack.fab_pt import FABAttack_PT
-
         index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
         model = with_gradient(model, self.grad)
         if self.eps == 0:
             return x.detach().clone()
+        x = x.detach()
         with isolated(x.device), torch.no_grad():
-            seen = OwnNoise(model, seed=derive_seed(seed, "fab", int(index[0])), index=index)
-            logits = seen(x.detach())
-            check_logits(logits, y)
-            attack = FABAttack_PT(
-                seen,
-                norm=_LIBRARY_NORM[self.norm],
-                eps=self.eps,
-                n_iter=self.steps,
-                n_restarts=self.restarts,
-                alpha_max=self.alpha_max,
-                eta=self.eta,
-                beta=self.beta,
-                targeted=self.targets is not None,
-                n_target_classes=min(self.targets or 1, logits.shape[1] - 1),
-                seed=seed % 2**31,
-                device=x.device,
-            )
-            images = attack.perturb(x.detach().float(), y)
-        return project(images.detach().to(x.dtype), x.detach(), norm=self.norm, eps=self.eps)
+            parts = _parts(model, len(x), len(x))
+            done = [self._one_batch(model, x[part], y[part], seed, index[part]) for part in parts]
+        return project(torch.cat(done).to(x.dtype), x, norm=self.norm, eps=self.eps)
+
+    def _one_batch(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
+        from pyautoattack.fab_pt import FABAttack_PT
+
+        seen = OwnNoise(model, seed=derive_seed(seed, "fab", int(index[0])), index=index)
+        logits = seen(x)
+        check_logits(logits, y)
+        attack = FABAttack_PT(
+            seen,
+            norm=_LIBRARY_NORM[self.norm],
+            eps=self.eps,
+            n_iter=self.steps,
+            n_restarts=self.restarts,
+            alpha_max=self.alpha_max,
+            eta=self.eta,
+            beta=self.beta,
+            targeted=self.targets is not None,
+            n_target_classes=min(self.targets or 1, logits.shape[1] - 1),
+            seed=seed % 2**31,
+            device=x.device,
+        )
+        images: Tensor = attack.perturb(x.float(), y)
+        return images.detach()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,23 +187,29 @@ class LibrarySquare:
 
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
         """Adversarial images like x (see `PGD.__call__` for the arguments)."""
-        from pyautoattack.square import SquareAttack
-
         index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
         if self.eps == 0:
             return x.detach().clone()
+        x = x.detach()
         with isolated(x.device), torch.no_grad():
-            seen = OwnNoise(model, seed=derive_seed(seed, "square", int(index[0])), index=index)
-            check_logits(seen(x.detach()), y)
-            attack = SquareAttack(
-                seen,
-                norm=_LIBRARY_NORM[self.norm],
-                eps=self.eps,
-                n_queries=self.queries,
-                p_init=self.p_init,
-                resc_schedule=self.rescale_schedule,
-                seed=seed % 2**31,
-                device=x.device,
-            )
-            images = attack.perturb(x.detach().float(), y)
-        return project(images.detach().to(x.dtype), x.detach(), norm=self.norm, eps=self.eps)
+            parts = _parts(model, len(x), len(x))
+            done = [self._one_batch(model, x[part], y[part], seed, index[part]) for part in parts]
+        return project(torch.cat(done).to(x.dtype), x, norm=self.norm, eps=self.eps)
+
+    def _one_batch(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
+        from pyautoattack.square import SquareAttack
+
+        seen = OwnNoise(model, seed=derive_seed(seed, "square", int(index[0])), index=index)
+        check_logits(seen(x), y)
+        attack = SquareAttack(
+            seen,
+            norm=_LIBRARY_NORM[self.norm],
+            eps=self.eps,
+            n_queries=self.queries,
+            p_init=self.p_init,
+            resc_schedule=self.rescale_schedule,
+            seed=seed % 2**31,
+            device=x.device,
+        )
+        images: Tensor = attack.perturb(x.float(), y)
+        return images.detach()

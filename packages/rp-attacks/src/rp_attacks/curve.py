@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from rp_attacks.defence import Classifier
-from rp_attacks.intervals import Interval, wilson_interval
+from rp_attacks.intervals import Interval, accuracy_interval
+from rp_attacks.isolation import PrivateStream
 from rp_attacks.noise import derive_seed
 from rp_attacks.pgd import PGD
 from rp_attacks.problem import check_problem
@@ -50,7 +51,7 @@ def accuracy_curve(
         index: int64 (n,) image indices.
         passes: verdict passes.
         batch_size: images per model call.
-        level: of the intervals, which count images times passes as trials.
+        level: of the intervals.
 
     Returns:
         One point per radius, in the given order.
@@ -61,10 +62,11 @@ def accuracy_curve(
     for eps in radii:
         rows = check_problem(x, y, norm=attack.norm, eps=eps, index=index)
         scaled = replace(attack, eps=eps, step_size=attack.step_size * eps / attack.eps or 1.0)
-        parts = [
-            scaled(model, x[part], y[part], seed=derive_seed(seed, "attack"), index=rows[part])
-            for part in torch.arange(len(x), device=x.device).split(batch_size)
-        ]
+        with PrivateStream(derive_seed(seed, "stream"))(x.device):
+            parts = [
+                scaled(model, x[part], y[part], seed=derive_seed(seed, "attack"), index=rows[part])
+                for part in torch.arange(len(x), device=x.device).split(batch_size)
+            ]
         record = judge(
             model,
             torch.cat(parts),
@@ -78,6 +80,5 @@ def accuracy_curve(
             random=False,  # nothing is selected
             batch_size=batch_size,
         )
-        right = record.right
-        points.append(CurvePoint(eps, wilson_interval(int(right.sum()), right.size, level)))
+        points.append(CurvePoint(eps, accuracy_interval(record.right, level)))
     return points

@@ -29,7 +29,9 @@ class DeepFool:
 
     def __post_init__(self) -> None:
         check_radius(self.norm, self.eps)
-        check_positive(steps=self.steps, candidates=self.candidates - 1, eot=self.eot)
+        check_positive(steps=self.steps, eot=self.eot)
+        if self.candidates < 2:
+            raise ValueError(f"candidates must be at least 2 (the true class and another), got {self.candidates}")
         if self.norm == "l1":
             raise ValueError("DeepFool is for norm 'l2' or 'linf'; for L1 use FAB")
 

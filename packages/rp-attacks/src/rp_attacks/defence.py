@@ -23,7 +23,10 @@ class Randomised(Protocol):
     """A random defence that can draw its noise from a given seed."""
 
     def with_noise(self, *, seed: int, index: Tensor) -> Classifier:
-        """The same defence, its noise for each row a function of (seed, index of that row) alone."""
+        """The same defence, its noise for each row a function of (seed, index of that row) alone.
+
+        An index names an image and a copy of it (see `COPY_STRIDE`): any int64 from 0 on, not only a position.
+        """
         ...
 
 

@@ -62,6 +62,23 @@ def bootstrap_interval(values: npt.ArrayLike, level: float = 0.95, *, seed: int,
     return Interval(float(sample.mean()), float(low), float(high))
 
 
+def accuracy_interval(right: npt.ArrayLike, level: float = 0.95) -> Interval:
+    """Expected accuracy of one query: Wilson's interval for one pass, a bootstrap over images for several.
+
+    Args:
+        right: (n, K), whether each of K passes was right on each of n images.
+        level: of confidence.
+
+    Returns:
+        The mean and its limits.
+    """
+    passes = np.asarray(right, dtype=bool)
+    mean = passes.mean(axis=1)
+    if passes.shape[1] == 1 or mean.min() == mean.max() in (0, 1):  # where all agree a bootstrap has no width
+        return wilson_interval(int(mean.sum()), len(mean), level)
+    return bootstrap_interval(mean, level, seed=0)
+
+
 class Comparison(NamedTuple):
     """Two defences on the same images, first minus second."""
 

@@ -1,6 +1,5 @@
 """The problem that an attack is given (images, labels, radius), checked once at the boundary."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -132,8 +131,7 @@ def check_positive(**values: float) -> None:
             raise ValueError(f"{name} must be above 0, got {value}")
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...] | Callable[[], tuple[str, ...]]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a value that is not among the choices."""
-    known = choices() if callable(choices) else choices
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rp_attacks.defence import Classifier, query
+from rp_attacks.defence import COPY_STRIDE, Classifier, query
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, project, size
 from rp_attacks.problem import check_logits, check_positive, check_problem, check_radius
@@ -72,7 +72,8 @@ class _Ray:
     """The state of the search: one sign vector and the radius at which it meets the boundary, for each image."""
 
     def __init__(self, attack: RayS, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> None:
-        self.attack, self.model, self.x, self.y, self.seed, self.index = attack, model, x, y, seed, index
+        self.attack, self.model, self.x, self.y, self.index = attack, model, x, y, index
+        self.seed = derive_seed(seed, "label")
         self.signs = torch.ones_like(x)
         self.radius = x.new_full((len(x),), float("inf"))
         self.images = torch.ones_like(x)  # the end of a ray of infinite radius
@@ -91,16 +92,15 @@ class _Ray:
         signs = self.signs.clone().flatten(1)
         signs[open_rows, first:last] *= -1
         signs = signs.reshape(self.x.shape)
-        near, far = self._bisect(signs, open_rows)
+        far = self._bisect(signs, open_rows)
         better = open_rows[(far < self.radius)[open_rows]]
-        del near
         if len(better):
             self.images[better] = self._at(signs[better], far[better], better)
             self.radius[better], self.signs[better] = far[better], signs[better]
         self.solved[unsolved] = self.used[unsolved]
 
-    def _bisect(self, signs: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of the radius where the rays meet the boundary; above the present radius only if it is no better."""
+    def _bisect(self, signs: Tensor, rows: Tensor) -> Tensor:
+        """Radius at which the rays are adversarial, next to the boundary; the present radius where they are not."""
         near, far = torch.zeros_like(self.radius), self.radius.clone()
         rows = rows[self._is_adversarial(signs, self.radius, rows)]
         far[rows] = far[rows].clamp_max(self.longest)
@@ -110,7 +110,7 @@ class _Ray:
             far[rows[adversarial]] = middle[rows[adversarial]]
             near[rows[~adversarial]] = middle[rows[~adversarial]]
             rows = rows[(far - near)[rows] > self.attack.tolerance]
-        return near, far
+        return far
 
     def _at(self, signs: Tensor, radius: Tensor, rows: Tensor) -> Tensor:
         unit = signs / self.longest
@@ -122,8 +122,9 @@ class _Ray:
         votes = torch.zeros(len(rows), device=images.device)
         with torch.no_grad():
             for number in range(self.attack.passes):
-                number_seed = derive_seed(self.seed, "label", int(self.used.sum()), number)
-                logits = query(self.model, images, seed=number_seed, index=self.index[rows])
+                # other noise for each of an image's own queries, whatever the rest of the batch does
+                place = self.index[rows] + COPY_STRIDE * (self.used[rows] + number)
+                logits = query(self.model, images, seed=self.seed, index=place)
                 if not self.used.any():
                     check_logits(logits, self.y[rows])
                 votes += logits.argmax(dim=1) != self.y[rows]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from rp_attacks.findings import Finding
-from rp_attacks.intervals import Comparison, Interval, bootstrap_interval, paired_comparison, wilson_interval
+from rp_attacks.intervals import Comparison, Interval, accuracy_interval, paired_comparison, wilson_interval
 from rp_attacks.norms import Norm
 from rp_attacks.record import Record
 
@@ -90,12 +90,7 @@ class Report:
         mean = right.mean(axis=1)
         vote = int((mean > 0.5).sum())
         every = int(right[:, :RESUBMISSIONS].all(axis=1).sum())
-        if mean.min() == mean.max() in (0, 1):  # also one pass over one image; a bootstrap would have no width
-            per_query = wilson_interval(n * int(mean[0]), n, self.level)
-        elif right.shape[1] == 1:
-            per_query = wilson_interval(int(right.sum()), n, self.level)
-        else:
-            per_query = bootstrap_interval(mean, self.level, seed=0)
+        per_query = accuracy_interval(right, self.level)
         return Verdict(per_query, wilson_interval(vote, n, self.level), wilson_interval(every, n, self.level))
 
     def compare(self, other: "Report") -> Comparison:

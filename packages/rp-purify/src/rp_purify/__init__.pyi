@@ -14,6 +14,7 @@ from .finetune import Finetuner as Finetuner
 from .finetune import adversarial_images as adversarial_images
 from .mae_pure import MAEPure as MAEPure
 from .maskdit_pure import MaskDiTPure as MaskDiTPure
+from .onednn import onednn_linear as onednn_linear
 from .presets import preset as preset
 from .purifier import Purifier as Purifier
 from .reconstruct import GaussianNoise as GaussianNoise

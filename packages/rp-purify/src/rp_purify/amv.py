@@ -19,6 +19,7 @@ from rp_models.maskdit import MaskDiT, masked_denoising_loss
 from torch import Tensor
 
 from rp_purify.descent import SignDescent
+from rp_purify.purifier import image_indices
 
 Norm = Literal["frobenius", "spectral"]
 Heads = Literal["each", "mean"]
@@ -185,7 +186,9 @@ def variation(
         convention: see `Convention`.
         batch_size: images at a time.
     """
-    parts = []
+    if clean.shape != other.shape:
+        raise ValueError(f"expected two batches of one shape, got {tuple(clean.shape)} and {tuple(other.shape)}")
+    index, parts = image_indices(clean, index), []
     for rows in torch.arange(len(clean), device=clean.device).split(batch_size):
         before, after = view(clean[rows], index[rows]), view(other[rows], index[rows])
         pairs = zip(before.attention, after.attention, strict=True)

@@ -73,6 +73,8 @@ class DiffPure(Purifier):
         super().__init__(seed=seed, fresh=fresh, grad=grad)
         if solver not in ("sde", "ode"):
             raise ValueError(f"solver must be 'sde' or 'ode', got {solver!r}")
+        if isinstance(times, float):
+            raise ValueError(f"times counts thousandths, 100 for t* = 0.1, got {times}")
         rounds = (times,) if isinstance(times, int) else tuple(times)
         self.model, self.solver = denoiser, solver
         self.rounds = [vp_levels(time, time if steps is None else min(steps, time)) for time in rounds]

@@ -1,0 +1,107 @@
+"""Purifiers from settings."""
+
+from dataclasses import asdict
+from typing import NamedTuple
+
+import torch
+from recipes.finetuning import Finetuning
+from recipes.purification import PurifierChoice
+from rp_models.checkpoint import CheckpointError
+from rp_models.data import DatasetInfo
+from rp_models.data.datasets import DataError
+from rp_models.mae import MaskedAutoencoder
+from rp_models.maskdit import MaskDiT
+from rp_purify import (
+    DiffPure,
+    GaussianNoise,
+    MAEPure,
+    MAEReconstruction,
+    MAEView,
+    MaskDiTPure,
+    MaskDiTView,
+    OneStepDenoise,
+    Purifier,
+    SignDescent,
+)
+
+from jobs.networks import load_denoiser, load_mae, load_maskdit
+
+Masked = MaskedAutoencoder | MaskDiT
+OneShot = MAEReconstruction | OneStepDenoise
+
+
+class Purifiers(NamedTuple):
+    """The forms in which robust fine-tuning uses one network.
+
+    Attributes:
+        one_shot: what is trained through.
+        descent: MAE-Pure or MaskDiT-Pure, which is judged.
+        view: how AMV looks at images.
+    """
+
+    one_shot: OneShot
+    descent: SignDescent
+    view: MAEView | MaskDiTView
+
+
+def purifiers_around(model: Masked, config: Finetuning) -> Purifiers:
+    """The purifiers around one network.
+
+    Raises:
+        ValueError: if a setting does not suit the network.
+    """
+    descent, rate = asdict(config.descent), config.descent.mask_rate
+    if isinstance(model, MaskedAutoencoder):
+        one_shot = MAEReconstruction(model, mask_rate=config.one_shot_mask_rate)
+        return Purifiers(one_shot, MAEPure(model, **descent), MAEView(model=model, mask_rate=rate))
+    return Purifiers(
+        OneStepDenoise(model, sigma=config.sigma),
+        MaskDiTPure(model, **descent, sigma=config.sigma),
+        MaskDiTView(model=model, sigma=config.sigma, mask_rate=rate),
+    )
+
+
+def build_purifier(settings: PurifierChoice, info: DatasetInfo, device: torch.device) -> Purifier:
+    """The purifier of these settings, for this data set's images.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be read or is of another kind.
+        DataError: if it does not suit the images, or a setting does not suit it.
+    """
+    try:
+        return _build(settings, info).to(device).eval()
+    except (CheckpointError, DataError):
+        raise
+    except ValueError as error:  # a purifier's own check of its settings against the network
+        raise DataError(f"purifier {settings.kind}: {error}") from error
+
+
+def _build(settings: PurifierChoice, info: DatasetInfo) -> Purifier:
+    match settings.kind:
+        case "noise":
+            return GaussianNoise(settings.std)
+        case "diffpure":
+            return DiffPure(load_denoiser(settings.model, info), times=settings.times, solver=settings.solver)
+        case "mae-reconstruction":
+            return MAEReconstruction(load_mae(settings.mae, info), mask_rate=settings.mask_rate)
+        case "maskdit-pure":
+            return MaskDiTPure(
+                load_maskdit(settings.model, info),
+                steps=settings.steps,
+                step_size=settings.step_size,
+                halve=settings.halve,
+                eta=settings.eta,
+                mask_rate=settings.mask_rate,
+                masks=settings.masks,
+                sigma=settings.sigma,
+            )
+        case "mae-pure":
+            return MAEPure(
+                load_mae(settings.mae, info),
+                steps=settings.steps,
+                step_size=settings.step_size,
+                halve=settings.halve,
+                eta=settings.eta,
+                mask_rate=settings.mask_rate,
+                masks=settings.masks,
+            )

@@ -1,0 +1,45 @@
+"""Purify images, and say what that changes: their pixels, an autoencoder's loss, a classifier's accuracy.
+
+uv run apps/purify.py
+uv run apps/purify.py --input attacked.npz --classifier standard.safetensors
+uv run apps/purify.py --input a.png b.png --purifier.kind diffpure --purifier.model edm.safetensors
+"""
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import commandline
+import tyro
+from recipes.purification import Purification
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Purify images, and say what that changes: their pixels, an autoencoder's loss, a classifier's accuracy."""
+
+    out: Path | None = None  # the run's folder; by default runs/purify/WHAT-PURIFIER
+    resume: bool = False  # go on with the purification that is in the folder
+    dry_run: bool = False  # print the resolved configuration as JSON and stop
+    device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
+    config: Annotated[Purification, tyro.conf.arg(name="")] = field(default_factory=Purification)
+
+
+def main() -> int:
+    """Parse, then purify; torch is imported only after parsing."""
+    options = commandline.parse_plain(Options)
+    config = options.config
+    if options.dry_run:
+        commandline.print_json(asdict(config))
+        return 0
+    what = Path(config.input[0]).stem if config.input else f"{config.data}-{config.split}"
+    out = options.out or Path("runs") / "purify" / f"{what}-{config.purifier.kind}"
+    print(f"run folder: {out}", file=sys.stderr, flush=True)
+    from jobs.purify import PurifyJob
+
+    return commandline.guarded(lambda: PurifyJob.open(config, out, resume=options.resume, device=options.device).run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Recipes of `finetune_purifier.py`; importing this does not import torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from rp_models.data.catalog import describe
+from rp_models.settings import require
+from rp_purify.settings import FinetuneSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackSettings:
+    """PGD in the maximum norm, on classifier and purifier together."""
+
+    eps: float = 8 / 255  # radius, in [0, 1] pixel units
+    step_size: float = 2 / 255  # in [0, 1] pixel units
+    steps: int = 10  # of an attack that makes training images
+    judging_steps: int = 20  # of the attacks that judge before and after
+    eot: int = 2  # passes of the random purifier whose gradients are averaged, when judging
+
+    def __post_init__(self) -> None:
+        for name in ("eps", "step_size"):
+            require(0 < getattr(self, name) <= 1, f"attack.{name} must be in (0, 1], got {getattr(self, name)}")
+        for name in ("steps", "judging_steps", "eot"):
+            require(getattr(self, name) >= 1, f"attack.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DescentSettings:
+    """MAE-Pure or MaskDiT-Pure, in which the fine-tuned network is used and judged."""
+
+    steps: int = 90  # sign steps
+    step_size: float = 1 / 255  # in [0, 1] pixel units
+    halve: bool = True  # take half the step size in the second half of the steps
+    eta: float = 8 / 255  # no pixel changes by more, in [0, 1] pixel units
+    mask_rate: float = 0.25  # share of hidden patches
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, f"descent.steps must not be negative, got {self.steps}")
+        require(0 < self.mask_rate < 1, f"descent.mask_rate must be between 0 and 1, got {self.mask_rate}")
+        for name in ("step_size", "eta"):
+            require(0 <= getattr(self, name) <= 1, f"descent.{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finetuning:
+    """Everything that determines a fine-tuned purifier and its numbers."""
+
+    data: str = "digits"  # a data set of the catalogue: trained on its training split, judged on its test split
+    kind: Literal["mae", "maskdit"] = "mae"  # which network: RMAE or RMaskDiT
+    mae: str = "mae-digits"  # masked autoencoder, a file or a shipped name, for kind mae
+    maskdit: str = ""  # checkpoint of a MaskDiT, for kind maskdit
+    classifier: str = ""  # checkpoint of the classifier, which stays as it is
+    images: int | None = 200  # only that many test images, the field's fixed draw; None for all
+    one_shot_mask_rate: float = 0.5  # of the one-shot reconstruction that is trained through, for kind mae
+    sigma: float = 0.34  # noise level in the units of [-1, 1], for kind maskdit
+    seed: int = 0  # of attacks, batches, masks and noise
+    batch_size: int = 128  # images attacked at a time
+    attack: AttackSettings = field(default_factory=AttackSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    descent: DescentSettings = field(default_factory=DescentSettings)
+
+    def __post_init__(self) -> None:
+        describe(self.data)
+        require(self.kind != "maskdit" or bool(self.maskdit), "kind maskdit needs a checkpoint; name it with --maskdit")
+        require(self.images is None or self.images >= 1, f"images must be at least 1, got {self.images}")
+        require(
+            0 < self.one_shot_mask_rate < 1,
+            f"one_shot_mask_rate must be between 0 and 1, got {self.one_shot_mask_rate}",
+        )
+        require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
+        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+
+
+def digits() -> Finetuning:
+    """The embedded digits at the size of `train_dra.py`'s evaluation: radius 0.15, under two minutes on two cores."""
+    eps = 0.15
+    return Finetuning(
+        data="digits",
+        attack=AttackSettings(eps=eps, step_size=eps / 4, steps=10, judging_steps=10, eot=1),
+        finetune=FinetuneSettings(steps=300, batch_size=128, lr=3e-4, mu=1.0, noise_std=0.1, mask_rate=0.5),
+        descent=DescentSettings(steps=20, step_size=0.01, eta=eps, mask_rate=0.5),
+    )
+
+
+def smoke() -> Finetuning:
+    """The digits in seconds: every part runs, nothing is learnt; for tests."""
+    base = digits()
+    return replace(
+        base,
+        images=8,
+        batch_size=1000,
+        attack=replace(base.attack, steps=1, judging_steps=1),
+        finetune=replace(base.finetune, steps=3, batch_size=8),
+        descent=replace(base.descent, steps=2),
+    )
+
+
+RECIPES: dict[str, Callable[[], Finetuning]] = {"digits": digits, "smoke": smoke}
