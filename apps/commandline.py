@@ -9,8 +9,8 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-# A thread of torch's pool that has nothing to do sleeps instead of spinning. On a machine that does anything else at the
-# same time, small networks were 30 times slower with spinning threads. It must be set before torch is imported.
+# A thread of torch's pool that has nothing to do sleeps instead of spinning: on a machine that does anything else at
+# the same time, small networks were 30 times slower with spinning threads. Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 Options = TypeVar("Options")

@@ -8,7 +8,7 @@ import rp_models
 from recipes.evaluation import Evaluation, PurifierSettings
 from rp_analysis import RobustnessCurve, plot_robustness_curves
 from rp_attacks import PGD, Classifier, Progress, accuracy_curve, evaluate, suite
-from rp_models.data import DatasetInfo, describe, load_images, subset
+from rp_models.data import DatasetInfo, describe, load_images, subset_index
 from rp_models.data.datasets import DataError
 from rp_models.training import ProgressBar, RunFolder
 from rp_purify import Defended, GaussianNoise, MAEPure, MAEReconstruction
@@ -33,7 +33,8 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
     defence = defended(classifier, config.purifier).to(where).eval()
     folder = RunFolder.open(out, asdict(config), resume=resume)
     images = load_images(config.data, "test").to(where)
-    x, y = (subset(images, config.images) if config.images else images).batch(slice(None))
+    index = subset_index(len(images), config.images or len(images)).to(where)
+    x, y = images.batch(index)
     eps = info.eps.get(config.norm) if config.eps is None else config.eps
     purified = config.purifier.kind != "none"
     attacks = suite(
@@ -52,6 +53,7 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
         y,
         attacks,
         seed=config.seed,
+        index=index,
         batch_size=config.batch_size,
         passes=config.passes,
         exhaustive=config.exhaustive,

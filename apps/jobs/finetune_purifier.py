@@ -194,13 +194,15 @@ class FinetuneJob:
             "attacked": variation(purifiers.view, x, attacked, index=index),
             "purified": variation(purifiers.view, x, self._purified(purifiers.descent, attacked), index=index),
         }
+        once = self._purified(purifiers.one_shot, attacked)
         with torch.no_grad():
-            logits = self.classifier(self._purified(purifiers.one_shot, attacked))
+            class_loss = F.cross_entropy(self.classifier(once), y)
         return {
             "clean": self._accuracy(system, x),
             "pgd_on_classifier": self._accuracy(system, attacked),
             "pgd_on_system": self._accuracy(system, adaptive),
-            "one_shot_class_loss": float(F.cross_entropy(logits, y)),
+            "one_shot_pgd_on_classifier": self._accuracy(self.classifier, once),
+            "one_shot_class_loss": float(class_loss),
             "loss": {"clean": float(seen["attacked"].clean_loss.mean())}
             | {key: float(value.loss.mean()) for key, value in seen.items()},
             "amv": {key: float(value.layers[:, -1].mean()) for key, value in seen.items()},
@@ -250,13 +252,14 @@ class FinetuneJob:
         setting = self._setting()
         name = {"mae": "MAE-Pure", "maskdit": "MaskDiT-Pure"}[self.config.kind]
         print(f"{setting['data']}, {setting['images']} test images, Linf {setting['eps']:.4g}, {setting['attack']}\n")
-        print(f"{'':16}{'clean':>8}{'PGD on':>12}{'PGD on':>9}{'one-shot':>12}{'AMV':>10}{'AMV':>10}")
-        print(f"{'':16}{'':>8}{'classifier':>12}{'system':>9}{'class loss':>12}{'attacked':>10}{'purified':>10}")
+        print(f"{'':16}{'clean':>8}{'PGD on':>12}{'PGD on':>9}{'one-shot, PGD':>15}{'class':>7}{'AMV':>10}{'AMV':>10}")
+        print(f"{'':24}{'classifier':>12}{'system':>9}{'on classifier':>15}{'loss':>7}{'attacked':>10}{'purified':>10}")
         print(f"{'no purifier':16}{_percent(undefended['clean']):>8}{_percent(undefended['pgd']):>12}")
         for title, row in zip((name, f"R{name}"), rows.values(), strict=True):
-            accuracies = f"{_percent(row['clean']):>8}{_percent(row['pgd_on_classifier']):>12}"
-            accuracies += f"{_percent(row['pgd_on_system']):>9}{row['one_shot_class_loss']:>12.3f}"
-            print(f"{title:16}{accuracies}{row['amv']['attacked']:>10.4f}{row['amv']['purified']:>10.4f}")
+            line = f"{title:16}{_percent(row['clean']):>8}{_percent(row['pgd_on_classifier']):>12}"
+            line += f"{_percent(row['pgd_on_system']):>9}{_percent(row['one_shot_pgd_on_classifier']):>15}"
+            line += f"{row['one_shot_class_loss']:>7.3f}"
+            print(line + "".join(f"{row['amv'][key]:>10.4f}" for key in ("attacked", "purified")))
         print(f"\n{CAUTION}\ncheckpoint: {self.folder.path / 'checkpoints' / f'r{self.config.kind}.safetensors'}")
 
 

@@ -16,7 +16,16 @@ from rp_models.edm.loss import EDMLoss
 from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import random_mask
 from rp_models.sampling import generate
-from rp_models.training import EdmTrainer, MaeTrainer, ProgressBar, RunFolder, mae_loss, state_path, train_stage
+from rp_models.training import (
+    EdmTrainer,
+    MaeTrainer,
+    ProgressBar,
+    RunFolder,
+    build_mae,
+    mae_loss,
+    state_path,
+    train_stage,
+)
 from rp_models.transformer import unpatchify
 from torch import Tensor, nn
 
@@ -67,12 +76,13 @@ def pretrain(config: PretrainMae | PretrainEdm, out: Path, *, resume: bool, devi
     print(f"samples: {folder.path / 'figures' / 'samples.png'}")
 
 
+@torch.no_grad()
 def _check_network(config: PretrainMae, images: ImageSet) -> None:
     """Try the network on one image, before anything is written."""
     try:
-        model = MaeTrainer(config.mae, images, seed=config.seed).model
-        x, _ = images.batch(slice(0, 1))
-        model.loss(x, random_mask(torch.rand(1, model.tokens, device=x.device), config.mae.mask_rate))
+        model = build_mae(config.mae)
+        x = images.batch(slice(0, 1))[0].cpu()
+        model.loss(x, random_mask(torch.zeros(1, model.tokens), config.mae.mask_rate))
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"mae.network {config.mae.network!r} does not suit {config.data}: {reason}") from error

@@ -184,7 +184,7 @@ class TrainDraJob:
 
         def watch(event: EvaluationProgress) -> None:
             done.append(event)
-            self.progress.advance(len(done), {f"standing after {event.stage}": event.standing / event.images})
+            self.progress.advance(len(done), {f"{event.stage}, standing": event.standing / event.images})
 
         report = evaluate(
             model,
@@ -194,6 +194,7 @@ class TrainDraJob:
             seed=self.config.seed,
             batch_size=settings.batch_size,
             block_size=settings.batch_size,
+            probes=settings.probes,
             folder=self.folder.path / "evaluation" / method,
             progress=watch,
         )

@@ -15,12 +15,14 @@ class EvaluationSettings:
     eps: float = 8 / 255  # Linf radius, in [0, 1] pixel units
     images: int | None = None  # only that many test images, drawn once and for all; None for all
     batch_size: int = 128  # images attacked at a time
+    probes: int = 32  # images on which signs of masked gradients are looked for, by SPSA among others; 0 for none
     neighbours: int = 10  # k of CKNNA
 
     def __post_init__(self) -> None:
         require(0 <= self.eps <= 1, f"evaluation.eps must be in [0, 1] pixel units, got {self.eps}; divide by 255")
         require(self.images is None or self.images >= 1, f"evaluation.images must be at least 1, got {self.images}")
         require(self.batch_size >= 1, f"evaluation.batch_size must be at least 1, got {self.batch_size}")
+        require(self.probes >= 0, f"evaluation.probes must not be negative, got {self.probes}")
         require(self.neighbours >= 2, f"evaluation.neighbours must be at least 2, got {self.neighbours}")
 
 
@@ -68,7 +70,7 @@ def digits() -> TrainDra:
             num_blocks=1,
             attn_resolutions=(4,),
             dropout=0.0,
-            steps=1000,
+            steps=800,
             batch_size=64,
             lr=3e-3,
             rampup_images=6_400,
@@ -77,7 +79,7 @@ def digits() -> TrainDra:
         synthetic=SamplingSettings(images=2_000, steps=10, batch_size=250),
         classifier=ClassifierSettings(depth=10, width=1),
         training=TrainingSettings(
-            epochs=30,
+            epochs=28,
             batch_size=128,
             synthetic_fraction=0.5,
             eps=eps,
@@ -89,7 +91,7 @@ def digits() -> TrainDra:
             validation_steps=20,
         ),
         alignment=AlignmentSettings(hidden=256),
-        evaluation=EvaluationSettings(eps=eps, batch_size=300),
+        evaluation=EvaluationSettings(eps=eps, batch_size=300, probes=0),
     )
 
 

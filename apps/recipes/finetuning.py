@@ -79,7 +79,7 @@ def digits() -> Finetuning:
     return Finetuning(
         data="digits",
         attack=AttackSettings(eps=eps, step_size=eps / 4, steps=10, judging_steps=10, eot=1),
-        finetune=FinetuneSettings(steps=300, batch_size=128, lr=3e-4, mu=1.0, noise_std=0.1, mask_rate=0.5),
+        finetune=FinetuneSettings(steps=300, batch_size=128, lr=1e-3, mu=10.0, noise_std=0.1, mask_rate=0.5),
         descent=DescentSettings(steps=20, step_size=0.01, eta=eps, mask_rate=0.5),
     )
 

@@ -108,7 +108,7 @@ def test_nothing_of_a_file_is_executed(tmp_path):
 def test_unknown_names_and_arguments_get_an_answer():
     with pytest.raises(ValueError, match=r"unknown network 'wrn-28-10-swsh'; did you mean wrn-28-10-swish"):
         build("wrn-28-10-swsh")
-    with pytest.raises(ValueError, match="dm-wide-resnet: .*unexpected keyword"):
+    with pytest.raises(ValueError, match=r"dm-wide-resnet: .*unexpected keyword"):
         build("dm-wide-resnet", breadth=3)
 
 

@@ -34,7 +34,7 @@ class Progress(NamedTuple):
     seconds: float
     """Since the evaluation began."""
     standing: int
-    """Images of the blocks done that are still right in some selecting pass."""
+    """Images of the blocks done that no stage so far has broken: still right in some selecting pass."""
     images: int
     """Images of the blocks done."""
 
@@ -116,7 +116,7 @@ class Stages:
                 self.store.save(name, number, *done)
             records.append(done[0])
             images.append(done[1])
-            standing, seen = standing + int(done[0].standing.sum()), seen + count
+            standing, seen = standing + int((done[0].standing & done[0].tried).sum()), seen + count
             if self.progress:
                 now = time.perf_counter() - self.began
                 self.progress(Progress(name, len(records), len(self.blocks), now, standing, seen))

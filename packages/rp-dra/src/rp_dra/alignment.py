@@ -1,8 +1,7 @@
 """Diffusion representation alignment: the head and the loss (Eq. 3 of the DRA paper)."""
 
-from rp_models.projector import ProjectionHead
+from rp_models import projector
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def alignment_loss(projected: Tensor, target: Tensor) -> Tensor:
@@ -14,10 +13,11 @@ def alignment_loss(projected: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         Scalar in [-1, 1]; -1 is perfect alignment. Source: Eq. 3 of the DRA paper.
+
+    Raises:
+        ValueError: if the shapes differ.
     """
-    if projected.shape != target.shape:
-        raise ValueError(f"both must have the same shape, got {tuple(projected.shape)} and {tuple(target.shape)}")
-    return -F.cosine_similarity(projected, target.detach(), dim=-1).mean()
+    return projector.alignment_loss(projected, target).mean()
 
 
 class Alignment(nn.Module):
@@ -33,7 +33,7 @@ class Alignment(nn.Module):
 
     def __init__(self, width: int, target_width: int, *, hidden: int = 2048) -> None:
         super().__init__()
-        self.head = ProjectionHead(width, target_width, hidden=hidden)
+        self.head = projector.ProjectionHead(width, target_width, hidden=hidden)
 
     def forward(self, features: Tensor, target: Tensor) -> Tensor:
         """The alignment loss of classifier features (b, width) with a target (b, target_width)."""

@@ -7,5 +7,6 @@ from .datasets import DataError as DataError
 from .datasets import ImageSet as ImageSet
 from .datasets import load_images as load_images
 from .datasets import subset as subset
+from .datasets import subset_index as subset_index
 from .synthetic import read_synthetic as read_synthetic
 from .synthetic import write_synthetic as write_synthetic

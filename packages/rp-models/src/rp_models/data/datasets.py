@@ -66,17 +66,27 @@ def to_bytes(images: Tensor) -> Tensor:
     return (images * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
 
 
-def subset(images: ImageSet, count: int, *, seed: int = 0) -> ImageSet:
-    """A fixed random subset, drawn as the field draws it: `RandomState(seed).choice` without replacement.
+def subset_index(total: int, count: int, *, seed: int = 0) -> Tensor:
+    """Which images a fixed random subset takes, drawn as the field draws it: `RandomState(seed).choice`.
 
     Args:
-        images: the whole set.
-        count: images to take; all if there are not more.
+        total: images in the whole set.
+        count: images to take, without replacement; all in their order if there are not more.
         seed: of the draw.
+
+    Returns:
+        int64 tensor (min(count, total),) of positions.
     """
+    if count >= total:
+        return torch.arange(total)
+    return torch.from_numpy(np.random.RandomState(seed).choice(total, count, replace=False))
+
+
+def subset(images: ImageSet, count: int, *, seed: int = 0) -> ImageSet:
+    """The fixed random subset of `subset_index`, as a set of its own."""
     if count >= len(images):
         return images
-    chosen = torch.from_numpy(np.random.RandomState(seed).choice(len(images), count, replace=False))
+    chosen = subset_index(len(images), count, seed=seed).to(images.images.device)
     return ImageSet(images.images[chosen], images.labels[chosen], images.info)
 
 

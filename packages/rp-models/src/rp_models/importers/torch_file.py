@@ -60,4 +60,5 @@ def _reason(path: Path, error: Exception) -> str:
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
         return f"refused, since it asks for {refused[1]}, which is neither a tensor nor a plain value; nothing was run"
-    return f"not a complete file of torch.save ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    # torch's own text would advise to load the file without protection
+    return f"not a complete file of torch.save that holds tensors and plain values only ({type(error).__name__})"
