@@ -1,7 +1,7 @@
 """Attack a classifier, defended or not, and report the accuracy that is left.
 
 uv run apps/evaluate.py --model runs/train_dra/digits/checkpoints/dm-at+dra.safetensors --suite autoattack
-uv run apps/evaluate.py --model standard.safetensors --suite purifier --purifier.kind mae-pure
+uv run apps/evaluate.py --model standard.safetensors --suite purifier --defended --purifier.kind mae-pure
 """
 
 import sys
@@ -34,7 +34,7 @@ def main() -> int:
     if not options.config.model:
         commandline.fail("--model is missing: name the classifier's checkpoint")
     name = f"{Path(options.config.model).stem}-{options.config.suite}"
-    if options.config.purifier.kind != "none":
+    if options.config.defended:
         name += f"-{options.config.purifier.kind}"
     out = options.out or Path("runs") / "evaluate" / name
     print(f"run folder: {out}", file=sys.stderr, flush=True)

@@ -28,6 +28,7 @@ class Options:
     resume: bool = False  # go on with the run that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
+    workers: int = 2  # processes that evaluate beside the training, on a CPU; 0 for none. Changes no number
     cache: Path = Path("runs/cache")  # where trained diffusion models are kept for other runs
     config: Annotated[TrainDra, tyro.conf.arg(name="")] = field(default_factory=TrainDra)
 
@@ -45,7 +46,7 @@ def main() -> int:
     return commandline.guarded(
         lambda: TrainDraJob.open(
             options.config, out, resume=options.resume, device=options.device, cache=options.cache
-        ).run()
+        ).run(workers=options.workers)
     )
 
 

@@ -8,11 +8,10 @@ from typing import Any
 import rp_models
 import torch
 from recipes.finetuning import Finetuning
-from rp_analysis import wilson_interval
-from rp_analysis.sheets import plot_image_grid
+from rp_analysis import plot_image_grid, wilson_interval
 from rp_attacks import PGD
 from rp_models import noise
-from rp_models.data import describe, load_images, read_synthetic, subset, write_synthetic
+from rp_models.data import ImageSet, describe, load_images, read_synthetic, subset_index, write_synthetic
 from rp_models.data.datasets import DataError, to_bytes
 from rp_models.training import ProgressBar, RunFolder, state_path, train_stage
 from rp_purify import Defended, Finetuner, SignDescent, adversarial_images, variation
@@ -49,7 +48,8 @@ class FinetuneJob:
         self._check_purifiers()  # complains now, not after stage I
         self.train = load_images(config.data, "train").to(device)
         test = load_images(config.data, "test").to(device)
-        self.test = test if config.images is None else subset(test, config.images)
+        self.index = subset_index(len(test), config.images or len(test)).to(device)
+        self.test = ImageSet(test.images[self.index], test.labels[self.index], test.info)
         self.progress = ProgressBar()
 
     @classmethod
@@ -172,7 +172,7 @@ class FinetuneJob:
         self.progress.start(title, len(self.test), 0)
         for rows in self._batches():
             x, y = self.test.batch(rows)
-            parts.append(pgd(model, x, y, seed=seed, index=rows))
+            parts.append(pgd(model, x, y, seed=seed, index=self.index[rows]))
             self.progress.advance(int(rows[-1]) + 1, {})
         self.progress.finish()
         return torch.cat(parts)
@@ -187,12 +187,11 @@ class FinetuneJob:
 
     def _judged(self, name: str, purifiers: Purifiers, attacked: Tensor) -> dict[str, Any]:
         x, y = self.test.batch(slice(None))
-        index = torch.arange(len(x), device=self.device)
         system = Defended(purifiers.descent, self.classifier)
         adaptive = self.attack_test(system, f"attack on the system {name}")
         seen = {
-            "attacked": variation(purifiers.view, x, attacked, index=index),
-            "purified": variation(purifiers.view, x, self._purified(purifiers.descent, attacked), index=index),
+            "attacked": variation(purifiers.view, x, attacked, index=self.index),
+            "purified": variation(purifiers.view, x, self._purified(purifiers.descent, attacked), index=self.index),
         }
         once = self._purified(purifiers.one_shot, attacked)
         with torch.no_grad():
@@ -213,7 +212,7 @@ class FinetuneJob:
     def _purified(self, purifier: SignDescent | OneShot, x: Tensor) -> Tensor:
         """Purified images, with the noise that judges everywhere."""
         seed = noise.derive_seed(self.config.seed, "judging")
-        return torch.cat([purifier(x[rows], seed=seed, index=rows) for rows in self._batches(len(x))])
+        return torch.cat([purifier(x[rows], seed=seed, index=self.index[rows]) for rows in self._batches(len(x))])
 
     @torch.no_grad()
     def _accuracy(self, model: nn.Module, x: Tensor) -> dict[str, float]:

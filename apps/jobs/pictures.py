@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from recipes.purification import Purification
-from rp_models.data import DatasetInfo, ImageSet, describe, load_images, read_synthetic, subset, write_synthetic
+from rp_models.data import DatasetInfo, ImageSet, describe, load_images, read_synthetic, subset_index, write_synthetic
 from rp_models.data.datasets import DataError
 from torch import Tensor
 
@@ -17,11 +17,13 @@ class Pictures(NamedTuple):
 
     Attributes:
         images: the images; labels are all 0 where there are none.
+        numbers: int64 (n,), number of each image in its source; the noise of an image is that of its number.
         origin: what to call them.
         names: one name each if they are PNG files, else nothing.
     """
 
     images: ImageSet
+    numbers: Tensor
     origin: str
     names: tuple[str, ...] = ()
 
@@ -35,13 +37,15 @@ def read_pictures(config: Purification) -> Pictures:
     info = describe(config.data)
     if not config.input:
         images = load_images(config.data, config.split)
-        return Pictures(_few(images, config.images), f"{config.data} {config.split} split")
+        return Pictures(*_chosen(images, config.images), f"{config.data} {config.split} split")
     if config.input[0].endswith(".npz"):
-        return Pictures(_few(read_synthetic(config.input[0], info), config.images), Path(config.input[0]).name)
+        images = read_synthetic(config.input[0], info)
+        return Pictures(*_chosen(images, config.images), Path(config.input[0]).name)
     files = _png_files(config.input)[: config.images]
     pixels = torch.stack([_read_png(file, info) for file in files])
-    labels = torch.zeros(len(files), dtype=torch.int64)
-    return Pictures(ImageSet(pixels, labels, info), f"{len(files)} PNG files", tuple(file.name for file in files))
+    images = ImageSet(pixels, torch.zeros(len(files), dtype=torch.int64), info)
+    names = tuple(file.name for file in files)
+    return Pictures(images, torch.arange(len(files)), f"{len(files)} PNG files", names)
 
 
 def write_pictures(pixels: Tensor, pictures: Pictures, folder: Path) -> Path:
@@ -67,10 +71,12 @@ def write_pictures(pixels: Tensor, pictures: Pictures, folder: Path) -> Path:
     return target
 
 
-def _few(images: ImageSet, count: int | None) -> ImageSet:
+def _chosen(images: ImageSet, count: int | None) -> tuple[ImageSet, Tensor]:
+    """The field's fixed draw of so many images, or all, with their numbers."""
     if len(images) == 0:
         raise DataError("there are no images to purify")
-    return images if count is None else subset(images, count)
+    index = subset_index(len(images), count or len(images))
+    return ImageSet(images.images[index], images.labels[index], images.info), index
 
 
 def _png_files(names: Sequence[str]) -> list[Path]:

@@ -6,8 +6,7 @@ from pathlib import Path
 import rp_models
 import torch
 from recipes.pretrain import PretrainEdm, PretrainMae
-from rp_analysis import Plot
-from rp_analysis.sheets import plot_image_grid
+from rp_analysis import Plot, plot_image_grid
 from rp_models import noise
 from rp_models.checkpoint import read_header
 from rp_models.data import ImageSet, load_images

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 from recipes.purification import Purification
-from rp_analysis import wilson_interval
-from rp_analysis.sheets import plot_image_grid
+from rp_analysis import plot_image_grid, wilson_interval
 from rp_models import noise
 from rp_models.data import ImageSet, describe, read_synthetic, write_synthetic
 from rp_models.data.datasets import to_bytes
@@ -77,7 +76,7 @@ class PurifyJob:
         self._print(result, written)
 
     def purified(self) -> ImageSet:
-        """The purified images as bytes; each batch is kept on disk until all are there."""
+        """The purified images as bytes; each batch is a file, with which an interrupted run goes on."""
         parts, size = self.folder.path / "parts", self.config.batch_size
         seed, done = noise.derive_seed(self.config.seed, "purify"), []
         progress = ProgressBar()
@@ -86,7 +85,7 @@ class PurifyJob:
             part = parts / f"{start:08d}.npz"
             if not part.exists():
                 x, y = self.before.batch(slice(start, start + size))
-                index = torch.arange(start, start + len(x), device=self.device)
+                index = self.pictures.numbers[start : start + size].to(self.device)
                 write_synthetic(to_bytes(self.purifier(x, seed=seed, index=index).detach()), y, part)
             done.append(read_synthetic(part, self.before.info))
             progress.advance(min(start + size, len(self.before)), {})
@@ -119,9 +118,8 @@ class PurifyJob:
 
     def _print(self, result: dict[str, Any], written: Path) -> None:
         print(f"{result['origin']}, {result['images']} images, {result['purifier']}")
-        print(
-            f"  change     mean {result['mean_change']:.4f}, largest {result['largest_change']:.4f}, pixels in [0, 1]"
-        )
+        mean, largest = result["mean_change"], result["largest_change"]
+        print(f"  change     mean {mean:.4f}, largest {largest:.4f}, of pixels in [0, 1]")
         if "mae_loss" in result:
             print("  MAE loss   before {before:.5f}, after {after:.5f}".format(**result["mae_loss"]))
         if "accuracy" in result:

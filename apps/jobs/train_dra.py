@@ -5,10 +5,9 @@ A stage whose product is in the run folder is done; an unfinished one goes on fr
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import rp_models
 import torch
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 
 from jobs import dra_report
 from jobs.device import choose_device
+from jobs.evaluations import Evaluations
 
 AUTOATTACK: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version's attacks, in its order
 
@@ -62,20 +62,36 @@ class TrainDraJob:
             DataError: if there is no such device.
         """
         chosen = choose_device(device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
         return cls(config, RunFolder.open(out, asdict(config), resume=resume), chosen, cache)
 
-    def run(self) -> None:
-        """All stages, then the report on the terminal."""
+    def run(self, workers: int = 0) -> None:
+        """All stages, then the report on the terminal.
+
+        Args:
+            workers: processes that evaluate what is trained while the next one trains; 0 evaluates in between.
+        """
         target, synthetic = None, None
         if any("dm" in method or "dra" in method for method in self.config.method):
             denoiser = self.diffusion_model()
             synthetic = self.synthetic_images(denoiser)
-            target = EdmTarget(denoiser, sigma=self.config.alignment.sigma, layer=self.config.alignment.layer)
-        rows: dict[str, dict[str, Any]] = {}
-        for method in self.config.method:
-            model = self.classifier(method, synthetic, target)
-            rows[method] = self.judge(method, model, target)
+            target = self._target(denoiser)
+        with Evaluations(self, workers if self.device.type == "cpu" else 0) as evaluations:
+            for method in self.config.method:
+                self.classifier(method, synthetic, target)
+                evaluations.start(method)
+            seconds = evaluations.finish()
+        for method, spent in seconds.items():
+            self.folder.add_seconds(f"evaluate {method}", spent)
+        rows: dict[str, Any] = {
+            method: self.folder.read_json(f"results/{method}.json") for method in self.config.method
+        }
         dra_report.write(self.folder, self.config, self.test, rows)
+
+    def _target(self, denoiser: nn.Module) -> EdmTarget:
+        """The frozen diffusion features of the run."""
+        return EdmTarget(denoiser, sigma=self.config.alignment.sigma, layer=self.config.alignment.layer)
 
     def diffusion_model(self) -> nn.Module:
         """The EDM network of the run: from its folder, from the cache, or trained now."""
@@ -131,8 +147,8 @@ class TrainDraJob:
                 write_synthetic(images, labels, product)
         return read_synthetic(product, info).to(self.device)
 
-    def classifier(self, method: Method, synthetic: ImageSet | None, target: EdmTarget | None) -> nn.Module:
-        """The classifier that a method gives, trained now if it is not there."""
+    def classifier(self, method: Method, synthetic: ImageSet | None, target: EdmTarget | None) -> None:
+        """Train the classifier of a method, if it is not there."""
         product = self.folder.path / "checkpoints" / f"{method}.safetensors"
         if not product.exists():
             with self.folder.timed(method):
@@ -160,33 +176,26 @@ class TrainDraJob:
                 notes = {"data": self.config.data, "method": method, "seed": self.config.seed}
                 rp_models.save(trainer.result(), product, notes=notes)
         state_path(self.folder, method).unlink(missing_ok=True)
-        return rp_models.load(product, device=self.device)
 
-    def judge(self, method: Method, model: nn.Module, target: EdmTarget | None) -> dict[str, Any]:
-        """Accuracy under AutoAttack, and what the features look like, on the test images."""
-        name = f"results/{method}.json"
-        if not (self.folder.path / name).exists():
-            with self.folder.timed(f"evaluate {method}"):
-                report = self.autoattack(method, model)
-                self.folder.write_json(name, {**dra_report.row(report), **self.features(model, target)})
-        row: dict[str, Any] = self.folder.read_json(name)
-        return row
+    def judge(self, method: Method, watch: Callable[[EvaluationProgress], None] | None = None) -> None:
+        """Write a method's accuracy under AutoAttack, and what its features look like, on the test images."""
+        checkpoints = self.folder.path / "checkpoints"
+        model = rp_models.load(checkpoints / f"{method}.safetensors", device=self.device)
+        edm = checkpoints / "edm.safetensors"
+        target = self._target(rp_models.load(edm, device=self.device)) if edm.exists() else None
+        report = self.autoattack(method, model, watch)
+        self.folder.write_json(f"results/{method}.json", {**dra_report.row(report), **self.features(model, target)})
 
-    def autoattack(self, method: Method, model: nn.Module) -> Report:
+    def autoattack(
+        self, method: Method, model: nn.Module, watch: Callable[[EvaluationProgress], None] | None
+    ) -> Report:
         """AutoAttack's standard version: its four attacks, each on the images that still stand."""
         settings = self.config.evaluation
         attacks: dict[str, Attack] = {
             part: AutoAttack(eps=settings.eps, attacks=(part,), batch_size=settings.batch_size) for part in AUTOATTACK
         }
         x, y = self.test.batch(slice(None))
-        self.progress.start(f"evaluate {method}", 0, 0)
-        done: list[EvaluationProgress] = []
-
-        def watch(event: EvaluationProgress) -> None:
-            done.append(event)
-            self.progress.advance(len(done), {f"{event.stage}, standing": event.standing / event.images})
-
-        report = evaluate(
+        return evaluate(
             model,
             x,
             y,
@@ -198,8 +207,6 @@ class TrainDraJob:
             folder=self.folder.path / "evaluation" / method,
             progress=watch,
         )
-        self.progress.finish()
-        return report
 
     def features(self, model: nn.Module, target: EdmTarget | None) -> Mapping[str, float | None]:
         """The features' geometry on clean and adversarial images, and their similarity with the diffusion model's."""

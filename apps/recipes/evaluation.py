@@ -1,10 +1,12 @@
 """Settings of `evaluate.py`; importing this does not import torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rp_models.data.catalog import describe
 from rp_models.settings import require
+
+from recipes.purification import PurifierChoice
 
 SuiteName = Literal[
     "quick",
@@ -23,26 +25,6 @@ SuiteName = Literal[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PurifierSettings:
-    """A purifier in front of the classifier."""
-
-    kind: Literal["none", "mae-pure", "mae-reconstruction", "noise"] = "none"
-    model: str = "mae-digits"  # checkpoint of the purifier's network, a file or a name that ships with rp-models
-    steps: int = 20  # of MAE-Pure
-    step_size: float = 1 / 100  # of MAE-Pure, in [0, 1] pixel units
-    mask_rate: float = 0.25  # share of masked patches
-    eta: float = 0.15  # MAE-Pure changes no pixel by more, in [0, 1] pixel units
-    std: float = 0.25  # standard deviation of the noise, for kind noise
-    masks: Literal["fresh", "fixed"] = "fresh"  # drawn anew at every step, or one for each image
-
-    def __post_init__(self) -> None:
-        require(self.steps >= 0, f"purifier.steps must not be negative, got {self.steps}")
-        require(0 < self.mask_rate < 1, f"purifier.mask_rate must be between 0 and 1, got {self.mask_rate}")
-        for name in ("step_size", "eta", "std"):
-            require(0 <= getattr(self, name) <= 1, f"purifier.{name} must be in [0, 1], got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
     """Everything that determines an evaluation's numbers."""
 
@@ -57,7 +39,8 @@ class Evaluation:
     exhaustive: bool = False  # run every attack on every image, for its own accuracy
     seed: int = 0  # of attacks, controls and verdicts
     batch_size: int = 128  # images attacked at a time
-    purifier: PurifierSettings = PurifierSettings()
+    defended: bool = False  # put the purifier of the settings below in front of the classifier
+    purifier: PurifierChoice = field(default_factory=PurifierChoice)
 
     def __post_init__(self) -> None:
         describe(self.data)

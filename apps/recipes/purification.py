@@ -52,7 +52,7 @@ class Purification:
     data: str = "digits"  # a data set of the catalogue; it says what size the images have
     split: Literal["train", "validation", "test"] = "test"  # which of its images, unless --input names others
     input: tuple[str, ...] = ()  # other images of that kind: one .npz of `image` and `label`, PNG files, or a folder
-    images: int | None = None  # only that many of them, the field's fixed draw; None for all
+    images: int | None = None  # only that many, the field's fixed draw (of PNG files the first); None for all
     classifier: str = ""  # checkpoint whose accuracy is reported before and after; needs labels
     seed: int = 0  # of masks and noise
     batch_size: int = 128  # images at a time; changes no image

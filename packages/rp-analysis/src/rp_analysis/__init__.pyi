@@ -52,6 +52,7 @@ from .sae_training import train_sae as train_sae
 from .saliency import gradient_saliency as gradient_saliency
 from .saliency import input_gradients as input_gradients
 from .saliency import perturbation_saliency as perturbation_saliency
+from .sheets import plot_image_grid as plot_image_grid
 from .significance import bootstrap_interval as bootstrap_interval
 from .significance import permutation_test as permutation_test
 from .similarity import cka as cka

@@ -102,9 +102,13 @@ class RunFolder:
         try:
             yield
         finally:
-            seconds = self.seconds()
-            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 2)
-            self.write_json("stages.json", seconds)
+            self.add_seconds(stage, time.monotonic() - start)
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add to a stage's entry in `stages.json`."""
+        known = self.seconds()
+        known[stage] = round(known.get(stage, 0.0) + seconds, 2)
+        self.write_json("stages.json", known)
 
     def seconds(self) -> dict[str, float]:
         """Seconds spent in each stage so far."""

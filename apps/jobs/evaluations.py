@@ -1,0 +1,95 @@
+"""Evaluations of trained classifiers, beside the training of the next ones where a machine has cores to spare."""
+
+import multiprocessing
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.dra import TrainDra
+from rp_attacks import Progress as EvaluationProgress
+from rp_dra.settings import Method
+from rp_models.training import RunFolder
+
+if TYPE_CHECKING:
+    from jobs.train_dra import TrainDraJob
+
+STAGES = 6  # of an evaluation: two controls and the four attacks of AutoAttack
+
+
+class Evaluations:
+    """The evaluations of one run; a method whose result is in the run folder is not evaluated again.
+
+    Args:
+        job: of the run.
+        workers: processes; 0 evaluates in this one.
+    """
+
+    def __init__(self, job: "TrainDraJob", workers: int) -> None:
+        self.job, self.seconds = job, dict[Method, float]()
+        self.futures: dict[Method, Future[float]] = {}
+        self.pool: ProcessPoolExecutor | None = None
+        if workers:
+            self.pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+    def __enter__(self) -> "Evaluations":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.pool:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def start(self, method: Method) -> None:
+        """Evaluate a method's classifier, now or in a worker."""
+        if (self.job.folder.path / "results" / f"{method}.json").exists():
+            return
+        if self.pool is None:
+            self.seconds[method] = self._here(method)
+            return
+        config, folder, device = self.job.config, self.job.folder.path, str(self.job.device)
+        self.futures[method] = self.pool.submit(evaluate_method, config, folder, device, self.job.cache, method)
+
+    def finish(self) -> dict[Method, float]:
+        """Wait for the workers, and give the seconds of each evaluation of this session."""
+        pending = set(self.futures.values())
+        if pending:
+            total = len(self.futures) * STAGES * -(-len(self.job.test) // self.job.config.evaluation.batch_size)
+            self.job.progress.start("evaluate", total, self._blocks())
+            while pending:
+                pending = wait(pending, timeout=0.5).not_done
+                self.job.progress.advance(self._blocks(), {"classifiers left": len(pending)})
+            self.job.progress.finish()
+        return self.seconds | {method: future.result() for method, future in self.futures.items()}
+
+    def _blocks(self) -> int:
+        """Finished blocks of the evaluations in the workers."""
+        folders = (self.job.folder.path / "evaluation" / method for method in self.futures)
+        return sum(len(list(folder.glob("*/block-*.npz"))) for folder in folders)
+
+    def _here(self, method: Method) -> float:
+        """Evaluate in this process, with a progress bar."""
+        start, done = time.monotonic(), 0
+        blocks = -(-len(self.job.test) // self.job.config.evaluation.batch_size)
+        self.job.progress.start(f"evaluate {method}", STAGES * blocks, 0)
+
+        def watch(event: EvaluationProgress) -> None:
+            nonlocal done
+            done += 1
+            self.job.progress.advance(done, {f"{event.stage}, standing": event.standing / event.images})
+
+        self.job.judge(method, watch)
+        self.job.progress.finish()
+        return time.monotonic() - start
+
+
+def evaluate_method(config: TrainDra, folder: Path, device: str, cache: Path, method: Method) -> float:
+    """What a worker does: evaluate one method of a run; gives the seconds that it took."""
+    import torch
+
+    from jobs.train_dra import TrainDraJob
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    start = time.monotonic()
+    TrainDraJob(config, RunFolder(folder), torch.device(device), cache).judge(method)
+    return time.monotonic() - start
