@@ -30,15 +30,15 @@ def classifier(tmp_path_factory):
     from rp_dra import ClassifierSettings, ClassifierTrainer, TrainingSettings, objective_of
     from rp_models.data import load_images
 
-    recipe = TrainingSettings(epochs=3, batch_size=128, crop_padding=1, flip=False)
+    recipe = TrainingSettings(epochs=6, batch_size=128, crop_padding=1, flip=False)
     trainer = ClassifierTrainer(
-        ClassifierSettings(depth=10, width=1),
+        ClassifierSettings(depth=10, width=1, bn_momentum=0.1),
         recipe,
         load_images("digits", "train"),
         objective=objective_of(recipe, robust=False),
         seed=0,
     )
-    for step in range(30):
+    for step in range(60):
         trainer.step(step)
     path = tmp_path_factory.mktemp("model") / "standard.safetensors"
     rp_models.save(trainer.model, path)
@@ -60,7 +60,7 @@ def test_an_evaluation_leaves_report_images_and_figure_and_resumes(classifier, t
 
 
 def test_a_purified_classifier_is_attacked_with_every_backward_rule(classifier, tmp_path):
-    settings = ("--defended", "--purifier.steps", 2, "--images", 4, "--passes", 10, "--eps", 0.1)
+    settings = ("--defended", "--purifier.steps", 2, "--images", 4, "--passes", 10, "--probes", 0, "--eps", 0.1)
     done = app("evaluate", "--model", classifier, *settings, "--out", tmp_path / "e", cwd=tmp_path)
     for rule in ("identity", "ste-tanh", "normalised"):
         assert f"pgd20-cw-{rule}" in done.stdout

@@ -45,12 +45,14 @@ def test_another_project_purifies_a_batch_of_digits(tmp_path):
     (tmp_path / "pyproject.toml").write_text(PYPROJECT.format(path=path, exclude_newer=newest))
     (tmp_path / "main.py").write_text(PROGRAM)
     assert len(PROGRAM.strip().splitlines()) <= 10
-    environment = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
+    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "UV")}
     done = subprocess.run(
         ["uv", "run", "main.py"], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(16, 1, 8, 8) True"
-    listed = subprocess.run(["uv", "pip", "list"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert "rp-models" in listed
-    assert "rp-attacks" not in listed
+    installed = subprocess.run(
+        ["uv", "pip", "list"], cwd=tmp_path, capture_output=True, text=True, env=environment, check=True
+    ).stdout
+    assert "rp-models" in installed
+    assert "rp-attacks" not in installed

@@ -57,6 +57,7 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
         index=index,
         batch_size=config.batch_size,
         passes=config.passes,
+        probes=config.probes,
         exhaustive=config.exhaustive,
         pixels=config.pixels,
         folder=folder.path / "evaluation",

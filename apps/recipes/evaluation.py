@@ -36,6 +36,7 @@ class Evaluation:
     images: int | None = 512  # that many test images, the field's fixed draw; None for all
     passes: int | None = None  # verdict passes of a random defence; None: 20, and 1 for a deterministic one
     pixels: Literal["float", "uint8"] = "float"  # uint8 judges adversarial images that an image file can hold
+    probes: int = 32  # images on which signs of masked gradients are looked for, by SPSA among others; 0 for none
     exhaustive: bool = False  # run every attack on every image, for its own accuracy
     seed: int = 0  # of attacks, controls and verdicts
     batch_size: int = 128  # images attacked at a time
@@ -46,4 +47,5 @@ class Evaluation:
         describe(self.data)
         require(self.eps is None or self.eps >= 0, f"eps must not be negative, got {self.eps}")
         require(self.images is None or self.images >= 1, f"images must be at least 1, got {self.images}")
+        require(self.probes >= 0, f"probes must not be negative, got {self.probes}")
         require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")

@@ -55,10 +55,9 @@ class SPSA:
         for sample in range(self.samples):
             draw_seed = derive_seed(seed, "direction", sample)
             direction = self._direction(x, draw_seed, index)
-            # one noise for both ends: the difference is that of the images alone
-            ends = [
-                margins(model, x + sign * self.delta * direction, y, seed=draw_seed, index=index)[0] for sign in (1, -1)
-            ]
+            # one noise for both ends: the difference is that of the images alone; no query leaves the box
+            probes = [(x + sign * self.delta * direction).clamp(0, 1) for sign in (1, -1)]
+            ends = [margins(model, probe, y, seed=draw_seed, index=index)[0] for probe in probes]
             total += (ends[0] - ends[1]).reshape(-1, 1, 1, 1) * direction
         return total / (2 * self.delta * self.samples)
 

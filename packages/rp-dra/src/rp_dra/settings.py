@@ -75,6 +75,7 @@ class AlignmentSettings:
 
     weight: float = 1.2  # lambda, the weight of the alignment term
     sigma: float = 0.1  # noise level of the diffusion features, in EDM's units (images in [-1, 1])
+    # where in the U-Net the features are taken; the bottleneck is the output of the last middle block
     layer: Literal["enc_last", "mid_in0", "bottleneck", "before_up"] = "bottleneck"
     hidden: int = 2048  # width of the three-layer projection head
 
