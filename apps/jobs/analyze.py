@@ -173,7 +173,7 @@ class AnalysisJob:
         pairs = [(base, f"{base}+dra") for base in ("at", "dm-at") if {base, f"{base}+dra"} <= gradients.keys()]
         if pairs:
             maps = {
-                f"{aligned} minus {base}": difference_map(gradients[base], gradients[aligned], normalize=True)
+                f"{aligned}\nminus {base}": difference_map(gradients[base], gradients[aligned], normalize=True)
                 for base, aligned in pairs
             }
             self._figure("gradients", plot_gradient_difference(maps), "input gradients, low frequencies upper left")
