@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from rp_models.checkpoint import read_tensors
 
@@ -116,8 +117,10 @@ def test_a_run_killed_in_any_stage_ends_with_the_same_weights(finished, tmp_path
         if metrics.exists() and f'"stage": "{stage}"' in metrics.read_text():
             break
         time.sleep(0.01)
+    workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert not psutil.wait_procs(workers, timeout=30)[1], "workers outlive their parent"
     run(*arguments, "--resume", cwd=tmp_path)
     assert same(weights(finished[1]), weights(folder))
     steps = [json.loads(line) for line in metrics.read_text().splitlines()]

@@ -6,7 +6,7 @@ from typing import Any
 
 from recipes.evaluation import Evaluation
 from rp_analysis import RobustnessCurve, plot_robustness_curves
-from rp_attacks import PGD, Classifier, Progress, accuracy_curve, evaluate, suite
+from rp_attacks import PGD, Classifier, Norm, Progress, accuracy_curve, evaluate, suite
 from rp_models.data import describe, load_images, subset_index
 from rp_models.training import ProgressBar, RunFolder
 from rp_purify import Defended
@@ -16,6 +16,7 @@ from jobs.device import choose_device
 from jobs.networks import load_classifier
 from jobs.purifiers import build_purifier
 
+SUITE_NORMS: dict[str, Norm] = {"pgd200-eot20-l2": "l2", "pgd200-eot20-l1": "l1", "cw-eot": "l2", "deepfool-eot": "l2"}
 RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # of the figure, in multiples of the suite's radius
 
 
@@ -37,11 +38,12 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
     images = load_images(config.data, "test").to(where)
     index = subset_index(len(images), config.images or len(images)).to(where)
     x, y = images.batch(index)
-    eps = info.eps.get(config.norm) if config.eps is None else config.eps
+    norm = SUITE_NORMS.get(config.suite, config.norm)
+    eps = info.eps.get(norm) if config.eps is None else config.eps  # None: the suite's own
     attacks = suite(
         config.suite,
         eps=eps,
-        norm=config.norm,
+        norm=norm,
         random=config.defended,
         classes=info.num_classes,
         gradients=tuple(rule for rule in defence.gradients if rule != "exact") if isinstance(defence, Defended) else (),
@@ -73,8 +75,8 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
         "environment": folder.read_json("environment.json"),
     }
     folder.write_json("result.json", result)
-    if config.norm in info.eps or config.eps:
-        _figure(defence, x, y, config, float(eps or 0.0), folder)
+    if norm == "linf" and eps:
+        _figure(defence, x, y, config, eps, folder)
     front = config.purifier.kind if config.defended else "none"
     print(f"{config.data} test split, {Path(config.model).name}, purifier {front}, suite {config.suite}")
     print(report)
@@ -83,8 +85,6 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
 
 def _figure(defence: Classifier, x: Any, y: Any, config: Evaluation, eps: float, folder: RunFolder) -> None:
     """Accuracy against the radius under a 20-step PGD on at most 100 images: a first look, not the verdict."""
-    if config.norm != "linf" or eps == 0:
-        return
     few = slice(0, min(100, len(x)))
     attack = PGD(eps=eps, step_size=eps / 8, steps=20, loss="cw", eot=5 if config.defended else 1)
     radii = tuple(min(factor * eps, 1.0) for factor in RADII)

@@ -1,6 +1,8 @@
 """Evaluations of trained classifiers, beside the training of the next ones where a machine has cores to spare."""
 
 import multiprocessing
+import os
+import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -30,7 +32,12 @@ class Evaluations:
         self.futures: dict[Method, Future[float]] = {}
         self.pool: ProcessPoolExecutor | None = None
         if workers:
-            self.pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            self.pool = ProcessPoolExecutor(
+                workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_end_with,
+                initargs=(os.getpid(),),
+            )
 
     def __enter__(self) -> "Evaluations":
         return self
@@ -80,6 +87,17 @@ class Evaluations:
         self.job.judge(method, watch)
         self.job.progress.finish()
         return time.monotonic() - start
+
+
+def _end_with(parent: int) -> None:
+    """End this worker soon after its parent is gone: a killed parent cannot tell it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def evaluate_method(config: TrainDra, folder: Path, device: str, cache: Path, method: Method) -> float:
