@@ -72,6 +72,7 @@ def test_a_purified_classifier_is_attacked_with_every_backward_rule(classifier, 
     [
         ([], "--model is missing"),
         (["--model", "nowhere.safetensors"], "no such checkpoint file"),
+        (["--model", "mae-digits", "--suite", "purifier"], "put one in front with --defended"),
         (["--model", "mae-digits"], "does not take the images of digits"),
         (["--model", "x", "--suite", "autoatack"], "invalid choice 'autoatack'"),
         (["--model", "x", "--eps", "-1"], "eps must not be negative"),

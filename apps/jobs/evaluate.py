@@ -7,7 +7,7 @@ from typing import Any
 from recipes.evaluation import Evaluation
 from rp_analysis import RobustnessCurve, plot_robustness_curves
 from rp_attacks import PGD, Classifier, Norm, Progress, accuracy_curve, evaluate, suite
-from rp_models.data import describe, load_images, subset_index
+from rp_models.data import DataError, describe, load_images, subset_index
 from rp_models.training import ProgressBar, RunFolder
 from rp_purify import Defended
 from torch import nn
@@ -28,6 +28,8 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
         RunError: if the folder cannot be used.
         DataError: if the classifier does not fit the data set, or there is no such device.
     """
+    if config.suite in ("bpda-eot20", "purifier") and not config.defended:
+        raise DataError(f"suite {config.suite} replaces a purifier's backward pass; put one in front with --defended")
     where = choose_device(device)
     info = describe(config.data)
     classifier = load_classifier(config.model, info).to(where)
