@@ -23,7 +23,6 @@ from rp_analysis import (
     low_frequency_share,
     mutual_knn,
     permutation_test,
-    perturbation_saliency,
     plot_alignment_uniformity_accuracy,
     plot_cknna_scatter,
     plot_component_accuracy,
@@ -40,9 +39,10 @@ from rp_dra import EdmTarget, fit_probe
 from rp_models import noise
 from rp_models.data import ImageSet, load_images, subset
 from rp_models.training import ProgressBar, RunFolder
-from torch import Tensor, nn
+from torch import nn
 
 from jobs.device import choose_device
+from jobs.networks import pooled_features
 
 PROBE = "diffusion probe"
 
@@ -155,16 +155,10 @@ class AnalysisJob:
     def frequency(self) -> None:
         """Spectra of perturbations and of input gradients (Fig. 3a and 10)."""
         self.page.section("Frequency")
-        models = self._with_probe()
-        spectra = {
-            name: perturbation_saliency(
-                model, self._attack(self.eps), [(self.x, self.y)], only_successful=False
-            ).spectrum
-            for name, model in models.items()
-        }
-        rows = []
-        for name, model in models.items():
+        spectra, rows = {}, []
+        for name, model in self._with_probe().items():
             delta = self._attack(self.eps)(model, self.x, self.y) - self.x
+            spectra[name] = frequency_map(delta)
             share = low_frequency_share(frequency_map(delta, quantity="power"))
             rows.append({"model": name, "energy at or below 1/8 cycle per pixel, %": 100 * share})
         self._table("frequency", rows, "share of the perturbations' energy at low frequencies")
@@ -207,7 +201,7 @@ class AnalysisJob:
         self.page.section("Sparse autoencoders")
         runs = {}
         for name, model in self.models.items():
-            train = _features(model, self.train.batch(slice(None))[0])
+            train = pooled_features(model, self.train.batch(slice(None))[0])
             width = int(train.shape[1] * self.config.sae_expansion)
             config = SaeConfig(expansion=self.config.sae_expansion, epochs=self.config.sae_epochs, batch=256)
             ks = [k for k in self.config.sae_k if k <= width]
@@ -230,9 +224,9 @@ class AnalysisJob:
     def _features(self) -> None:
         """Features of clean and adversarial test images, of every classifier and of the diffusion model."""
         attack = self._attack(self.eps)
-        self.clean = {name: _features(model, self.x) for name, model in self.models.items()}
+        self.clean = {name: pooled_features(model, self.x) for name, model in self.models.items()}
         self.adversarial = {
-            name: _features(model, attack(model, self.x, self.y)) for name, model in self.models.items()
+            name: pooled_features(model, attack(model, self.x, self.y)) for name, model in self.models.items()
         }
         self.diffusion = self.probe = None
         if self.target is not None:
@@ -259,9 +253,3 @@ class AnalysisJob:
     def _figure(self, name: str, plot: Plot, caption: str) -> None:
         plot.save(self.folder.path / "figures" / name)
         self.page.figure(plot, caption)
-
-
-@torch.no_grad()
-def _features(model: nn.Module, x: Tensor) -> Tensor:
-    features: Tensor = model.forward_features(x)  # type: ignore[operator]
-    return features

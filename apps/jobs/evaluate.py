@@ -6,7 +6,7 @@ from typing import Any
 
 from recipes.evaluation import Evaluation
 from rp_analysis import RobustnessCurve, plot_robustness_curves
-from rp_attacks import PGD, Classifier, Norm, Progress, accuracy_curve, evaluate, suite
+from rp_attacks import PGD, Classifier, Norm, Progress, Report, accuracy_curve, evaluate, suite
 from rp_models.data import DataError, describe, load_images, subset_index
 from rp_models.training import ProgressBar, RunFolder
 from rp_purify import Defended
@@ -69,6 +69,13 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
         progress=bar,
     )
     bar.finish()
+    if norm == "linf" and eps:
+        _figure(defence, x, y, config, eps, folder)
+    _leave(report, config, folder)
+
+
+def _leave(report: Report, config: Evaluation, folder: RunFolder) -> None:
+    """Write `result.json` and print the report."""
     result = {
         "data": config.data,
         "split": "test",
@@ -77,8 +84,6 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
         "environment": folder.read_json("environment.json"),
     }
     folder.write_json("result.json", result)
-    if norm == "linf" and eps:
-        _figure(defence, x, y, config, eps, folder)
     front = config.purifier.kind if config.defended else "none"
     print(f"{config.data} test split, {Path(config.model).name}, purifier {front}, suite {config.suite}")
     print(report)

@@ -61,6 +61,13 @@ def load_denoiser(name: str, info: DatasetInfo) -> nn.Module:
     return denoiser
 
 
+@torch.no_grad()
+def pooled_features(classifier: nn.Module, x: Tensor) -> Tensor:
+    """A classifier's penultimate features (b, d) of images."""
+    features: Tensor = classifier.forward_features(x)  # type: ignore[operator]
+    return features
+
+
 def _of_kind(kind: type[Network], name: str, description: str) -> Network:
     model = rp_models.load(name)
     if not isinstance(model, kind):

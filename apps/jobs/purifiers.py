@@ -1,7 +1,7 @@
 """Purifiers from settings."""
 
 from dataclasses import asdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from recipes.finetuning import Finetuning
@@ -77,6 +77,8 @@ def build_purifier(settings: PurifierChoice, info: DatasetInfo, device: torch.de
 
 
 def _build(settings: PurifierChoice, info: DatasetInfo) -> Purifier:
+    names = ("steps", "step_size", "halve", "eta", "mask_rate", "masks")
+    descent: dict[str, Any] = {name: getattr(settings, name) for name in names}
     match settings.kind:
         case "noise":
             return GaussianNoise(settings.std)
@@ -85,23 +87,6 @@ def _build(settings: PurifierChoice, info: DatasetInfo) -> Purifier:
         case "mae-reconstruction":
             return MAEReconstruction(load_mae(settings.mae, info), mask_rate=settings.mask_rate)
         case "maskdit-pure":
-            return MaskDiTPure(
-                load_maskdit(settings.model, info),
-                steps=settings.steps,
-                step_size=settings.step_size,
-                halve=settings.halve,
-                eta=settings.eta,
-                mask_rate=settings.mask_rate,
-                masks=settings.masks,
-                sigma=settings.sigma,
-            )
+            return MaskDiTPure(load_maskdit(settings.model, info), sigma=settings.sigma, **descent)
         case "mae-pure":
-            return MAEPure(
-                load_mae(settings.mae, info),
-                steps=settings.steps,
-                step_size=settings.step_size,
-                halve=settings.halve,
-                eta=settings.eta,
-                mask_rate=settings.mask_rate,
-                masks=settings.masks,
-            )
+            return MAEPure(load_mae(settings.mae, info), **descent)

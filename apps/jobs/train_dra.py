@@ -26,11 +26,12 @@ from rp_models import noise
 from rp_models.data import ImageSet, load_images, read_synthetic, subset, write_synthetic
 from rp_models.sampling import balanced_labels, generate
 from rp_models.training import EdmTrainer, ProgressBar, RunFolder, state_path, train_stage
-from torch import Tensor, nn
+from torch import nn
 
 from jobs import dra_report
 from jobs.device import choose_device
 from jobs.evaluations import Evaluations
+from jobs.networks import pooled_features
 
 AUTOATTACK: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version's attacks, in its order
 
@@ -214,7 +215,7 @@ class TrainDraJob:
         x, y = self.test.batch(slice(None))
         eps = self.config.evaluation.eps
         x_adv = PGD(eps=eps, step_size=eps / 4, steps=20)(model, x, y, seed=self.config.seed)
-        clean, adversarial = _features(model, x), _features(model, x_adv)
+        clean, adversarial = pooled_features(model, x), pooled_features(model, x_adv)
         similarity = None
         if target is not None:
             index = torch.arange(len(x), device=self.device)
@@ -227,9 +228,3 @@ class TrainDraJob:
             "alignment": alignment_score(clean, adversarial),
             "uniformity": uniformity_score(clean),
         }
-
-
-@torch.no_grad()
-def _features(model: nn.Module, x: Tensor) -> Tensor:
-    features: Tensor = model.forward_features(x)  # type: ignore[operator]
-    return features
