@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import commandline
 import tyro
-from recipes.pretrain import EDM_RECIPES, MAE_RECIPES, PretrainEdm, PretrainMae
+from recipes.pretrain import EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES, PretrainEdm, PretrainMae, PretrainMaskDit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class MaeOptions:
     """Train a masked autoencoder on a data set's training split."""
 
     kind: tyro.conf.Positional[Literal["mae"]] = "mae"  # what is trained; it comes first
-    recipe: Literal["digits", "smoke"] = "digits"  # where the settings below start from
+    recipe: Literal["digits", "fashion-mnist", "smoke"] = "digits"  # where the settings below start from
     out: Path | None = None  # the run's folder; by default runs/pretrain/KIND-RECIPE
     resume: bool = False  # go on with the run that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
@@ -36,7 +36,9 @@ class EdmOptions:
     """Train an EDM diffusion model, class-conditional, on a data set's training split."""
 
     kind: tyro.conf.Positional[Literal["edm"]] = "edm"  # what is trained; it comes first
-    recipe: Literal["digits", "smoke"] = "digits"  # where the settings below start from
+    recipe: Literal["digits", "digits-unconditional", "fashion-mnist", "smoke"] = (
+        "digits"  # where the settings below start from
+    )
     out: Path | None = None  # the run's folder; by default runs/pretrain/KIND-RECIPE
     resume: bool = False  # go on with the run that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
@@ -44,10 +46,24 @@ class EdmOptions:
     config: Annotated[PretrainEdm, tyro.conf.arg(name="")] = field(default_factory=PretrainEdm)
 
 
-Options: TypeAlias = MaeOptions | EdmOptions
+@dataclass(frozen=True, kw_only=True)
+class MaskDitOptions:
+    """Train a MaskDiT, masked and then unmasked, on a data set's training split."""
+
+    kind: tyro.conf.Positional[Literal["maskdit"]] = "maskdit"  # what is trained; it comes first
+    recipe: Literal["digits", "fashion-mnist", "smoke"] = "digits"  # where the settings below start from
+    out: Path | None = None  # the run's folder; by default runs/pretrain/KIND-RECIPE
+    resume: bool = False  # go on with the run that is in the folder
+    dry_run: bool = False  # print the resolved configuration as JSON and stop
+    device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
+    config: Annotated[PretrainMaskDit, tyro.conf.arg(name="")] = field(default_factory=PretrainMaskDit)
+
+
+Options: TypeAlias = MaeOptions | EdmOptions | MaskDitOptions
 KINDS: dict[str, tuple[type[Options], Mapping[str, Callable[[], Any]]]] = {
     "mae": (MaeOptions, MAE_RECIPES),
     "edm": (EdmOptions, EDM_RECIPES),
+    "maskdit": (MaskDitOptions, MASKDIT_RECIPES),
 }
 
 

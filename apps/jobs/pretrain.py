@@ -5,7 +5,7 @@ from pathlib import Path
 
 import rp_models
 import torch
-from recipes.pretrain import PretrainEdm, PretrainMae
+from recipes.pretrain import PretrainEdm, PretrainMae, PretrainMaskDit
 from rp_analysis import Plot, plot_image_grid
 from rp_models import noise
 from rp_models.checkpoint import read_header
@@ -14,14 +14,18 @@ from rp_models.data.datasets import DataError
 from rp_models.edm.loss import EDMLoss
 from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import random_mask
-from rp_models.sampling import generate
+from rp_models.maskdit import MaskDiT
+from rp_models.sampling import conditional, generate
+from rp_models.settings import EdmSettings, MaeSettings, MaskDitSettings
 from rp_models.training import (
     EdmTrainer,
     MaeTrainer,
+    MaskDitTrainer,
     ProgressBar,
     RunFolder,
     build_mae,
     mae_loss,
+    maskdit_held_out,
     state_path,
     train_stage,
 )
@@ -30,11 +34,12 @@ from torch import Tensor, nn
 
 from jobs.device import choose_device
 
+Config = PretrainMae | PretrainEdm | PretrainMaskDit
 COLUMNS = 10  # images in a row of the sheet
 DRAWS = 16  # noise levels per validation image, for EDM's loss
 
 
-def pretrain(config: PretrainMae | PretrainEdm, out: Path, *, resume: bool, device: str) -> None:
+def pretrain(config: Config, out: Path, *, resume: bool, device: str) -> None:
     """Train the model, and leave `checkpoints/model.safetensors`, `result.json` and a sheet in the folder.
 
     Raises:
@@ -87,11 +92,13 @@ def _check_network(config: PretrainMae, images: ImageSet) -> None:
         raise DataError(f"mae.network {config.mae.network!r} does not suit {config.data}: {reason}") from error
 
 
-def _trained(config: PretrainMae | PretrainEdm, train: ImageSet, folder: RunFolder) -> nn.Module:
+def _trained(config: Config, train: ImageSet, folder: RunFolder) -> nn.Module:
     """The trained network; of EDM the average, which is what one uses."""
-    trainer: MaeTrainer | EdmTrainer
+    trainer: MaeTrainer | EdmTrainer | MaskDitTrainer
     if isinstance(config, PretrainMae):
         trainer = MaeTrainer(config.mae, train, seed=config.seed)
+    elif isinstance(config, PretrainMaskDit):
+        trainer = MaskDitTrainer(config.maskdit, train, seed=config.seed)
     else:
         trainer = EdmTrainer(config.edm, train, seed=config.seed)
     with folder.timed("train"):
@@ -105,12 +112,12 @@ def _trained(config: PretrainMae | PretrainEdm, train: ImageSet, folder: RunFold
             progress=ProgressBar(),
             log_every=20,
         )
-    return trainer.average if isinstance(trainer, EdmTrainer) else trainer.model
+    return trainer.model if isinstance(trainer, MaeTrainer) else trainer.average
 
 
-def _notes(config: PretrainMae | PretrainEdm) -> dict[str, object]:
+def _notes(config: Config) -> dict[str, object]:
     """What the checkpoint's header says of its training."""
-    settings = config.mae if isinstance(config, PretrainMae) else config.edm
+    settings = _settings(config)
     notes = {
         "data": config.data,
         "split": "train",
@@ -119,14 +126,25 @@ def _notes(config: PretrainMae | PretrainEdm) -> dict[str, object]:
         "lr": settings.lr,
         "seed": config.seed,
     }
-    return {**notes, "mask_rate": config.mae.mask_rate} if isinstance(config, PretrainMae) else notes
+    return {**notes, "mask_rate": settings.mask_rate} if not isinstance(settings, EdmSettings) else notes
 
 
-def _held_out_loss(config: PretrainMae | PretrainEdm, model: nn.Module, images: ImageSet) -> float:
+def _settings(config: Config) -> MaeSettings | EdmSettings | MaskDitSettings:
+    """The settings of the network and its training."""
+    if isinstance(config, PretrainMae):
+        return config.mae
+    return config.maskdit if isinstance(config, PretrainMaskDit) else config.edm
+
+
+def _held_out_loss(config: Config, model: nn.Module, images: ImageSet) -> float:
     """The model's own training loss on the validation images, a mean over values."""
     if isinstance(config, PretrainMae):
         assert isinstance(model, MaskedAutoencoder)
         return mae_loss(model, images, mask_rate=config.mae.mask_rate, seed=config.seed)
+    if isinstance(config, PretrainMaskDit):
+        assert isinstance(model, MaskDiT)
+        rate, weight = config.maskdit.mask_rate, config.maskdit.mae_weight
+        return maskdit_held_out(model, images, mask_rate=rate, mae_weight=weight, seed=config.seed)
     return _edm_loss(model, images, seed=config.seed)
 
 
@@ -138,11 +156,11 @@ def _edm_loss(model: nn.Module, images: ImageSet, *, seed: int) -> float:
     for draw in range(DRAWS):
         index = torch.arange(len(x), device=x.device)
         rnd, unit = loss.draw(x.shape[1:], seed=noise.derive_seed(seed, "validation", draw), index=index)
-        total += float(loss(model, 2 * x - 1, labels, rnd=rnd, noise=unit).mean())
+        total += float(loss(model, 2 * x - 1, labels if conditional(model) else None, rnd=rnd, noise=unit).mean())
     return total / DRAWS
 
 
-def _sheet(config: PretrainMae | PretrainEdm, model: nn.Module, validation: ImageSet) -> Plot:
+def _sheet(config: Config, model: nn.Module, validation: ImageSet) -> Plot:
     """What the model makes: reconstructions of held-out images, or samples of each class."""
     if isinstance(config, PretrainMae):
         assert isinstance(model, MaskedAutoencoder)
@@ -152,7 +170,8 @@ def _sheet(config: PretrainMae | PretrainEdm, model: nn.Module, validation: Imag
     labels = torch.arange(info.num_classes).repeat_interleave(COLUMNS)
     images = generate(
         model,
-        labels,
+        labels if conditional(model) else None,
+        count=len(labels),
         channels=info.channels,
         image_size=info.image_size,
         steps=config.sampler_steps,
@@ -160,7 +179,8 @@ def _sheet(config: PretrainMae | PretrainEdm, model: nn.Module, validation: Imag
         batch_size=100,
     )
     rows = (images / 255).split(COLUMNS)
-    return plot_image_grid(dict(zip(info.class_names, rows, strict=True)), title=f"samples, {config.data}")
+    names = info.class_names if conditional(model) else [f"{n + 1}" for n in range(info.num_classes)]
+    return plot_image_grid(dict(zip(names, rows, strict=True)), title=f"samples, {config.data}")
 
 
 @torch.no_grad()

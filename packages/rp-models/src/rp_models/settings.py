@@ -18,6 +18,9 @@ class EdmSettings:
     num_blocks: int = 4  # residual blocks per resolution
     attn_resolutions: tuple[int, ...] = (16,)  # resolutions with self-attention
     dropout: float = 0.13  # inside the residual blocks
+    conditional: bool = (
+        True  # whether the model knows the class; DiffPure and likelihood purifiers take one that does not
+    )
     steps: int = 400_000  # optimiser steps
     batch_size: int = 512  # images in a step
     lr: float = 1e-3  # highest rate, of Adam
@@ -66,6 +69,44 @@ class MaeSettings:
         )
         require(self.weight_decay >= 0, f"mae.weight_decay must not be negative, got {self.weight_decay}")
         require(self.crop_padding >= 0, f"mae.crop_padding must not be negative, got {self.crop_padding}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskDitSettings:
+    """A MaskDiT and its training (Zheng et al. 2023, arXiv:2306.09305)."""
+
+    network: str = "maskdit-cifar10"  # a MaskDiT of the zoo that fits the data set's images
+    num_classes: int = 0  # of the class condition; 0 for an unconditional model
+    mask_rate: float = 0.5  # share of masked patches
+    mae_weight: float = 0.1  # of the reconstruction term
+    label_dropout: float = 0.1  # share of labels that are left out, for guidance
+    steps: int = 2_000_000  # optimiser steps in all
+    unmasked_steps: int = 0  # of these, the last ones without masks
+    batch_size: int = 1024  # images in a step
+    lr: float = 1e-4  # of AdamW
+    unmasked_lr: float = 5e-5  # of the steps without masks
+    warmup_steps: int = 0  # steps over which the rate rises from zero; the published training has none
+    weight_decay: float = 0.0
+    ema_half_life: int = 7_000_000  # images after which a weight's share in the average has halved
+    ema_ramp: float = 0.05  # the half-life is at most this share of the images seen
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        """Arguments of the network beside the zoo's."""
+        return {"num_classes": self.num_classes} if self.num_classes else {}
+
+    def __post_init__(self) -> None:
+        require(0 <= self.mask_rate < 1, f"maskdit.mask_rate must be in [0, 1), got {self.mask_rate}")
+        require(0 <= self.label_dropout <= 1, f"maskdit.label_dropout must be in [0, 1], got {self.label_dropout}")
+        for name in ("steps", "batch_size"):
+            require(getattr(self, name) >= 1, f"maskdit.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_classes", "mae_weight", "warmup_steps", "weight_decay", "ema_half_life"):
+            require(getattr(self, name) >= 0, f"maskdit.{name} must not be negative, got {getattr(self, name)}")
+        require(self.lr > 0 and self.unmasked_lr > 0, "maskdit.lr and maskdit.unmasked_lr must be positive")
+        require(
+            0 <= self.unmasked_steps <= self.steps,
+            f"maskdit.unmasked_steps must be between 0 and maskdit.steps = {self.steps}, got {self.unmasked_steps}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -139,8 +139,8 @@ ENTRIES: dict[str, Entry] = {
     ),
     "mae-fashion-mnist": Entry(
         "mae:MaskedAutoencoder",
-        {"image_size": 28, "patch_size": 4, "in_channels": 1, "width": 192, "depth": 8, "heads": 6}
-        | {"decoder_width": 96, "decoder_depth": 4, "decoder_heads": 6},
+        {"image_size": 28, "patch_size": 4, "in_channels": 1, "width": 128, "depth": 6, "heads": 4}
+        | {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4},
         "arXiv:2111.06377",
     ),
     # ViT

@@ -43,6 +43,29 @@ CATALOG: dict[str, DatasetInfo] = {
         "the 1,797 images that scikit-learn ships as load_digits",
         licence="CC BY 4.0",
     ),
+    "fashion-mnist": DatasetInfo(
+        name="fashion-mnist",
+        class_names=(
+            "T-shirt/top",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ),
+        channels=1,
+        image_size=28,
+        mean=(0.2860,),
+        std=(0.3530,),
+        eps={"linf": 0.1},
+        split_sizes={"train": 58_976, "validation": 1024, "test": 10_000},
+        source="Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747",
+        licence="MIT",
+    ),
 }
 
 

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from rp_models.data.catalog import SPLITS, DatasetInfo, describe
-
-
-class DataError(ValueError):
-    """A data set's files are missing, damaged, or not what its description says."""
+from rp_models.data.errors import DataError as DataError
+from rp_models.data.fashion_mnist import read_fashion_mnist
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,4 +119,7 @@ def _read_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     return images[chosen], labels[chosen]
 
 
-_READERS: dict[str, Callable[[str], tuple[np.ndarray, np.ndarray]]] = {"digits": _read_digits}
+_READERS: dict[str, Callable[[str], tuple[np.ndarray, np.ndarray]]] = {
+    "digits": _read_digits,
+    "fashion-mnist": read_fashion_mnist,
+}

@@ -9,6 +9,10 @@ from .loop import fit as fit
 from .mae import MaeTrainer as MaeTrainer
 from .mae import build_mae as build_mae
 from .mae import mae_loss as mae_loss
+from .maskdit import MaskDitTrainer as MaskDitTrainer
+from .maskdit import build_maskdit as build_maskdit
+from .maskdit import maskdit_held_out as maskdit_held_out
+from .maskdit import maskdit_loss as maskdit_loss
 from .optimizer import decay_groups as decay_groups
 from .optimizer import set_rate as set_rate
 from .progress import ProgressBar as ProgressBar

@@ -55,9 +55,10 @@ class EdmTrainer:
         batch = self.settings.batch_size
         chosen = self.plan.indices(*divmod(step, self.plan.batches_per_epoch)).to(self.device)
         x, labels = self.images.batch(chosen)
+        condition = labels if self.settings.conditional else None
         draw = torch.arange(step * batch, step * batch + len(x), device=self.device)
         rnd, eps = self.loss.draw(x.shape[1:], seed=noise.derive_seed(self.seed, "edm"), index=draw)
-        per_value = self.loss(self.model, 2.0 * x - 1.0, labels, rnd=rnd, noise=eps)
+        per_value = self.loss(self.model, 2.0 * x - 1.0, condition, rnd=rnd, noise=eps)
         loss = per_value.sum() / len(x)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -81,7 +82,7 @@ def build_edm(settings: EdmSettings, images: ImageSet) -> nn.Module:
         "edm",
         img_resolution=images.info.image_size,
         img_channels=images.info.channels,
-        label_dim=images.info.num_classes,
+        label_dim=images.info.num_classes if settings.conditional else 0,
         model_type="SongUNet",
         model_channels=settings.model_channels,
         channel_mult=list(settings.channel_mult),
