@@ -1,12 +1,28 @@
 """Settings of what this package trains and makes; importing this module does not import torch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 def require(condition: bool, message: str) -> None:
     """Raise ValueError(message) unless the condition holds; keeps the checks of settings to a line each."""
     if not condition:
         raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComputeSettings:
+    """Precision and speed of a training; each of these changes the weights, if only by rounding."""
+
+    precision: Literal["float32", "bf16"] = "float32"  # of matrix products and convolutions; sums are in float32
+    compile: bool = False  # torch.compile the network
+    channels_last: bool = False  # images and convolution weights with the channels innermost; for GPUs
+    clip_norm: float | None = None  # largest norm of the gradient of all parameters together; None: any
+
+    def __post_init__(self) -> None:
+        require(
+            self.clip_norm is None or self.clip_norm > 0, f"compute.clip_norm must be positive, got {self.clip_norm}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

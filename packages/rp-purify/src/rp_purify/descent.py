@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rp_purify.gradient import CURVED, clip_to_ball, replay, smooth_step
+from rp_purify.onednn import onednn_where_it_gains
 from rp_purify.purifier import Purifier, follow, frozen
 
 Freshness = Literal["fresh", "fixed"]
@@ -104,7 +105,7 @@ class SignDescent(Purifier):
 
     def loss_gradient(self, x: Tensor, *, seed: int, index: Tensor, step: int) -> Tensor:
         """The gradient (b, c, h, w) of each image's loss in that image, detached."""
-        with torch.inference_mode(False), torch.enable_grad(), frozen(self.model):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.model), onednn_where_it_gains(self.model):
             leaf = x.detach().clone().requires_grad_()
             (g,) = torch.autograd.grad(self.loss(leaf, seed=seed, index=index, step=step).sum(), leaf)
         return g

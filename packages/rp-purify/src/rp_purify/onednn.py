@@ -1,29 +1,31 @@
-"""Faster linear layers on AMD processors.
+"""Faster linear layers on x86 processors, above all AMD's.
 
-On x86 torch multiplies float32 matrices with MKL, which leaves AMD processors at about half of their speed; oneDNN,
-which torch carries too, does not. This is a switch for whoever purifies on such a machine:
+There torch multiplies float32 matrices with MKL, which leaves AMD processors at about half of their speed; oneDNN,
+which torch carries too, does not. Sign descent takes it by itself. For everything else that runs frozen layers:
 
     with onednn_linear():
-        purified = purifier(x)
+        logits = classifier(x)
+
+`torch.backends.mkldnn.enabled = False` turns it off everywhere, as it does torch's own use of oneDNN.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_aten = torch.ops.aten
-_WORTHWHILE = 2**16  # weights below this many values gain less than the conversion costs
+_WORTHWHILE = 2**16  # weights below this many values gain less than the detour costs
 
 
 class onednn_linear(TorchFunctionMode):
     """Inside the block, linear layers with frozen weights run in oneDNN; values agree to rounding.
 
-    Only float32 on the CPU, without autocast, and matrices of 65,536 values or more; everything else is as before. Any
-    number of derivatives in the input can be taken. Purifiers freeze their weights themselves; for a classifier, call
-    `requires_grad_(False)`.
+    Only float32 on x86 CPUs, without autocast, and matrices of 65,536 values or more; everything else is as before.
+    Any number of derivatives in the input can be taken. Purifiers freeze their weights themselves; for a classifier,
+    call `requires_grad_(False)`.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -33,43 +35,48 @@ class onednn_linear(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def onednn_where_it_gains(model: nn.Module) -> AbstractContextManager[object]:
+    """`onednn_linear()` if one of the model's frozen layers can gain, otherwise a block without effect.
+
+    The block looks at every call of torch, which small networks would notice.
+
+    Args:
+        model: with the parameters that the block will use.
+    """
+    gains = any(weight.dim() == 2 and _gains(weight, weight) for weight in model.parameters())
+    return onednn_linear() if gains else nullcontext()
+
+
 def _gains(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether a linear layer can run in oneDNN and is large enough."""
     return (
         weight.numel() >= _WORTHWHILE
         and x.dtype == weight.dtype == torch.float32
-        and x.device.type == "cpu"
+        and x.device.type == weight.device.type == "cpu"
+        and x.numel() > 0
         and not weight.requires_grad
         and (bias is None or not bias.requires_grad)
         and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkl.is_available()  # elsewhere torch takes oneDNN itself, or has none
         and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
     )
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b by the operation that torch's compiler uses for it, which needs no copy of x in oneDNN's layout."""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+    return result
+
+
 class _Linear(torch.autograd.Function):
-    """x W^T + b, differentiable in x."""
+    """x W^T + b, differentiable in x; its gradient is another one, with W transposed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.weight = weight
-        result: Tensor = _aten.mkldnn_linear(x.contiguous().to_mkldnn(), weight, bias).to_dense()
-        return result
+        return _product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        return _LinearBackward.apply(grad_outputs[0], ctx.weight), None, None
-
-
-class _LinearBackward(torch.autograd.Function):
-    """g W, differentiable in g: the gradient of `_Linear`, and the other way round."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, weight: Tensor) -> Tensor:
-        ctx.weight = weight
-        shape = [*g.shape[:-1], weight.shape[1]]
-        result: Tensor = _aten.mkldnn_linear_backward_input(shape, g.contiguous().to_mkldnn(), weight).to_dense()
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return _Linear.apply(grad_outputs[0], ctx.weight, None), None
+        return _Linear.apply(grad_outputs[0], ctx.weight.T, None), None, None

@@ -1,8 +1,16 @@
 from .averaging import average_ as average_
 from .averaging import dmat_decay as dmat_decay
 from .averaging import ema_decay as ema_decay
+from .distributed import ALONE as ALONE
+from .distributed import Processes as Processes
+from .distributed import joined as joined
+from .distributed import launched as launched
+from .distributed import local_device as local_device
+from .distributed import synchronise_batch_norms as synchronise_batch_norms
 from .edm import EdmTrainer as EdmTrainer
 from .edm import build_edm as build_edm
+from .engine import Engine as Engine
+from .engine import compile_network as compile_network
 from .loop import Interrupted as Interrupted
 from .loop import TrainingState as TrainingState
 from .loop import fit as fit

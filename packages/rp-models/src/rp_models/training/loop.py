@@ -1,7 +1,7 @@
 """The training loop: a function of one step in, metrics out; interrupted at any moment, it goes on bit for bit.
 
-Everything that changes during training stands in one file, replaced as a whole: modules, optimiser, torch's generators
-and the step. Batches, noise and learning rates are functions of the step and need no state.
+Everything that changes during training stands in one file, replaced as a whole: modules, optimiser and the step.
+Batches, noise, learning rates and the seed of torch's own generators are functions of the step and need no state.
 """
 
 import json
@@ -22,7 +22,15 @@ Metrics = Mapping[str, float]
 
 
 class Interrupted(RuntimeError):
-    """Training stopped because its loss is not a number any more."""
+    """Training stopped because its loss is not a number any more.
+
+    Attributes:
+        step: number of the step, from 0.
+    """
+
+    def __init__(self, message: str, *, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +60,6 @@ class TrainingState:
         }
         for slot, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{slot}.{key}": torch.as_tensor(v) for key, v in values.items() if v is not None}
-        tensors["generator.cpu"] = torch.random.get_rng_state()
-        if torch.cuda.is_available():
-            tensors |= {f"generator.cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
         # entries may share memory (buffers of an average), which the format does not allow
         save_tensors({key: value.clone() for key, value in tensors.items()}, path, {"step": step, **identity})
 
@@ -79,9 +84,6 @@ class TrainingState:
             slot, _, entry = key.partition(".")
             state.setdefault(int(slot), {})[entry] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        torch.random.set_rng_state(tensors["generator.cpu"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(list(_below(tensors, "generator.cuda.").values()))
         return step
 
 
@@ -95,6 +97,7 @@ def fit(
     log: Callable[[int, Metrics], None],
     resumed: Callable[[int], None] = lambda step: None,
     save_seconds: float = 20.0,
+    writes: bool = True,
 ) -> None:
     """Run training steps until `steps` are done, from wherever the state file stands.
 
@@ -107,6 +110,7 @@ def fit(
         log: called with (steps done, metrics) after each step.
         resumed: called once with the steps already done, before the first step.
         save_seconds: seconds between two writes of the state.
+        writes: whether this process writes the state file; of several that train together, one does.
 
     Raises:
         CheckpointError: if the state file is damaged or of another training.
@@ -120,13 +124,15 @@ def fit(
         if not math.isfinite(metrics["loss"]):
             raise Interrupted(
                 f"the loss is {metrics['loss']} at step {step + 1} of {steps}; lower the learning rate or look at the "
-                f"data. The state before it is kept in {path}"
+                f"data. The last good state is kept in {path}",
+                step=step,
             )
         log(step + 1, metrics)
-        if time.monotonic() - saved >= save_seconds:
+        if writes and time.monotonic() - saved >= save_seconds:
             state.save(path, step + 1, identity)
             saved = time.monotonic()
-    state.save(path, steps, identity)
+    if writes:
+        state.save(path, steps, identity)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

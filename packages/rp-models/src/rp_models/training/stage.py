@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from rp_models.training.loop import Metrics, TrainingState, fit
+from rp_models.checkpoint import save_tensors
+from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.loop import Interrupted, Metrics, TrainingState, fit
 from rp_models.training.run import RunFolder
 from rp_models.training.seeding import seeded
 
@@ -47,6 +49,7 @@ def train_stage(
     log_every: int = 1,
     save_seconds: float = 20.0,
     after_step: Callable[[int], Metrics] | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Train to the end, from wherever an earlier session of the run stopped.
 
@@ -61,30 +64,35 @@ def train_stage(
         log_every: steps between two lines of `metrics.jsonl`.
         save_seconds: seconds between two writes of the training state.
         after_step: called with the number of steps done; returns further metrics, e.g. of a validation, or none.
+        processes: that train together; the first one writes.
 
     Raises:
         CheckpointError: if the state on disk is damaged or of another training.
-        Interrupted: if the loss stops being a number.
+        Interrupted: if the loss stops being a number; the batch of that step is in `failed/`, if the trainer can tell.
     """
+    main = processes.main
+    progress = progress if main else None
 
     def resumed(done: int) -> None:
-        folder.forget(stage, after=done)
+        if main:
+            folder.forget(stage, after=done)
         if progress:
             progress.start(stage, steps, done)
 
     def step(number: int) -> Metrics:
-        metrics = dict(trainer.step(number))
+        with seeded(seed, stage, number, processes.rank):
+            metrics = dict(trainer.step(number))
         if after_step:
             metrics |= after_step(number + 1)
         return metrics
 
     def log(done: int, metrics: Metrics) -> None:
-        if done % log_every == 0 or done == steps or len(metrics) > 2:
+        if main and (done % log_every == 0 or done == steps or len(metrics) > 2):
             folder.log(stage, done, metrics)
         if progress:
             progress.advance(done, metrics)
 
-    with seeded(seed, stage):
+    try:
         fit(
             step,
             trainer.state,
@@ -94,9 +102,24 @@ def train_stage(
             log=log,
             resumed=resumed,
             save_seconds=save_seconds,
+            writes=main,
         )
+    except Interrupted as error:
+        raise _with_evidence(error, trainer, folder, stage, main) from error
+    processes.wait()
     if progress:
         progress.finish()
+
+
+def _with_evidence(error: Interrupted, trainer: Trainer, folder: RunFolder, stage: str, main: bool) -> Interrupted:
+    """The error, after the batch that caused it is saved; trainers that have one offer it as `evidence(step)`."""
+    evidence = getattr(trainer, "evidence", None)
+    if evidence is None:
+        return error
+    path = folder.path / "failed" / f"{stage}-step-{error.step + 1}.safetensors"
+    if main:
+        save_tensors(evidence(error.step), path, {"stage": stage, "step": error.step + 1})
+    return Interrupted(f"{error}; the batch is in {path}", step=error.step)
 
 
 def state_path(folder: RunFolder, stage: str) -> Path:

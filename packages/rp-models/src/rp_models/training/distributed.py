@@ -1,0 +1,162 @@
+"""Several processes that train together: started by `torchrun`, joined by torch.distributed.
+
+A global batch is cut into equal parts, one a process; the gradients are averaged by `DistributedDataParallel`, and
+batch norms see the statistics of the global batch. So the result is that of one process, to rounding.
+"""
+
+import datetime
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, distributed, nn
+
+_PATIENCE = datetime.timedelta(hours=12)  # the first process may sample or evaluate while the others wait
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of a run.
+
+    Attributes:
+        rank: number of this process, from 0.
+        count: number of processes.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.rank == 0
+
+    def part(self, batch: Tensor) -> Tensor:
+        """This process's part of what belongs to a global batch: consecutive rows, as many in each process.
+
+        Raises:
+            ValueError: if the rows cannot be divided.
+        """
+        if len(batch) % self.count:
+            raise ValueError(
+                f"a batch of {len(batch)} cannot be divided among {self.count} processes; choose a multiple"
+            )
+        size = len(batch) // self.count
+        return batch[self.rank * size : (self.rank + 1) * size]
+
+    def mean(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
+        """The metrics as numbers, averaged over the processes; all of them get the same numbers."""
+        values = torch.stack([value.detach().float() for value in metrics.values()])
+        if self.count > 1:
+            distributed.all_reduce(values)
+            values /= self.count
+        return dict(zip(metrics, values.tolist(), strict=True))
+
+    def wait(self) -> None:
+        """Wait until all processes have come this far."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with averaged gradients, if there are several processes.
+
+        Parameters that no loss uses are allowed for (the mask token in unmasked training).
+        """
+        if self.count == 1:
+            return module
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+
+
+ALONE = Processes()
+
+
+def launched() -> bool:
+    """Whether this process was started by `torchrun` with others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Processes]:
+    """Join the processes that `torchrun` started; alone without it.
+
+    Args:
+        device: where to compute: gloo joins CPUs, NCCL joins GPUs.
+    """
+    if not launched():
+        yield ALONE
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The device of this process: with several processes on one machine, each takes its own GPU."""
+    if device.type == "cuda" and device.index is None and launched():
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the global batch on any device; torch's own does this on GPUs only.
+
+    Same entries in the state dict as `nn.BatchNorm2d`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (b, c, h, w) by the statistics of all processes' images in train mode."""
+        if not (self.training and distributed.is_initialized()):
+            return super().forward(x)
+        count = x.numel() // x.shape[1] * distributed.get_world_size()
+        mean = _SumOverProcesses.apply(x.float().sum(dim=(0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        var = _SumOverProcesses.apply(centred.square().sum(dim=(0, 2, 3))) / count
+        if self.track_running_stats:
+            self._remember(mean.detach(), var.detach() * (count / (count - 1)))
+        scale = (var + self.eps).rsqrt() * cast(Tensor, self.weight)
+        return (centred * scale[:, None, None] + cast(Tensor, self.bias)[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, var: Tensor) -> None:
+        """Move the running statistics towards those of a batch."""
+        momentum = 0.1 if self.momentum is None else self.momentum
+        cast(Tensor, self.num_batches_tracked).add_(1)
+        cast(Tensor, self.running_mean).lerp_(mean, momentum)
+        cast(Tensor, self.running_var).lerp_(var, momentum)
+
+
+def synchronise_batch_norms(model: nn.Module, processes: Processes) -> nn.Module:
+    """Let the batch norms of a model see the global batch, in place; nothing changes for one process.
+
+    Returns:
+        The model.
+    """
+    if processes.count == 1:
+        return model
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d
+    return model
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over the processes; the gradient is summed likewise."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        del ctx
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        del ctx
+        total = grad.clone()
+        distributed.all_reduce(total)
+        return total
