@@ -12,6 +12,7 @@ from rp_dra import (
     ClassifierSettings,
     ClassifierTrainer,
     EdmTarget,
+    Objective,
     Trades,
     TrainingSettings,
     alignment_loss,
@@ -45,6 +46,16 @@ class Replay(ClassifierTrainer):
         return x[step], y[step], torch.arange(step * 8, step * 8 + 8)
 
 
+class Recorded(Objective):
+    """TRADES whose attacks start from a recording."""
+
+    def __init__(self, trades, starts):
+        self.trades, self.starts = trades, iter(starts)
+
+    def __call__(self, model, x, y, *, start_noise):
+        return self.trades(model, x, y, start_noise=next(self.starts))
+
+
 @pytest.fixture(scope="module")
 def trajectory():
     """Eight steps over four epochs on DM-AT's weights, images and attack starts, measured after each epoch."""
@@ -59,12 +70,11 @@ def trajectory():
         step_size=args["attack_step"],
         steps=args["attack_iter"],
     )
-    steps = iter(noise)
     trainer = Replay(
         ClassifierSettings(depth=10, width=1),
         TrainingSettings(epochs=80, batch_size=8, epoch_images=16, lr=args["lr"], eps=eps, synthetic_fraction=0.0),
         ImageSet(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64), CIFAR10),
-        objective=lambda model, x, y, *, start_noise: trades(model, x, y, start_noise=(next(steps) / eps + 1) / 2),
+        objective=Recorded(trades, (noise / eps + 1) / 2),
         seed=1,
     )
     trainer.recorded = (x, golden["in_y"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rp_models.data import BatchPlan
+from rp_models.data import BatchPlan, part
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "dmat_sampler.npz")
 CASES = json.loads(str(GOLDEN["config"]))["cases"]
@@ -93,3 +93,28 @@ def test_synthetic_images_are_drawn_evenly():
 def test_impossible_plans_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         BatchPlan(**{"real": 10, "synthetic": 5, "batch_size": 4, "epoch_images": 10, **change})
+
+
+@settings(deadline=None, max_examples=20)
+@given(size=st.integers(0, 12), count=st.integers(1, 5))
+def test_the_parts_of_all_processes_make_up_the_batch(size, count):
+    batch = torch.randperm(size * count)
+    parts = [part(batch, rank, count) for rank in range(count)]
+    assert {len(share) for share in parts} == {size}
+    assert torch.equal(torch.cat(parts), batch)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused():
+    with pytest.raises(ValueError, match="a batch of 10 cannot be divided among 4 processes; 8 could be"):
+        part(torch.arange(10), 0, 4)
+    with pytest.raises(ValueError, match=r"rank must be in 0\.\.1"):
+        part(torch.arange(10), 2, 2)
+
+
+def test_fifty_million_synthetic_images_are_drawn_from_end_to_end():
+    plan = BatchPlan(real=100, synthetic=50_000_000, batch_size=1000, synthetic_fraction=0.99, epoch_images=1000)
+    drawn = plan.indices(4000, 0)
+    made = drawn[drawn >= 100] - 100
+    assert int(made.max()) < 50_000_000
+    # the mean of 990 uniform draws: five standard errors
+    assert abs(float(made.double().mean()) / 50_000_000 - 0.5) < 5 * 0.2887 / 990**0.5

@@ -1,11 +1,15 @@
 """The loop and its state: killed anywhere and resumed, the weights are the same bit for bit."""
 
 import json
+import os
+import sys
 
 import pytest
 import torch
 from rp_models import CheckpointError
-from rp_models.training import Interrupted, RunError, RunFolder, TrainingState, fit, seeded, train_stage
+from rp_models.checkpoint import read_tensors
+from rp_models.training import Interrupted, RunError, RunFolder, TensorBoard, TrainingState, fit, seeded, train_stage
+from safetensors import SafetensorError
 from torch import nn
 
 STEPS = 12
@@ -105,6 +109,71 @@ def test_a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_state(tm
     assert toy.state.restore(tmp_path / "checkpoints" / "toy.state.safetensors", {"stage": "toy", "identity": {}}) == 3
 
 
+def test_the_batch_of_a_loss_that_is_no_number_is_kept(tmp_path):
+    folder = RunFolder.open(tmp_path, {}, resume=False)
+    toy = Toy()
+
+    class Bad:
+        state = toy.state
+
+        def step(self, step):
+            return {"loss": float("inf")}
+
+        def evidence(self, step):
+            return {"x": torch.full((2,), float(step))}
+
+    with pytest.raises(Interrupted, match=r"the batch is in .*failed/toy-step-1\.safetensors"):
+        train_stage(Bad(), stage="toy", steps=STEPS, folder=folder, identity={}, seed=0)
+    assert torch.equal(read_tensors(tmp_path / "failed" / "toy-step-1.safetensors")["x"], torch.zeros(2))
+
+
+def test_lines_are_written_now_and_then_and_for_each_validation(tmp_path):
+    folder = RunFolder.open(tmp_path, {}, resume=False)
+    heard = []
+    folder.listeners.append(lambda stage, step, values: heard.append((stage, step, sorted(values))))
+    train(folder, Toy(), log_every=5, after_step=lambda done: {"validation_loss": 1.0} if done == 7 else {})
+    assert [record["step"] for record in folder.metrics("toy")] == [5, 7, 10, 12]
+    assert heard[1] == ("toy", 7, ["loss", "validation_loss"])
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = RunFolder.open(tmp_path, {}, resume=False)
+    board = TensorBoard(folder)
+    with pytest.raises(Killed):
+        train(folder, Toy(), kill_at=7)
+    board.close()
+    folder = RunFolder.open(tmp_path, {}, resume=True)
+    board = TensorBoard(folder)
+    train(folder, Toy())
+    board.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    drawn = events.Scalars("toy/loss")
+    assert [event.step for event in drawn] == list(range(1, STEPS + 1))
+    assert drawn[3].value == pytest.approx(folder.metrics("toy")[3]["loss"])
+    assert folder.listeners == []
+
+
+def test_missing_tensorboard_is_named_before_anything_is_trained(tmp_path, monkeypatch):
+    folder = RunFolder.open(tmp_path, {}, resume=False)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(RunError, match=r"pip install 'rp-models\[tensorboard\]'"):
+        TensorBoard(folder)
+
+
+def test_temporary_files_of_dead_processes_are_removed_and_those_of_living_ones_kept(tmp_path):
+    RunFolder.open(tmp_path, {}, resume=False)
+    (tmp_path / "checkpoints").mkdir()
+    dead, living = (tmp_path / "checkpoints" / f".a.safetensors.{pid}.tmp" for pid in (2**22 + 7, os.getpid()))
+    for file in (dead, living):
+        file.write_bytes(b"half of it")
+    RunFolder.open(tmp_path, {}, resume=True)
+    assert not dead.exists()
+    assert living.exists()
+
+
 def test_training_leaves_the_global_generator_alone(tmp_path):
     before = torch.random.get_rng_state()
     train(RunFolder.open(tmp_path, {}, resume=False), Toy())
@@ -118,10 +187,10 @@ def test_a_write_error_leaves_the_last_good_state(tmp_path, monkeypatch):
     toy.state.save(path, 5, {})
 
     def full(*args, **kwargs):
-        raise OSError("No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("rp_models.checkpoint.save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"state\.safetensors could not be written .*No space left on device"):
         toy.state.save(path, 6, {})
     assert toy.state.restore(path, {}) == 5
     assert sorted(p.name for p in folder.path.iterdir()) == ["config.json", "environment.json", "state.safetensors"]

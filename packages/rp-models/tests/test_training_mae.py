@@ -1,3 +1,5 @@
+"""MAE training at tiny size, and the checkpoint that comes with the package."""
+
 import dataclasses
 import json
 from pathlib import Path
@@ -9,7 +11,7 @@ from rp_models.checkpoint import CheckpointError, read_header
 from rp_models.data import ImageSet, load_images
 from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import random_mask
-from rp_models.settings import MaeSettings
+from rp_models.settings import MaeSettings, OptimizerName
 from rp_models.training import MaeTrainer, RunFolder, build_mae, mae_loss, train_stage
 from torch import nn
 
@@ -39,7 +41,7 @@ def test_a_step_is_adamw_on_the_mean_loss_with_decay_on_matrices_alone(digits: I
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))  # half of the peak: step 1 of 2 warm-up steps
     index = torch.arange(8, 16)
     mask = random_mask(noise.uniform((16,), seed=3, purpose="mae masks", index=index), 0.75)
-    x, _ = digits.batch(twin.plan.indices(0, 1))
+    x, _ = digits.batch(twin.batches.plan.indices(0, 1))
     loss = model.loss(x, mask).mean()
     loss.backward()
     optimizer.step()
@@ -50,10 +52,52 @@ def test_a_step_is_adamw_on_the_mean_loss_with_decay_on_matrices_alone(digits: I
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-6)  # the groups are updated in another order
 
 
+def test_a_second_cosine_follows_the_first(digits: ImageSet) -> None:
+    settings = dataclasses.replace(SETTINGS, steps=6, second_steps=2, second_lr=1e-4)
+    rates = [MaeTrainer(settings, digits, seed=0).step(step)["lr"] for step in range(6)]
+    assert rates == pytest.approx([0.0, 1e-3, 2e-3, 1e-3, 1e-4, 5e-5])  # two steps of warm-up, two down, two lower
+
+
+def test_the_average_follows_by_the_half_life(digits: ImageSet) -> None:
+    trainer = MaeTrainer(dataclasses.replace(SETTINGS, ema_half_life=8), digits, seed=0)
+    expected = {key: value.clone() for key, value in trainer.average.state_dict().items()}
+    for step in range(3):
+        trainer.step(step)
+        seen = 8 * (step + 1)
+        kept = 0.5 ** (8 / min(8, 0.05 * seen))
+        for key, value in trainer.model.state_dict().items():
+            expected[key] = kept * expected[key] + (1 - kept) * value
+    for key, value in trainer.average.state_dict().items():
+        torch.testing.assert_close(value, expected[key], atol=1e-6, rtol=1e-5)  # one rounding a step
+    assert trainer.state.modules.keys() == {"model", "average"}
+    plain = MaeTrainer(SETTINGS, digits, seed=0)
+    assert plain.average is plain.model
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "lion"])
+def test_other_optimisers_lower_the_loss(digits: ImageSet, name: OptimizerName) -> None:
+    lr = {"adam": 2e-3, "sgd": 0.02, "lion": 2e-4}[name]
+    trainer = MaeTrainer(dataclasses.replace(SETTINGS, steps=20, optimizer=name, lr=lr), digits, seed=0)
+    losses = [trainer.step(step)["loss"] for step in range(20)]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+
+
+def test_what_failed_can_be_looked_at(digits: ImageSet) -> None:
+    batch = MaeTrainer(SETTINGS, digits, seed=0).evidence(2)
+    assert {key: tuple(value.shape) for key, value in batch.items()} == {"images": (8, 1, 8, 8), "ranks": (8, 16)}
+
+
+def test_sizes_change_the_network() -> None:
+    model = build_mae(dataclasses.replace(SETTINGS, sizes={"image_size": 12, "width": 32}))
+    assert model.tokens == 36
+    assert model.norm.weight.shape == (32,)
+
+
 def test_augmented_batches_are_other_images(digits: ImageSet) -> None:
     plain = MaeTrainer(SETTINGS, digits, seed=0).step(0)["loss"]
     cropped = MaeTrainer(dataclasses.replace(SETTINGS, crop_padding=1, flip=True), digits, seed=0).step(0)["loss"]
-    assert cropped != plain
+    zoomed = MaeTrainer(dataclasses.replace(SETTINGS, crop_scale=0.2), digits, seed=0).step(0)["loss"]
+    assert len({plain, cropped, zoomed}) == 3
 
 
 def test_training_goes_on_bit_for_bit(digits: ImageSet, tmp_path: Path) -> None:
@@ -105,6 +149,10 @@ def test_another_network_is_refused() -> None:
         ("warmup_steps", 7),
         ("weight_decay", -0.1),
         ("crop_padding", -1),
+        ("crop_scale", 0.0),
+        ("second_steps", 6),
+        ("second_lr", 0.0),
+        ("ema_half_life", -1),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(field: str, value: float) -> None:

@@ -18,6 +18,8 @@ from rp_models import zoo
 
 FORMAT = "rp/1"
 WEIGHTS = Path(__file__).with_name("weights")  # the small checkpoints that come with the package
+_HERE = Path(__file__).resolve()
+CHECKOUT = _HERE.parents[4] if _HERE.parents[1].name == "src" else None  # the workspace; None where it is installed
 
 
 class Header(NamedTuple):
@@ -66,7 +68,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> nn.Module:
     """Rebuild the model of a checkpoint and fill it, strictly; returned in eval mode.
 
     Args:
-        path: a file written by `save`, or the name of a checkpoint that comes with the package, e.g. "mae-digits".
+        path: a file written by `save`, or a name that `named_checkpoints` knows, e.g. "mae-digits".
         device: where the model shall live.
 
     Raises:
@@ -125,7 +127,11 @@ def read_header(path: str | Path) -> Header:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header to one safetensors file: complete under its name, or not at all."""
+    """Write tensors and a JSON header to one safetensors file: complete under its name, or not at all.
+
+    Raises:
+        OSError: if the file cannot be written, e.g. because the disk is full.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -136,6 +142,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: Mappin
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # the rename must not become visible before the bytes
         temporary.replace(path)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} could not be written ({error}); a file that had this name before is kept") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -167,13 +175,25 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return header
 
 
+def named_checkpoints() -> dict[str, Path]:
+    """The checkpoint files that `load` finds by name.
+
+    They lie in the folders of the environment variable `RP_WEIGHTS`, in `./weights`, in the package, and in `weights/`
+    of the source checkout; of two with one name, the first in this order counts.
+    """
+    asked = [Path(folder) for folder in os.environ.get("RP_WEIGHTS", "").split(os.pathsep) if folder]
+    folders = [*asked, Path("weights"), WEIGHTS, *([CHECKOUT / "weights"] if CHECKOUT else [])]
+    return {file.stem: file for folder in reversed(folders) for file in sorted(folder.glob("*.safetensors"))}
+
+
 def _opened(path: str | Path) -> Any:
     """The safetensors reader of a file, or an error that says what is wrong with it."""
-    shipped = {file.stem: file for file in sorted(WEIGHTS.glob("*.safetensors"))}
-    file = Path(path) if Path(path).is_file() else shipped.get(str(path))
+    named = named_checkpoints()
+    file = Path(path) if Path(path).is_file() else named.get(str(path))
     if file is None:
         raise CheckpointError(
-            f"{path}: no such checkpoint file; by name there are {', '.join(shipped) or 'none'} (in the package)"
+            f"{path}: no such checkpoint file; by name there are {', '.join(sorted(named)) or 'none'}. "
+            "RP_WEIGHTS names a further folder of checkpoints"
         )
     try:
         return safetensors.safe_open(file, framework="pt")

@@ -1,7 +1,9 @@
 """Settings of what this package trains and makes; importing this module does not import torch."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+OptimizerName: TypeAlias = Literal["adam", "adamw", "sgd", "lion"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -43,8 +45,10 @@ class EdmSettings:
     rampup_images: int = 10_000_000  # images over which the learning rate rises from zero
     ema_half_life: int = 500_000  # images after which a weight's share in the average has halved
     ema_ramp: float = 0.05  # the half-life is at most this share of the images seen
+    augment: float = 0.0  # probability of each change of EDM's augmentation; 0.12 in the published CIFAR-10 training
 
     def __post_init__(self) -> None:
+        require(0 <= self.augment <= 1, f"edm.augment must be in [0, 1], got {self.augment}")
         require(
             self.model_channels >= 4 and self.model_channels % 4 == 0,
             f"edm.model_channels must be a positive multiple of 4, got {self.model_channels}",
@@ -65,14 +69,20 @@ class MaeSettings:
     """A masked autoencoder and its training (He et al. 2022, arXiv:2111.06377); the defaults are for CIFAR-10."""
 
     network: str = "mae-vit-base-p4-32"  # a masked autoencoder of the zoo that fits the data set's images
+    sizes: dict[str, int] = field(default_factory=dict)  # over the network's own, e.g. image_size 64 patch_size 8
     mask_rate: float = 0.75  # share of hidden patches
     steps: int = 1_564_000  # 2,000 epochs of 50,000 images, as for MAE-Pure
     batch_size: int = 64
-    lr: float = 1e-3  # peak rate of AdamW, not scaled by the batch size
+    optimizer: OptimizerName = "adamw"
+    lr: float = 1e-3  # peak rate, not scaled by the batch size
     warmup_steps: int = 31_280  # 40 epochs
+    second_steps: int = 0  # of the steps, the last ones as a second cosine that starts at second_lr
+    second_lr: float = 1.5e-4
     weight_decay: float = 0.05  # not on biases and norms
     crop_padding: int = 0  # pixels around the image from which it is cropped at random; 0: no crops
+    crop_scale: float = 1.0  # smallest share of the image's area in random resized crops; 1: none
     flip: bool = False  # mirror half of the images
+    ema_half_life: int = 0  # images after which a weight's share in the average has halved; 0: no average
 
     def __post_init__(self) -> None:
         require(0 < self.mask_rate < 1, f"mae.mask_rate must be in (0, 1), got {self.mask_rate}")
@@ -80,11 +90,18 @@ class MaeSettings:
         require(self.batch_size >= 1, f"mae.batch_size must be at least 1, got {self.batch_size}")
         require(self.lr > 0, f"mae.lr must be positive, got {self.lr}")
         require(
-            0 <= self.warmup_steps <= self.steps,
-            f"mae.warmup_steps must be between 0 and mae.steps = {self.steps}, got {self.warmup_steps}",
+            0 <= self.second_steps < self.steps,
+            f"mae.second_steps must be between 0 and mae.steps = {self.steps}, got {self.second_steps}",
         )
-        require(self.weight_decay >= 0, f"mae.weight_decay must not be negative, got {self.weight_decay}")
-        require(self.crop_padding >= 0, f"mae.crop_padding must not be negative, got {self.crop_padding}")
+        first = self.steps - self.second_steps
+        require(
+            0 <= self.warmup_steps <= first,
+            f"mae.warmup_steps must be between 0 and the {first} steps of the first cosine, got {self.warmup_steps}",
+        )
+        require(self.second_lr > 0, f"mae.second_lr must be positive, got {self.second_lr}")
+        for name in ("weight_decay", "crop_padding", "ema_half_life"):
+            require(getattr(self, name) >= 0, f"mae.{name} must not be negative, got {getattr(self, name)}")
+        require(0 < self.crop_scale <= 1, f"mae.crop_scale must be in (0, 1], got {self.crop_scale}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +109,7 @@ class MaskDitSettings:
     """A MaskDiT and its training (Zheng et al. 2023, arXiv:2306.09305)."""
 
     network: str = "maskdit-cifar10"  # a MaskDiT of the zoo that fits the data set's images
+    sizes: dict[str, int] = field(default_factory=dict)  # over the network's own, e.g. image_size 64 patch_size 8
     num_classes: int = 0  # of the class condition; 0 for an unconditional model
     mask_rate: float = 0.5  # share of masked patches
     mae_weight: float = 0.1  # of the reconstruction term
@@ -109,7 +127,7 @@ class MaskDitSettings:
     @property
     def arguments(self) -> dict[str, int]:
         """Arguments of the network beside the zoo's."""
-        return {"num_classes": self.num_classes} if self.num_classes else {}
+        return {**self.sizes, **({"num_classes": self.num_classes} if self.num_classes else {})}
 
     def __post_init__(self) -> None:
         require(0 <= self.mask_rate < 1, f"maskdit.mask_rate must be in [0, 1), got {self.mask_rate}")
@@ -123,6 +141,42 @@ class MaskDitSettings:
             0 <= self.unmasked_steps <= self.steps,
             f"maskdit.unmasked_steps must be between 0 and maskdit.steps = {self.steps}, got {self.unmasked_steps}",
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StandardSettings:
+    """A classifier and its standard training, by cross-entropy on clean images."""
+
+    network: str = "wrn-28-10-swish"  # a classifier of the zoo; channels, classes, mean and std are the data set's
+    sizes: dict[str, int] = field(default_factory=dict)  # over the network's own, e.g. depth 16 width 4
+    steps: int = 76_600  # optimiser steps; 200 epochs of CIFAR
+    batch_size: int = 128
+    optimizer: OptimizerName = "sgd"
+    lr: float = 0.1  # peak rate of the cosine
+    warmup_steps: int = 0  # steps over which the rate rises from zero
+    weight_decay: float = 5e-4  # not on biases and norms
+    label_smoothing: float = 0.0
+    crop_padding: int = 4  # zero pixels around the image from which it is cropped at random; 0: no crops
+    crop_scale: float = 1.0  # smallest share of the image's area in random resized crops; 1: none
+    flip: bool = True  # mirror half of the images
+    rotation_degrees: float = 0.0  # largest angle of a random rotation
+    cutout: int = 0  # side of a square of zeros; 0: none
+    ema_half_life: int = 0  # images after which a weight's share in the average has halved; 0: no average
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            require(getattr(self, name) >= 1, f"standard.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.lr > 0, f"standard.lr must be positive, got {self.lr}")
+        require(
+            0 <= self.warmup_steps <= self.steps,
+            f"standard.warmup_steps must be between 0 and standard.steps = {self.steps}, got {self.warmup_steps}",
+        )
+        require(
+            0 <= self.label_smoothing < 1, f"standard.label_smoothing must be in [0, 1), got {self.label_smoothing}"
+        )
+        require(0 < self.crop_scale <= 1, f"standard.crop_scale must be in (0, 1], got {self.crop_scale}")
+        for name in ("weight_decay", "crop_padding", "rotation_degrees", "cutout", "ema_half_life"):
+            require(getattr(self, name) >= 0, f"standard.{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,10 +1,79 @@
 """Augmentation of whole batches on their device, random per image and repeatable."""
 
+import dataclasses
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rp_models import noise
+from rp_models.data.augmentation import Augmentation
+from rp_models.data.crops import random_boxes
+from rp_models.data.folder_images import FolderImages
+from rp_models.data.images import Images
+
+
+def augment(x: Tensor, augmentation: Augmentation, *, seed: int, purpose: str, index: Tensor) -> Tensor:
+    """Randomly varied images.
+
+    Args:
+        x: images (b, c, h, w), float.
+        augmentation: what is done, in the order of its fields.
+        seed: of the draws.
+        purpose: what the draws are for, e.g. the epoch.
+        index: int64 tensor (b,) that numbers the images; each draw belongs to its number.
+
+    Returns:
+        Images of the same shape; `x` itself if nothing is to be done.
+    """
+    if len(x) == 0:
+        return x
+    index = index.to(x.device)
+    if augmentation.resized_crop is not None:
+        height, width = (torch.full_like(index, side) for side in x.shape[-2:])
+        boxes = random_boxes(height, width, augmentation.resized_crop, seed=seed, purpose=purpose, index=index)
+        x = resized_parts(x, boxes)
+    if augmentation.crop_padding or augmentation.flip:
+        padding, flip = augmentation.crop_padding, augmentation.flip
+        x = crop_and_flip(x, padding=padding, flip=flip, seed=seed, purpose=purpose, index=index)
+    if augmentation.rotation_degrees:
+        draw = noise.uniform((), seed=seed, purpose=f"rotation/{purpose}", index=index)
+        x = rotate(x, (2 * draw - 1) * augmentation.rotation_degrees)
+    if augmentation.cutout:
+        centre = [
+            noise.integers(side, (), seed=seed, purpose=f"cutout {axis}/{purpose}", index=index)
+            for axis, side in zip(("row", "column"), x.shape[-2:], strict=True)
+        ]
+        x = cut_out(x, *centre, size=augmentation.cutout)
+    return x
+
+
+def augmented_batch(
+    images: Images, index: Tensor, augmentation: Augmentation, *, seed: int, purpose: str, draw: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A training batch: some images, randomly varied, and their labels.
+
+    Of `FolderImages`, a random resized crop is taken from the full picture while decoding; of other sets, from the
+    image as the set gives it.
+
+    Args:
+        images: the set.
+        index: int64 tensor (b,) of positions in it.
+        augmentation: what is done.
+        seed: of the draws.
+        purpose: what the draws are for.
+        draw: int64 tensor (b,); each image's draws belong to its number here, e.g. its place in the whole training.
+
+    Returns:
+        Images (b, c, h, w) and labels (b,) on the set's device.
+    """
+    crop = augmentation.resized_crop
+    if isinstance(images, FolderImages) and crop is not None:
+        x, y = images.crops(index, crop, seed=seed, purpose=purpose, draw=draw)
+        augmentation = dataclasses.replace(augmentation, resized_crop=None)
+    else:
+        x, y = images.batch(index)
+    return augment(x, augmentation, seed=seed, purpose=purpose, index=draw), y
 
 
 def crop_and_flip(x: Tensor, *, padding: int, flip: bool, seed: int, purpose: str, index: Tensor) -> Tensor:
@@ -32,3 +101,69 @@ def crop_and_flip(x: Tensor, *, padding: int, flip: bool, seed: int, purpose: st
     padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
     image = torch.arange(len(x), device=x.device)[:, None, None]
     return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def rotate(x: Tensor, degrees: Tensor) -> Tensor:
+    """Images rotated about their centres, counter-clockwise; each value is that of the nearest pixel, zero outside.
+
+    Args:
+        x: images (b, c, h, w), float.
+        degrees: tensor (b,) of angles.
+
+    Returns:
+        Images of the same shape.
+    """
+    height, width = x.shape[-2:]
+    angle = torch.deg2rad(degrees)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # where each pixel comes from, in units of half the image
+    theta = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], dim=1).unflatten(1, (2, 3))
+    grid = F.affine_grid(theta.to(x.dtype), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+
+def cut_out(x: Tensor, row: Tensor, column: Tensor, *, size: int) -> Tensor:
+    """Images with a square of zeros, cut off at the border (DeVries and Taylor 2017, arXiv:1708.04552).
+
+    Args:
+        x: images (b, c, h, w).
+        row: int64 tensor (b,) of the squares' centres.
+        column: the same, across.
+        size: side of the square in pixels; of an even side, the centre is the first pixel after the middle.
+
+    Returns:
+        Images of the same shape.
+    """
+    first_row, first_column = (centre - size // 2 for centre in (row, column))
+    rows, columns = (torch.arange(side, device=x.device) for side in x.shape[-2:])
+    down = (rows >= first_row[:, None]) & (rows < first_row[:, None] + size)
+    across = (columns >= first_column[:, None]) & (columns < first_column[:, None] + size)
+    return x.masked_fill((down[:, :, None] & across[:, None, :])[:, None], 0.0)
+
+
+def resized_parts(x: Tensor, boxes: Tensor) -> Tensor:
+    """Parts of images, stretched to the images' size bilinearly; what lies outside a part has no influence.
+
+    Args:
+        x: images (b, c, h, w), float.
+        boxes: int64 tensor (b, 4) of top, left, height and width, inside the images.
+
+    Returns:
+        Images of the same shape.
+    """
+    height, width = x.shape[-2:]
+    top, left, h, w = boxes.to(x.dtype)[:, :, None].unbind(dim=1)
+    rows = _sources(height, top, h)
+    columns = _sources(width, left, w)
+    grid = torch.stack(
+        torch.broadcast_tensors(((2 * columns + 1) / width - 1)[:, None, :], ((2 * rows + 1) / height - 1)[:, :, None]),
+        dim=-1,
+    )
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _sources(size: int, start: Tensor, length: Tensor) -> Tensor:
+    """Where in the image the pixels of a stretched part come from, (b, size), kept inside the part."""
+    position = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
+    offset = position * length / size - 0.5
+    return start + torch.minimum(offset.clamp_min(0.0), length - 1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rp_models import noise
-from rp_models.data.datasets import DataError
+from rp_models.data.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,8 @@ class BatchPlan:
 
     A batch takes `int(batch_size * synthetic_fraction)` synthetic images, drawn uniformly with replacement, and real
     ones from a random order of all of them in consecutive chunks; a short last chunk is topped up with synthetic
-    images, after it the real images start again in a new order. Each batch is shuffled.
+    images, after it the real images start again in a new order. Each batch is shuffled. (DM-AT's negative fraction,
+    all images in one pool, is a plan with `real` images only, over a `JoinedImages`.)
 
     Attributes:
         real: number of real images, numbered from 0.
@@ -109,7 +110,30 @@ class BatchPlan:
         return _order(self.real, self.seed, epoch, round_)
 
 
-@lru_cache(maxsize=4)
+def part(indices: Tensor, rank: int, count: int) -> Tensor:
+    """One process's share of a batch: consecutive entries, as many in each process.
+
+    Args:
+        indices: tensor (b, ...) of what belongs to the whole batch.
+        rank: number of the process, from 0.
+        count: number of processes.
+
+    Returns:
+        Tensor (b / count, ...); the parts of all ranks in their order make up `indices`.
+
+    Raises:
+        ValueError: if the batch cannot be divided, or there is no such process.
+    """
+    if not 0 <= rank < count:
+        raise ValueError(f"rank must be in 0..{count - 1}, got {rank}")
+    if len(indices) % count:
+        near = len(indices) // count * count or count
+        raise ValueError(f"a batch of {len(indices)} cannot be divided among {count} processes; {near} could be")
+    size = len(indices) // count
+    return indices[rank * size : (rank + 1) * size]
+
+
+@lru_cache(maxsize=4)  # an order of ImageNet's training images takes 10 MB
 def _order(real: int, seed: int, epoch: int, round_: int) -> Tensor:
     """A cached permutation: neighbouring batches ask for the same one."""
     return noise.permutation(real, seed=seed, purpose=f"real images/{epoch}/{round_}")

@@ -1,34 +1,61 @@
-"""Fashion-MNIST from its four IDX files."""
+"""Fashion-MNIST from its four IDX files.
 
-import os
+Source: Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747.
+"""
+
 from pathlib import Path
 
 import numpy as np
 
 from rp_models.data.errors import DataError
 from rp_models.data.idx import read_idx
+from rp_models.data.places import Place
+from rp_models.data.splits import of_official
 
-VALIDATION = 1024  # the first training images, as DM-AT keeps them
-_FOLDERS = (Path("data/fashion-mnist"), Path("/usr/share/datasets/fashion-mnist"))  # own copy, Debian's package
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 
 
-def read_fashion_mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
+def read_fashion_mnist(
+    split: str, *, root: str | Path | None = None, download: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 1, 28, 28) and labels (n,) of one split.
+
+    Args:
+        split: "train", "validation" or "test".
+        root: the folder of data sets; None looks at the usual places, Debian's folder among them.
+        download: whether torchvision may download the files.
 
     Raises:
         DataError: if the files are nowhere, or damaged.
     """
-    folders = (Path(os.environ["RP_DATA"]) / "fashion-mnist", *_FOLDERS) if "RP_DATA" in os.environ else _FOLDERS
-    arrays = []
-    for name in _FILES["test" if split == "test" else "train"]:
-        found = [f for folder in folders for f in (folder / name, folder / f"{name}.gz") if f.is_file()]
-        if not found:
-            raise DataError(f"no {name} in {', '.join(map(str, folders))}; apt-get install dataset-fashion-mnist")
-        arrays.append(read_idx(found[0]))
-    images, labels = arrays[0][:, None].copy(), arrays[1].astype(np.int64)
-    part = {"train": slice(VALIDATION, None), "validation": slice(0, VALIDATION), "test": slice(None)}[split]
-    return images[part], labels[part]
+    images_name, labels_name = _FILES["test" if split == "test" else "train"]
+    folder = _PLACE.find((images_name, f"{images_name}.gz"), root=root, download=download)
+    images, labels = _read(folder, images_name), _read(folder, labels_name)
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+        raise DataError(f"{folder}: images {images.shape} and labels {labels.shape} do not belong together; fetch both")
+    part = of_official(split)
+    return images[part, None].copy(), labels[part].astype(np.int64)
+
+
+def _read(folder: Path, name: str) -> np.ndarray:
+    """One IDX file, plain or compressed."""
+    plain = folder / name
+    return read_idx(plain if plain.is_file() else folder / f"{name}.gz")
+
+
+def _download(target: Path) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    FashionMNIST(str(target), download=True)
+
+
+_PLACE = Place(
+    name="fashion-mnist",
+    folders=("fashion-mnist", "FashionMNIST/raw", ""),
+    system=(Path("/usr/share/datasets/fashion-mnist"),),
+    torchvision=_download,
+    advice="apt-get install dataset-fashion-mnist",
+)

@@ -1,16 +1,20 @@
+from .averaging import MovingAverage as MovingAverage
 from .averaging import average_ as average_
 from .averaging import dmat_decay as dmat_decay
 from .averaging import ema_decay as ema_decay
 from .distributed import ALONE as ALONE
 from .distributed import Processes as Processes
+from .distributed import Stopped as Stopped
 from .distributed import joined as joined
 from .distributed import launched as launched
 from .distributed import local_device as local_device
 from .distributed import synchronise_batch_norms as synchronise_batch_norms
 from .edm import EdmTrainer as EdmTrainer
 from .edm import build_edm as build_edm
+from .edm import edm_held_out as edm_held_out
 from .engine import Engine as Engine
 from .engine import compile_network as compile_network
+from .lion import Lion as Lion
 from .loop import Interrupted as Interrupted
 from .loop import TrainingState as TrainingState
 from .loop import fit as fit
@@ -21,6 +25,8 @@ from .maskdit import MaskDitTrainer as MaskDitTrainer
 from .maskdit import build_maskdit as build_maskdit
 from .maskdit import maskdit_held_out as maskdit_held_out
 from .maskdit import maskdit_loss as maskdit_loss
+from .minibatches import Minibatches as Minibatches
+from .optimizer import build_optimizer as build_optimizer
 from .optimizer import decay_groups as decay_groups
 from .optimizer import set_rate as set_rate
 from .progress import ProgressBar as ProgressBar
@@ -33,3 +39,7 @@ from .stage import Progress as Progress
 from .stage import Trainer as Trainer
 from .stage import state_path as state_path
 from .stage import train_stage as train_stage
+from .standard import StandardTrainer as StandardTrainer
+from .standard import build_standard as build_standard
+from .standard import standard_held_out as standard_held_out
+from .tensorboard import TensorBoard as TensorBoard

@@ -1,7 +1,33 @@
 """Weight averaging: the model that is evaluated is an average of those that were trained."""
 
+import copy
+
 import torch
 from torch import nn
+
+
+class MovingAverage:
+    """EDM's exponential moving average of a model's weights; its memory is counted in images.
+
+    Attributes:
+        model: the average, in eval mode and without gradients.
+
+    Args:
+        model: copied as it is now.
+        half_life: images after which a weight's share has halved.
+        ramp: the half-life is at most this share of the images seen; None switches that off.
+    """
+
+    def __init__(self, model: nn.Module, *, half_life: float, ramp: float | None = 0.05) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.half_life, self.ramp = half_life, ramp
+
+    def follow(self, model: nn.Module, *, seen: int, batch_size: int) -> None:
+        """Move towards the model after a step: `seen` images in all, `batch_size` of them in this step.
+
+        Deviation: the published trainer counts `seen` without the step's own images.
+        """
+        average_(self.model, model, ema_decay(seen, batch_size=batch_size, half_life=self.half_life, ramp=self.ramp))
 
 
 def dmat_decay(step: int, *, warmup_steps: float, tau: float = 0.995) -> float:
@@ -24,7 +50,7 @@ def ema_decay(images_seen: float, *, batch_size: int, half_life: float, ramp: fl
     """The decay of EDM's exponential moving average for one batch.
 
     Args:
-        images_seen: images trained on before this batch.
+        images_seen: images trained on so far.
         batch_size: images in this batch.
         half_life: images after which a weight's share has halved.
         ramp: the half-life is at most this share of `images_seen`; None switches that off.

@@ -5,16 +5,24 @@ batch norms see the statistics of the global batch. So the result is that of one
 """
 
 import datetime
+import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
 
+T = TypeVar("T")
+_ARGUMENTS = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENTS else "broadcast_buffers"  # its old name
 _PATIENCE = datetime.timedelta(hours=12)  # the first process may sample or evaluate while the others wait
+
+
+class Stopped(RuntimeError):
+    """The first process failed, and has said why; this one stops too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,30 @@ class Processes:
         if self.count > 1:
             distributed.barrier()
 
+    def first(self, work: Callable[[], T]) -> T | None:
+        """Let the first process do some work alone, while the others wait for it.
+
+        Returns:
+            What the work returns; None in the other processes.
+
+        Raises:
+            Stopped: in the other processes, if the work failed; the first one raises the error itself.
+        """
+        if self.count == 1:
+            return work()
+        failed = torch.zeros(1, device=_meeting_device())
+        result: T | None = None
+        try:
+            if self.main:
+                failed += 1
+                result = work()
+                failed -= 1
+        finally:
+            distributed.broadcast(failed, src=0)
+        if failed:
+            raise Stopped("the first process stopped")
+        return result
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module with averaged gradients, if there are several processes.
 
@@ -67,7 +99,8 @@ class Processes:
         """
         if self.count == 1:
             return module
-        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+        options: dict[str, Any] = {_SYNC_BUFFERS: False}  # buffers are equal everywhere
+        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True, **options)
 
 
 ALONE = Processes()
@@ -82,12 +115,17 @@ def launched() -> bool:
 def joined(device: torch.device) -> Iterator[Processes]:
     """Join the processes that `torchrun` started; alone without it.
 
+    For `torchrun --max-restarts` on one machine say `--standalone` as well: without it, restarted processes can find
+    the addresses of those before them (seen with torch 2.15).
+
     Args:
-        device: where to compute: gloo joins CPUs, NCCL joins GPUs.
+        device: where this process computes, see `local_device`: gloo joins CPUs, NCCL joins GPUs.
     """
     if not launched():
         yield ALONE
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size())
@@ -100,6 +138,11 @@ def local_device(device: torch.device) -> torch.device:
     if device.type == "cuda" and device.index is None and launched():
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
+
+
+def _meeting_device() -> torch.device:
+    """Where tensors must be that the processes exchange."""
+    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -118,14 +161,16 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         var = _SumOverProcesses.apply(centred.square().sum(dim=(0, 2, 3))) / count
         if self.track_running_stats:
             self._remember(mean.detach(), var.detach() * (count / (count - 1)))
-        scale = (var + self.eps).rsqrt() * cast(Tensor, self.weight)
-        return (centred * scale[:, None, None] + cast(Tensor, self.bias)[:, None, None]).to(x.dtype)
+        scale = (var + self.eps).rsqrt()
+        if not self.affine:
+            return (centred * scale[:, None, None]).to(x.dtype)
+        return (centred * (scale * self.weight)[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, var: Tensor) -> None:
         """Move the running statistics towards those of a batch."""
-        momentum = 0.1 if self.momentum is None else self.momentum
-        cast(Tensor, self.num_batches_tracked).add_(1)
+        seen = cast(Tensor, self.num_batches_tracked).add_(1)
+        momentum = 1.0 / float(seen) if self.momentum is None else self.momentum
         cast(Tensor, self.running_mean).lerp_(mean, momentum)
         cast(Tensor, self.running_var).lerp_(var, momentum)
 

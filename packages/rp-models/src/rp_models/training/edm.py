@@ -1,23 +1,46 @@
-"""Training an EDM diffusion model on one data set, class-conditionally.
+"""Training an EDM diffusion model on one data set, class-conditionally or not.
 
 Source: Karras et al. 2022, arXiv:2206.00364, Table 1, Appendix F, and their published trainer.
 """
 
-import copy
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rp_models import noise
-from rp_models.data.batches import BatchPlan
-from rp_models.data.datasets import ImageSet
+from rp_models.data.images import Images
+from rp_models.edm.augment import Augmentation
 from rp_models.edm.loss import EDMLoss
-from rp_models.settings import EdmSettings
-from rp_models.training.averaging import average_, ema_decay
+from rp_models.settings import ComputeSettings, EdmSettings
+from rp_models.training.averaging import MovingAverage
+from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.engine import Engine
 from rp_models.training.loop import Metrics, TrainingState
+from rp_models.training.minibatches import Minibatch, Minibatches
 from rp_models.training.optimizer import set_rate
 from rp_models.training.seeding import seeded
 from rp_models.zoo import build
+
+_AUGMENT_DIM = 9  # augmentation labels of `rp_models.edm.augment`
+
+
+class EdmBatch(NamedTuple):
+    """What one step is computed from.
+
+    Attributes:
+        images: (b, c, h, w) in [-1, 1], augmented.
+        labels: int64 (b,); None for an unconditional model.
+        rnd: normal draws (b,), behind the noise levels.
+        noise: unit normal noise (b, c, h, w).
+        augment_labels: (b, 9), how the images were augmented; None without augmentation.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    rnd: Tensor
+    noise: Tensor
+    augment_labels: Tensor | None
 
 
 class EdmTrainer:
@@ -31,52 +54,72 @@ class EdmTrainer:
     Args:
         settings: network and training.
         images: the training images, on the device where the training shall run.
-        seed: of weights, batches and noise.
+        seed: of weights, batches, augmentation and noise.
+        compute: precision and speed.
+        processes: that train together.
     """
 
-    def __init__(self, settings: EdmSettings, images: ImageSet, *, seed: int) -> None:
-        self.settings, self.images, self.seed = settings, images, seed
-        self.device = images.images.device
+    def __init__(
+        self,
+        settings: EdmSettings,
+        images: Images,
+        *,
+        seed: int,
+        compute: ComputeSettings | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.settings, self.seed = settings, noise.derive_seed(seed, "edm")  # of the noise, not of the batches
+        self.batches = Minibatches(images, settings.batch_size, seed=seed, purpose="edm", processes=processes)
         with seeded(seed, "edm weights"):
-            self.model = build_edm(settings, images).to(self.device).train()
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+            self.model = build_edm(settings, images).to(self.batches.device).train()
+        self._average = MovingAverage(self.model, half_life=settings.ema_half_life, ramp=settings.ema_ramp)
+        self.average = self._average.model
         self.loss = EDMLoss()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-8)
-        self.state = TrainingState({"model": self.model, "average": self.average}, self.optimizer)
-        self.plan = BatchPlan(
-            real=len(images),
-            batch_size=settings.batch_size,
-            epoch_images=len(images),
-            seed=noise.derive_seed(seed, "edm"),
+        self.augmentation = Augmentation(p=settings.augment) if settings.augment else None
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-8)
+        self.state = TrainingState({"model": self.model, "average": self.average}, optimizer)
+        self.engine = Engine(
+            {"model": self.model},
+            self._loss,
+            optimizer,
+            compute=compute,
+            processes=processes,
+            clean_gradients=True,
         )
 
     def step(self, step: int) -> Metrics:
-        """One optimiser step; the loss is a sum over pixels and a mean over images."""
-        batch = self.settings.batch_size
-        chosen = self.plan.indices(*divmod(step, self.plan.batches_per_epoch)).to(self.device)
-        x, labels = self.images.batch(chosen)
-        condition = labels if self.settings.conditional else None
-        draw = torch.arange(step * batch, step * batch + len(x), device=self.device)
-        rnd, eps = self.loss.draw(x.shape[1:], seed=noise.derive_seed(self.seed, "edm"), index=draw)
-        per_value = self.loss(self.model, 2.0 * x - 1.0, condition, rnd=rnd, noise=eps)
-        loss = per_value.sum() / len(x)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                torch.nan_to_num(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=parameter.grad)
-        seen = step * batch
-        lr = self.settings.lr * min(seen / max(self.settings.rampup_images, 1), 1.0)
-        set_rate(self.optimizer, lr)
-        self.optimizer.step()
-        decay = ema_decay(
-            seen + batch, batch_size=batch, half_life=self.settings.ema_half_life, ramp=self.settings.ema_ramp
-        )
-        average_(self.average, self.model, decay)
-        return {"loss": loss.item() / x[0].numel(), "lr": lr}
+        """One optimiser step; the gradient is that of a sum over values, the loss is logged as a mean over them."""
+        settings = self.settings
+        seen = step * settings.batch_size
+        lr = settings.lr * min(seen / max(settings.rampup_images, 1), 1.0)
+        set_rate(self.state.optimizer, lr)
+        batch = self.drawn(self.batches.part(step))
+        metrics = self.engine.step(*batch)
+        self._average.follow(self.model, seen=seen + settings.batch_size, batch_size=settings.batch_size)
+        return {**metrics, "loss": metrics["loss"] / batch.images[0].numel(), "lr": lr}
+
+    def drawn(self, batch: Minibatch) -> EdmBatch:
+        """The images with their random draws."""
+        x, augment_labels = 2.0 * batch.x - 1.0, None
+        if self.augmentation is not None:
+            x, augment_labels = self.augmentation(x, seed=self.seed, index=batch.draw)
+        rnd, unit_noise = self.loss.draw(x.shape[1:], seed=self.seed, index=batch.draw)
+        return EdmBatch(x, batch.labels if self.settings.conditional else None, rnd, unit_noise, augment_labels)
+
+    def evidence(self, step: int) -> dict[str, Tensor]:
+        """The whole batch of a step, to look at when its loss is not a number."""
+        batch = self.drawn(self.batches.whole(step))
+        return {key: value for key, value in batch._asdict().items() if value is not None}
+
+    def _loss(
+        self, images: Tensor, labels: Tensor | None, rnd: Tensor, unit_noise: Tensor, augment_labels: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum over values, the mean over images."""
+        values = self.loss(self.model, images, labels, rnd=rnd, noise=unit_noise, augment_labels=augment_labels)
+        return values.sum() / len(images), {}
 
 
-def build_edm(settings: EdmSettings, images: ImageSet) -> nn.Module:
+def build_edm(settings: EdmSettings, images: Images) -> nn.Module:
     """The DDPM++ network of these settings, for this data set's images and classes."""
     return build(
         "edm",
@@ -89,4 +132,28 @@ def build_edm(settings: EdmSettings, images: ImageSet) -> nn.Module:
         num_blocks=settings.num_blocks,
         attn_resolutions=list(settings.attn_resolutions),
         dropout=settings.dropout,
+        **({"augment_dim": _AUGMENT_DIM} if settings.augment else {}),
     )
+
+
+@torch.no_grad()
+def edm_held_out(denoiser: nn.Module, images: Images, *, seed: int, draws: int = 16, batch_size: int = 500) -> float:
+    """EDM's loss of each image at several noise levels, a mean over values, levels and images.
+
+    Args:
+        denoiser: the model.
+        images: e.g. those of the validation split, on the model's device.
+        seed: of the noise levels and the noise.
+        draws: noise levels of each image.
+        batch_size: images at a time; changes the result by rounding only.
+    """
+    loss, total = EDMLoss(), 0.0
+    conditional = int(getattr(denoiser, "label_dim", 0)) > 0
+    for draw in range(draws):
+        for start in range(0, len(images), batch_size):
+            x, labels = images.batch(slice(start, start + batch_size))
+            index = torch.arange(start, start + len(x), device=x.device)
+            rnd, unit = loss.draw(x.shape[1:], seed=noise.derive_seed(seed, "validation", draw), index=index)
+            values = loss(denoiser, 2.0 * x - 1.0, labels if conditional else None, rnd=rnd, noise=unit)
+            total += float(values.mean()) * len(x)
+    return total / draws / len(images)

@@ -31,7 +31,8 @@ class StepLoss(nn.Module):
 
     def forward(self, *batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of this process's part of a batch, and the figures to log."""
-        return self.loss(*batch)
+        loss, figures = self.loss(*batch)
+        return loss, {name: value.detach() for name, value in figures.items()}
 
 
 class Engine:
@@ -107,12 +108,16 @@ class Engine:
         return part
 
 
-def compile_network(module: nn.Module) -> None:
+def compile_network(module: nn.Module, *, backend: str = "inductor") -> None:
     """Compile what a network computes, in place; its state dict and copies of it stay as they were.
 
     Its `forward_features`, if it has them, are compiled as well: adversarial training calls them directly.
+
+    Args:
+        module: the network; compiled when it is first called.
+        backend: of `torch.compile`.
     """
-    module.compile()
+    module.compile(backend=backend)
     if hasattr(module, "forward_features"):
         features = cast(Callable[..., Tensor], module.forward_features)
-        module.forward_features = torch.compile(features)  # type: ignore[assignment]
+        module.forward_features = torch.compile(features, backend=backend)  # type: ignore[assignment]

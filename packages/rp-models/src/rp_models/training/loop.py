@@ -60,8 +60,9 @@ class TrainingState:
         }
         for slot, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{slot}.{key}": torch.as_tensor(v) for key, v in values.items() if v is not None}
-        # entries may share memory (buffers of an average), which the format does not allow
-        save_tensors({key: value.clone() for key, value in tensors.items()}, path, {"step": step, **identity})
+        # copies, since entries may share memory (buffers of an average), which the format does not allow
+        copies = {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
+        save_tensors(copies, path, {"step": step, **identity})
 
     def restore(self, path: Path, identity: Mapping[str, Any]) -> int:
         """Take everything back from a file.

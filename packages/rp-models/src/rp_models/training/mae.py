@@ -3,69 +3,112 @@
 Source: He et al. 2022, arXiv:2111.06377, Appendix A.1.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from rp_models import noise
-from rp_models.data.augment import crop_and_flip
-from rp_models.data.batches import BatchPlan
-from rp_models.data.datasets import ImageSet
+from rp_models.data.augmentation import Augmentation, ResizedCrop
+from rp_models.data.images import Images
 from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import random_mask
-from rp_models.settings import MaeSettings
+from rp_models.settings import ComputeSettings, MaeSettings
+from rp_models.training.averaging import MovingAverage
+from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.engine import Engine
 from rp_models.training.loop import Metrics, TrainingState
-from rp_models.training.optimizer import decay_groups, set_rate
+from rp_models.training.minibatches import Minibatch, Minibatches
+from rp_models.training.optimizer import build_optimizer, decay_groups, set_rate
 from rp_models.training.schedule import cosine
 from rp_models.training.seeding import seeded
 from rp_models.zoo import build
+
+
+class MaeBatch(NamedTuple):
+    """What one step is computed from.
+
+    Attributes:
+        images: (b, c, h, w) in [0, 1], augmented.
+        ranks: uniform draws (b, n); the patches with the smallest stay visible.
+    """
+
+    images: Tensor
+    ranks: Tensor
 
 
 class MaeTrainer:
     """One masked autoencoder and the step that trains it.
 
     Attributes:
-        model: the autoencoder.
+        model: the autoencoder that is trained.
+        average: its exponential moving average, or the model itself if the settings ask for none; what one uses.
         state: what training changes.
 
     Args:
         settings: network and training.
         images: the training images, on the device where the training shall run.
         seed: of weights, batches, crops and masks.
+        compute: precision and speed.
+        processes: that train together.
     """
 
-    def __init__(self, settings: MaeSettings, images: ImageSet, *, seed: int) -> None:
-        self.settings, self.images, self.seed = settings, images, seed
-        self.device = images.images.device
-        with seeded(seed, "mae weights"):
-            self.model = build_mae(settings).to(self.device).train()
-        groups = decay_groups(self.model, settings.weight_decay, without_decay=_not_decayed)
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95))
-        self.state = TrainingState({"model": self.model}, self.optimizer)
-        self.plan = BatchPlan(
-            real=len(images),
-            batch_size=settings.batch_size,
-            epoch_images=len(images),
-            seed=noise.derive_seed(seed, "mae"),
+    def __init__(
+        self,
+        settings: MaeSettings,
+        images: Images,
+        *,
+        seed: int,
+        compute: ComputeSettings | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.settings, self.seed = settings, seed
+        self.batches = Minibatches(
+            images,
+            settings.batch_size,
+            seed=seed,
+            purpose="mae",
+            augmentation=_augmentation(settings),
+            processes=processes,
         )
+        with seeded(seed, "mae weights"):
+            self.model = build_mae(settings).to(self.batches.device).train()
+        self._average = MovingAverage(self.model, half_life=settings.ema_half_life) if settings.ema_half_life else None
+        self.average: MaskedAutoencoder = self._average.model if self._average else self.model  # type: ignore[assignment]
+        groups = decay_groups(self.model, settings.weight_decay, without_decay=_not_decayed)
+        optimizer = build_optimizer(settings.optimizer, groups, lr=settings.lr, betas=(0.9, 0.95))
+        modules: dict[str, nn.Module] = {"model": self.model}
+        self.state = TrainingState(modules | ({"average": self.average} if self._average else {}), optimizer)
+        self.engine = Engine(modules, self._loss, optimizer, compute=compute, processes=processes)
 
     def step(self, step: int) -> Metrics:
         """One optimiser step; the loss is a mean over hidden values and images."""
-        settings = self.settings
-        chosen = self.plan.indices(*divmod(step, self.plan.batches_per_epoch)).to(self.device)
-        x, _ = self.images.batch(chosen)
-        draw = torch.arange(step * len(x), (step + 1) * len(x), device=self.device)
-        if settings.crop_padding or settings.flip:
-            x = crop_and_flip(
-                x, padding=settings.crop_padding, flip=settings.flip, seed=self.seed, purpose="mae", index=draw
-            )
-        values = noise.uniform((self.model.tokens,), seed=self.seed, purpose="mae masks", index=draw)
-        loss = self.model.loss(x, random_mask(values, settings.mask_rate)).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        lr = cosine(step, steps=settings.steps, peak=settings.lr, warmup=settings.warmup_steps)
-        set_rate(self.optimizer, lr)
-        self.optimizer.step()
-        return {"loss": loss.item(), "lr": lr}
+        lr = self._rate(step)
+        set_rate(self.state.optimizer, lr)
+        metrics = self.engine.step(*self.drawn(self.batches.part(step)))
+        if self._average:
+            size = self.settings.batch_size
+            self._average.follow(self.model, seen=(step + 1) * size, batch_size=size)
+        return {**metrics, "lr": lr}
+
+    def drawn(self, batch: Minibatch) -> MaeBatch:
+        """The images with the draws of their masks."""
+        ranks = noise.uniform((self.model.tokens,), seed=self.seed, purpose="mae masks", index=batch.draw)
+        return MaeBatch(batch.x, ranks)
+
+    def evidence(self, step: int) -> dict[str, Tensor]:
+        """The whole batch of a step, to look at when its loss is not a number."""
+        return self.drawn(self.batches.whole(step))._asdict()
+
+    def _loss(self, images: Tensor, ranks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.model.loss(images, random_mask(ranks, self.settings.mask_rate)).mean(), {}
+
+    def _rate(self, step: int) -> float:
+        """A cosine with warm-up, then (where asked for) a second, lower cosine without one."""
+        settings, first = self.settings, self.settings.steps - self.settings.second_steps
+        if step < first:
+            return cosine(step, steps=first, peak=settings.lr, warmup=settings.warmup_steps)
+        return cosine(step - first, steps=settings.second_steps, peak=settings.second_lr)
 
 
 def build_mae(settings: MaeSettings) -> MaskedAutoencoder:
@@ -74,16 +117,14 @@ def build_mae(settings: MaeSettings) -> MaskedAutoencoder:
     Raises:
         ValueError: if the named network is no masked autoencoder.
     """
-    model = build(settings.network)
+    model = build(settings.network, **settings.sizes)
     if not isinstance(model, MaskedAutoencoder):
         raise ValueError(f"mae.network must name a masked autoencoder, but {settings.network!r} is another network")
     return model
 
 
 @torch.no_grad()
-def mae_loss(
-    model: MaskedAutoencoder, images: ImageSet, *, mask_rate: float, seed: int, batch_size: int = 500
-) -> float:
+def mae_loss(model: MaskedAutoencoder, images: Images, *, mask_rate: float, seed: int, batch_size: int = 500) -> float:
     """The mean reconstruction loss over a set of images, one mask per image.
 
     Args:
@@ -100,6 +141,12 @@ def mae_loss(
         values = noise.uniform((model.tokens,), seed=seed, purpose="mae evaluation", index=index)
         total += float(model.loss(x, random_mask(values, mask_rate)).sum())
     return total / len(images)
+
+
+def _augmentation(settings: MaeSettings) -> Augmentation:
+    """What is done to the training images."""
+    crop = ResizedCrop(scale=(settings.crop_scale, 1.0)) if settings.crop_scale < 1 else None
+    return Augmentation(resized_crop=crop, crop_padding=settings.crop_padding, flip=settings.flip)
 
 
 def _not_decayed(name: str, parameter: nn.Parameter) -> bool:

@@ -3,23 +3,43 @@
 Source: Zheng et al. 2023, arXiv:2306.09305, section 4 and their published settings.
 """
 
-import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rp_models import noise
-from rp_models.data.batches import BatchPlan
-from rp_models.data.datasets import ImageSet
+from rp_models.data.images import Images
 from rp_models.mask import random_mask
 from rp_models.maskdit import MaskDiT, log_normal_sigma, masked_denoising_loss
-from rp_models.settings import MaskDitSettings
-from rp_models.training.averaging import average_, ema_decay
+from rp_models.settings import ComputeSettings, MaskDitSettings
+from rp_models.training.averaging import MovingAverage
+from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.engine import Engine
 from rp_models.training.loop import Metrics, TrainingState
+from rp_models.training.minibatches import Minibatch, Minibatches
 from rp_models.training.optimizer import set_rate
 from rp_models.training.seeding import seeded
 from rp_models.zoo import build
+
+
+class MaskDitBatch(NamedTuple):
+    """What one step is computed from.
+
+    Attributes:
+        data: (b, c, h, w), images in [-1, 1].
+        labels: one-hot rows (b, num_classes), zero rows for "no class"; None for an unconditional model.
+        rnd: normal draws (b,), behind the noise levels.
+        noise: unit normal noise (b, c, h, w).
+        ranks: uniform draws (b, n), the patches with the smallest stay visible; None if all do.
+    """
+
+    data: Tensor
+    labels: Tensor | None
+    rnd: Tensor
+    noise: Tensor
+    ranks: Tensor | None
 
 
 class MaskDitTrainer:
@@ -34,60 +54,85 @@ class MaskDitTrainer:
         settings: network and training.
         images: the training images, on the device where the training shall run.
         seed: of weights, batches, noise and masks.
+        compute: precision and speed.
+        processes: that train together.
     """
 
-    def __init__(self, settings: MaskDitSettings, images: ImageSet, *, seed: int) -> None:
-        self.settings, self.images, self.seed = settings, images, seed
-        self.device = images.images.device
+    def __init__(
+        self,
+        settings: MaskDitSettings,
+        images: Images,
+        *,
+        seed: int,
+        compute: ComputeSettings | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.settings, self.seed = settings, seed
+        self.batches = Minibatches(images, settings.batch_size, seed=seed, purpose="maskdit", processes=processes)
         with seeded(seed, "maskdit weights"):
-            self.model = build_maskdit(settings).to(self.device).train()
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+            self.model = build_maskdit(settings).to(self.batches.device).train()
+        self._average = MovingAverage(self.model, half_life=settings.ema_half_life, ramp=settings.ema_ramp)
+        self.average = self._average.model
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-        self.state = TrainingState({"model": self.model, "average": self.average}, self.optimizer)
-        self.plan = BatchPlan(
-            real=len(images),
-            batch_size=settings.batch_size,
-            epoch_images=len(images),
-            seed=noise.derive_seed(seed, "maskdit"),
-        )
+        optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.state = TrainingState({"model": self.model, "average": self.average}, optimizer)
+        self.engine = Engine({"model": self.model}, self._loss, optimizer, compute=compute, processes=processes)
 
     def step(self, step: int) -> Metrics:
         """One optimiser step; the loss is a mean over values and images."""
         settings = self.settings
-        chosen = self.plan.indices(*divmod(step, self.plan.batches_per_epoch)).to(self.device)
-        x, labels = self.images.batch(chosen)
-        draw = torch.arange(step * len(x), (step + 1) * len(x), device=self.device)
-        masked = step < settings.steps - settings.unmasked_steps
-        loss = maskdit_loss(
-            self.model,
-            x,
-            self._condition(labels, draw),
-            seed=self.seed,
-            purpose="maskdit",
-            index=draw,
-            mask_rate=settings.mask_rate if masked else 0.0,
-            mae_weight=settings.mae_weight,
-        ).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         lr = settings.lr * min((step + 1) / max(settings.warmup_steps, 1), 1.0)
-        lr = lr if masked else settings.unmasked_lr
-        set_rate(self.optimizer, lr)
-        self.optimizer.step()
-        decay = ema_decay(
-            (step + 1) * len(x), batch_size=len(x), half_life=settings.ema_half_life, ramp=settings.ema_ramp
-        )
-        average_(self.average, self.model, decay)
-        return {"loss": loss.item(), "lr": lr}
+        lr = lr if self._masked(step) else settings.unmasked_lr
+        set_rate(self.state.optimizer, lr)
+        metrics = self.engine.step(*self.drawn(self.batches.part(step), masked=self._masked(step)))
+        size = settings.batch_size
+        self._average.follow(self.model, seen=(step + 1) * size, batch_size=size)
+        return {**metrics, "lr": lr}
 
-    def _condition(self, labels: Tensor, draw: Tensor) -> Tensor | None:
-        """One-hot labels, a share of them dropped; None for an unconditional model."""
-        if self.model.num_classes == 0:
-            return None
-        keep = noise.uniform((1,), seed=self.seed, purpose="maskdit label dropout", index=draw)
-        one_hot = functional.one_hot(labels, self.model.num_classes).float()
-        return one_hot * (keep >= self.settings.label_dropout)
+    def drawn(self, batch: Minibatch, *, masked: bool) -> MaskDitBatch:
+        """The images with their random draws; a share of the labels is dropped."""
+        rnd, unit_noise, ranks = _draws(
+            self.model, batch.x.shape[1:], seed=self.seed, purpose="maskdit", index=batch.draw
+        )
+        labels = None
+        if self.model.num_classes:
+            keep = noise.uniform((1,), seed=self.seed, purpose="maskdit label dropout", index=batch.draw)
+            one_hot = functional.one_hot(batch.labels, self.model.num_classes).float()
+            labels = one_hot * (keep >= self.settings.label_dropout)
+        return MaskDitBatch(
+            2.0 * batch.x - 1.0, labels, rnd, unit_noise, ranks if masked and self.settings.mask_rate else None
+        )
+
+    def evidence(self, step: int) -> dict[str, Tensor]:
+        """The whole batch of a step, to look at when its loss is not a number."""
+        batch = self.drawn(self.batches.whole(step), masked=self._masked(step))
+        return {key: value for key, value in batch._asdict().items() if value is not None}
+
+    def _masked(self, step: int) -> bool:
+        return step < self.settings.steps - self.settings.unmasked_steps
+
+    def _loss(
+        self, data: Tensor, labels: Tensor | None, rnd: Tensor, unit_noise: Tensor, ranks: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = masked_denoising_loss(
+            self.model,
+            data,
+            labels,
+            sigma=log_normal_sigma(rnd),
+            noise=unit_noise,
+            mask=None if ranks is None else random_mask(ranks, self.settings.mask_rate),
+            mae_weight=self.settings.mae_weight,
+        )
+        return loss.mean(), {}
+
+
+def _draws(
+    model: MaskDiT, shape: torch.Size, *, seed: int, purpose: str, index: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normal draws behind the noise levels (b,), unit noise (b, *shape) and the patches' ranks (b, n)."""
+    rnd = noise.normal((), seed=seed, purpose=f"{purpose} sigma", index=index)
+    unit_noise = noise.normal(shape, seed=seed, purpose=f"{purpose} noise", index=index)
+    return rnd, unit_noise, noise.uniform((model.tokens,), seed=seed, purpose=f"{purpose} mask", index=index)
 
 
 def maskdit_loss(
@@ -116,20 +161,17 @@ def maskdit_loss(
     Returns:
         Tensor (b,).
     """
-    level = noise.normal((), seed=seed, purpose=f"{purpose} sigma", index=index)
-    unit = noise.normal(x.shape[1:], seed=seed, purpose=f"{purpose} noise", index=index)
-    mask = None
-    if mask_rate > 0:
-        mask = random_mask(noise.uniform((model.tokens,), seed=seed, purpose=f"{purpose} mask", index=index), mask_rate)
+    rnd, unit_noise, ranks = _draws(model, x.shape[1:], seed=seed, purpose=purpose, index=index)
+    mask = random_mask(ranks, mask_rate) if mask_rate > 0 else None
     return masked_denoising_loss(
-        model, 2.0 * x - 1.0, labels, sigma=log_normal_sigma(level), noise=unit, mask=mask, mae_weight=mae_weight
+        model, 2.0 * x - 1.0, labels, sigma=log_normal_sigma(rnd), noise=unit_noise, mask=mask, mae_weight=mae_weight
     )
 
 
 @torch.no_grad()
 def maskdit_held_out(
     model: MaskDiT,
-    images: ImageSet,
+    images: Images,
     *,
     mask_rate: float,
     mae_weight: float,

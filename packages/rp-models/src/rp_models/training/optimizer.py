@@ -1,10 +1,40 @@
-"""Small things about optimisers: which parameters decay, and setting the rate of a step."""
+"""Optimisers by name, which parameters decay, and setting the rate of a step."""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from rp_models.settings import OptimizerName
+
+
+def build_optimizer(
+    name: OptimizerName,
+    groups: list[dict[str, Any]],
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    momentum: float = 0.9,
+) -> Optimizer:
+    """An optimiser by its name.
+
+    Args:
+        name: "adam" and "adamw" (torch's), "sgd" with Nesterov momentum, or "lion".
+        groups: parameter groups, e.g. of `decay_groups`. "adam" adds their weight decay to the gradient, the others
+            shrink the weights.
+        lr: learning rate.
+        betas: of Adam; Lion's are those of its paper, (0.9, 0.99).
+        momentum: of SGD.
+    """
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+    if name == "lion":
+        from rp_models.training.lion import Lion
+
+        return Lion(groups, lr=lr)
+    return (torch.optim.Adam if name == "adam" else torch.optim.AdamW)(groups, lr=lr, betas=betas)
 
 
 def decay_groups(

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -24,10 +24,12 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        listeners: called with (stage, step, values) for each line of `metrics.jsonl`, after it is written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.listeners: list[Callable[[str, int, Mapping[str, float]], None]] = []
 
     @classmethod
     def open(cls, path: str | Path, config: Mapping[str, Any], *, resume: bool) -> "RunFolder":
@@ -46,13 +48,14 @@ class RunFolder:
         there = folder.path / "config.json"
         if there.exists():
             folder._check(config, resume)
-        elif folder.path.is_dir() and any(not item.name.startswith(".") for item in folder.path.iterdir()):
+        elif folder.path.is_dir() and any(not _unfinished(item) for item in folder.path.iterdir()):
             raise RunError(f"{folder.path} is not empty and holds no run; name another folder with --out")
         elif folder.path.exists() and not folder.path.is_dir():
             raise RunError(f"{folder.path} is not a folder; name another one with --out")
         else:
             folder.write_json("environment.json", environment())
             folder.write_json("config.json", config)
+        folder._sweep()
         return folder
 
     def _check(self, config: Mapping[str, Any], resume: bool) -> None:
@@ -64,6 +67,13 @@ class RunFolder:
         if changed:
             shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise RunError(f"{self.path} holds a run of another configuration ({shown}); name another one with --out")
+
+    def _sweep(self) -> None:
+        """Remove the temporary files that killed processes left behind; they can be as large as a checkpoint."""
+        for file in self.path.rglob(".*.tmp"):
+            process = file.name.split(".")[-2]
+            if process.isdecimal() and not _alive(int(process)):
+                file.unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file, complete under its name or not at all."""
@@ -118,6 +128,8 @@ class RunFolder:
         """Append one line to `metrics.jsonl`."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+        for listener in self.listeners:
+            listener(stage, step, values)
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """The logged lines of a stage (or all), in order; a line cut off by a kill is left out."""
@@ -161,6 +173,22 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def _unfinished(item: Path) -> bool:
+    """Whether a file may lie in a new run's folder: hidden, or left by a start that was killed half way."""
+    return item.name.startswith(".") or item.name == "environment.json"
+
+
+def _alive(process: int) -> bool:
+    """Whether a process of that number runs on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,11 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
         seed: the run's seed.
         purpose: what is drawn, e.g. "weights of the classifier".
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=_devices()):
         torch.manual_seed(derive_seed(seed, *purpose) % 2**63)  # noqa: TID251 (the one place that may)
         yield
+
+
+def _devices() -> list[int]:
+    """The GPU in use: asking for the state of all of them would open each in every process."""
+    return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []

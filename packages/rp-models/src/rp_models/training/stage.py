@@ -1,6 +1,7 @@
 """One training stage of a run: a trainer, its state file in the run's folder, and its lines in `metrics.jsonl`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,27 +71,12 @@ def train_stage(
         CheckpointError: if the state on disk is damaged or of another training.
         Interrupted: if the loss stops being a number; the batch of that step is in `failed/`, if the trainer can tell.
     """
-    main = processes.main
-    progress = progress if main else None
-
-    def resumed(done: int) -> None:
-        if main:
-            folder.forget(stage, after=done)
-        if progress:
-            progress.start(stage, steps, done)
+    watch = _Watch(stage, steps, folder, progress, log_every, writes=processes.main)
 
     def step(number: int) -> Metrics:
         with seeded(seed, stage, number, processes.rank):
             metrics = dict(trainer.step(number))
-        if after_step:
-            metrics |= after_step(number + 1)
-        return metrics
-
-    def log(done: int, metrics: Metrics) -> None:
-        if main and (done % log_every == 0 or done == steps or len(metrics) > 2):
-            folder.log(stage, done, metrics)
-        if progress:
-            progress.advance(done, metrics)
+        return metrics | dict(after_step(number + 1)) if after_step else metrics
 
     try:
         fit(
@@ -99,16 +85,50 @@ def train_stage(
             steps=steps,
             path=state_path(folder, stage),
             identity={"stage": stage, "identity": dict(identity)},
-            log=log,
-            resumed=resumed,
+            log=watch.log,
+            resumed=watch.resumed,
             save_seconds=save_seconds,
-            writes=main,
+            writes=processes.main,
         )
     except Interrupted as error:
-        raise _with_evidence(error, trainer, folder, stage, main) from error
+        raise _with_evidence(error, trainer, folder, stage, processes.main) from error
+    finally:
+        watch.finish()
     processes.wait()
-    if progress:
-        progress.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """Who hears of a stage: the run's metrics and the progress bar, both in the first process only."""
+
+    stage: str
+    steps: int
+    folder: RunFolder
+    progress: Progress | None
+    log_every: int
+    writes: bool
+
+    def resumed(self, done: int) -> None:
+        """The stage begins after `done` steps of an earlier session."""
+        if self.writes:
+            self.folder.forget(self.stage, after=done)
+            if self.progress:
+                self.progress.start(self.stage, self.steps, done)
+
+    def log(self, done: int, metrics: Metrics) -> None:
+        """A step was done; a line is written now and then, and for every step that was validated."""
+        if not self.writes:
+            return
+        judged = any(name.startswith("validation") for name in metrics)
+        if done % self.log_every == 0 or done == self.steps or judged:
+            self.folder.log(self.stage, done, metrics)
+        if self.progress:
+            self.progress.advance(done, metrics)
+
+    def finish(self) -> None:
+        """The stage is done, or stopped by an error."""
+        if self.writes and self.progress:
+            self.progress.finish()
 
 
 def _with_evidence(error: Interrupted, trainer: Trainer, folder: RunFolder, stage: str, main: bool) -> Interrupted:

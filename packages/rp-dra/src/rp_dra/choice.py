@@ -1,0 +1,90 @@
+"""The objective that a recipe's settings name, with their constants."""
+
+from rp_dra.objectives import Adr, Ikl, Objective, PgdAt, Standard, Trades, TradesOriginal
+from rp_dra.settings import Method, ObjectiveName, TrainingSettings
+
+
+def objective_of(
+    training: TrainingSettings,
+    *,
+    robust: bool = True,
+    method: Method | None = None,
+    num_classes: int | None = None,
+) -> Objective:
+    """What a step minimises.
+
+    Args:
+        training: names the objective, and holds the constants.
+        robust: False for plain cross-entropy, the comparison.
+        method: of a run; those that name an objective (at+ikl, at+adr, standard) go before the setting.
+        num_classes: needed by IKL.
+
+    Raises:
+        ValueError: if IKL is asked for without the number of classes.
+    """
+    name = _named(training, robust, method)
+    if name == "standard":
+        return Standard(label_smoothing=training.label_smoothing)
+    if name == "adr":
+        adr = training.adr
+        return Adr(_attacked(training, "pgd-at"), tau=adr.tau, lam=adr.lam, decay=adr.decay)
+    if name == "adr-trades":
+        adr = training.adr
+        base = TradesOriginal(
+            beta=training.beta,
+            eps=training.eps,
+            step_size=training.step_size,
+            steps=training.attack_steps,
+            norm=training.norm,
+            joint_forward=True,  # as published
+        )
+        return Adr(base, tau=adr.tau, lam=adr.lam, decay=adr.decay)
+    if name == "ikl":
+        if num_classes is None:
+            raise ValueError("IKL keeps a mean prediction for each class; give objective_of num_classes")
+        return _ikl(training, num_classes)
+    return _attacked(training, name)
+
+
+def _named(training: TrainingSettings, robust: bool, method: Method | None) -> ObjectiveName:
+    if not robust or method == "standard":
+        return "standard"
+    if method is not None and "+ikl" in method:
+        return "ikl"
+    if method is not None and "+adr" in method:
+        return training.objective if training.objective == "adr-trades" else "adr"
+    return training.objective
+
+
+def _attacked(training: TrainingSettings, name: ObjectiveName) -> Objective:
+    """PGD-AT, which is published without label smoothing, or TRADES in one of its two forms."""
+    eps, step_size, steps, norm = training.eps, training.step_size, training.attack_steps, training.norm
+    if name == "pgd-at":
+        return PgdAt(eps=eps, step_size=step_size, steps=steps, norm=norm)
+    kind = {"trades": Trades, "trades-original": TradesOriginal}[name]
+    return kind(
+        beta=training.beta,
+        label_smoothing=training.label_smoothing,
+        eps=eps,
+        step_size=step_size,
+        steps=steps,
+        norm=norm,
+        joint_forward=training.joint_forward,
+    )
+
+
+def _ikl(training: TrainingSettings, num_classes: int) -> Ikl:
+    ikl = training.ikl
+    return Ikl(
+        num_classes=num_classes,
+        version=ikl.version,
+        alpha=ikl.alpha,
+        beta=ikl.beta,
+        gamma=ikl.gamma,
+        temperature=ikl.temperature,
+        steps=ikl.attack_steps,
+        step_share=ikl.step_share,
+        eps=training.eps,
+        norm=training.norm,
+        joint_forward=training.joint_forward,
+    )

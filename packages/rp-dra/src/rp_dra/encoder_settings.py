@@ -1,0 +1,49 @@
+"""Settings of encoders and probes that are trained here; importing this does not import torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rp_models.settings import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderSettings:
+    """Training a classifier with a diffusion model's encoder (Section 5.6 and Appendix E of the DRA paper).
+
+    The paper gives no recipe for it; these are EDM's optimiser and average with a cosine schedule.
+    """
+
+    epochs: int = 200
+    batch_size: int = 128
+    lr: float = 1e-3  # peak of the cosine schedule, of Adam; about a tenth of it for a pre-trained encoder
+    warmup: float = 0.025  # share of the steps with rising rate
+    ema_half_life: int = 500_000  # images after which a weight's share in the average has halved
+    crop_padding: int = 4  # zero pixels around the image before the random crop
+    flip: bool = True  # mirror left and right at random
+    sigma: float = 0.1  # noise level, in EDM's units (images in [-1, 1])
+    head: Literal["linear", "mlp"] = "linear"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            require(getattr(self, name) >= 1, f"encoder.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "sigma", "ema_half_life"):
+            require(getattr(self, name) > 0, f"encoder.{name} must be positive, got {getattr(self, name)}")
+        require(self.crop_padding >= 0, f"encoder.crop_padding must not be negative, got {self.crop_padding}")
+        require(0 <= self.warmup <= 1, f"encoder.warmup must be in [0, 1], got {self.warmup}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeSettings:
+    """Training a linear probe with fresh noise and augmentation (Xiang et al. 2023, arXiv:2303.09769, CIFAR-10)."""
+
+    epochs: int = 15
+    batch_size: int = 128
+    lr: float = 1e-3  # of Adam, falling as a cosine once an epoch
+    crop_padding: int = 4  # zero pixels around the image before the random crop
+    flip: bool = True  # mirror left and right at random
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            require(getattr(self, name) >= 1, f"probe.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.lr > 0, f"probe.lr must be positive, got {self.lr}")
+        require(self.crop_padding >= 0, f"probe.crop_padding must not be negative, got {self.crop_padding}")

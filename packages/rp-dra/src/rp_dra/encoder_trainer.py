@@ -1,0 +1,186 @@
+"""Training a classifier with a diffusion model's encoder: adversarially, or by cross-entropy on noisy images."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from rp_models import noise
+from rp_models.data.augmentation import Augmentation
+from rp_models.data.images import Images
+from rp_models.settings import ComputeSettings
+from rp_models.training.averaging import MovingAverage
+from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.engine import Engine
+from rp_models.training.loop import Metrics, TrainingState
+from rp_models.training.minibatches import Minibatches
+from rp_models.training.optimizer import set_rate
+from rp_models.training.schedule import cosine
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rp_dra.diffusion_encoder import DiffusionClassifier, EncoderClassifier, NoisyClassifier
+from rp_dra.encoder_settings import EncoderSettings
+from rp_dra.objectives import Objective
+
+
+class EncoderTrainer(ABC):
+    """One encoder classifier, its average, and the step that trains them; a subclass says what a step minimises.
+
+    Attributes:
+        model: the classifier that is trained.
+        average: its exponential moving average, which is what one uses.
+        state: what training changes.
+
+    Args:
+        model: the classifier; in train mode from here on.
+        images: the training images, on the device where the training shall run.
+        settings: of the training.
+        modules: what else training changes.
+        compute: precision and speed.
+        processes: that train together.
+        seed: of batches, augmentation and noise.
+    """
+
+    def __init__(
+        self,
+        model: EncoderClassifier,
+        images: Images,
+        settings: EncoderSettings,
+        *,
+        modules: Mapping[str, nn.Module] | None = None,
+        compute: ComputeSettings | None = None,
+        processes: Processes = ALONE,
+        seed: int,
+    ) -> None:
+        self.settings, self.seed = settings, seed
+        self.batches = Minibatches(
+            images,
+            settings.batch_size,
+            seed=seed,
+            purpose="encoder",
+            augmentation=Augmentation(crop_padding=settings.crop_padding, flip=settings.flip),
+            processes=processes,
+        )
+        self.steps_per_epoch = self.batches.plan.batches_per_epoch
+        self.model = model.to(self.batches.device).train()
+        self._average = MovingAverage(self.model, half_life=settings.ema_half_life)
+        self.average = cast(EncoderClassifier, self._average.model)
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
+        self.state = TrainingState({"model": self.model, "average": self.average, **(modules or {})}, optimizer)
+        self.engine = Engine({"model": self.model}, self.loss, optimizer, compute=compute, processes=processes)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.settings.epochs * self.steps_per_epoch
+
+    def step(self, step: int) -> Metrics:
+        """One optimiser step."""
+        settings = self.settings
+        lr = cosine(step + 0.5, steps=self.steps, peak=settings.lr, warmup=settings.warmup * self.steps)
+        set_rate(self.state.optimizer, lr)
+        self.before_step(step)
+        metrics = self.engine.step(*self.batches.part(step))
+        self._average.follow(self.model, seen=(step + 1) * settings.batch_size, batch_size=settings.batch_size)
+        return {**metrics, "lr": lr}
+
+    def evidence(self, step: int) -> dict[str, Tensor]:
+        """The whole batch of a step, to look at when its loss is not a number."""
+        return self.batches.whole(step)._asdict()
+
+    def before_step(self, step: int) -> None:
+        """Called before each step; does nothing."""
+        del step
+
+    @abstractmethod
+    def loss(self, x: Tensor, y: Tensor, draw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a step minimises, and scalars to log.
+
+        Args:
+            x: augmented images (b, c, h, w) in [0, 1].
+            y: labels (b,).
+            draw: int64 (b,), the number that each image's draws belong to.
+        """
+
+
+class EncoderFineTuner(EncoderTrainer):
+    """Fine-tunes a diffusion model's encoder and its head together, adversarially.
+
+    Args:
+        model: with the pre-trained encoder.
+        images: see `EncoderTrainer`.
+        settings: see `EncoderTrainer`; a pre-trained encoder wants a low rate.
+        objective: of adversarial training, e.g. `Trades()`.
+        compute: see `EncoderTrainer`.
+        processes: see `EncoderTrainer`.
+        seed: see `EncoderTrainer`.
+
+    Source: Section 5.6 of the DRA paper, under the recipe of adversarial training without synthetic images.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionClassifier,
+        images: Images,
+        settings: EncoderSettings,
+        *,
+        objective: Objective,
+        compute: ComputeSettings | None = None,
+        processes: Processes = ALONE,
+        seed: int,
+    ) -> None:
+        self.objective = objective
+        super().__init__(
+            model,
+            images,
+            settings,
+            modules=objective.modules(model.to(images.device)),
+            compute=compute,
+            processes=processes,
+            seed=seed,
+        )
+
+    def before_step(self, step: int) -> None:
+        """Tells the objective where the training stands."""
+        epochs = self.settings.epochs
+        self.objective.begin_step(self.model, step=step, steps_per_epoch=self.steps_per_epoch, epochs=epochs)
+
+    def loss(self, x: Tensor, y: Tensor, draw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective's loss and metrics."""
+        drawn = noise.uniform if self.objective.noise == "uniform" else noise.normal
+        start = drawn(x.shape[1:], seed=self.seed, purpose="attack start", index=draw)
+        outcome = self.objective(self.model, x, y, start_noise=start)
+        return outcome.loss, outcome.metrics
+
+
+class NoisyClassifierTrainer(EncoderTrainer):
+    """Trains a classifier by cross-entropy on images with fresh noise: the encoder without a diffusion model.
+
+    Arguments as of `EncoderTrainer`; the model, a `NoisyClassifier`, has fresh weights.
+
+    Source: Section 5.6 and Appendix E of the DRA paper.
+    """
+
+    def loss(self, x: Tensor, y: Tensor, draw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, and the accuracy on the noisy batch."""
+        eps = noise.normal(x.shape[1:], seed=self.seed, purpose="encoder noise", index=draw)
+        logits = self.model(x, noise=eps)
+        return F.cross_entropy(logits, y), {"accuracy": (logits.detach().argmax(dim=1) == y).float().mean()}
+
+
+@torch.no_grad()
+def noisy_accuracy(model: NoisyClassifier, images: Images, *, seed: int, batch_size: int = 512) -> float:
+    """The share of noisy images that are classified rightly, with one draw of noise for each image.
+
+    Args:
+        model: in eval mode.
+        images: e.g. the validation split, on the model's device.
+        seed: of the noise.
+        batch_size: images in one pass.
+    """
+    right = 0
+    for rows in torch.arange(len(images), device=images.device).split(batch_size):
+        x, y = images.batch(rows)
+        right += int((model.with_noise(seed=seed, index=rows)(x).argmax(dim=1) == y).sum())
+    return right / len(images)

@@ -1,0 +1,110 @@
+"""The interface of training objectives, and the simplest one: cross-entropy on the images as they are."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rp_dra.objectives.passes import accuracy, check_batch, classify
+
+Noise = Literal["uniform", "normal"]
+
+
+class Outcome(NamedTuple):
+    """The outcome of an objective on one batch.
+
+    Attributes:
+        loss: scalar, with graph, at least float32.
+        features: pooled penultimate features (b, d) of the images that the classifier is made robust on, with graph.
+        x_adv: those images.
+        metrics: scalar tensors to log, without graph.
+    """
+
+    loss: Tensor
+    features: Tensor
+    x_adv: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Objective(ABC):
+    """A training objective: a classifier, images and labels in, an `Outcome` out.
+
+    A trainer uses it like this; objectives without state inherit hooks that do nothing::
+
+        saved |= objective.modules(model)       # once; part of the training state
+        for step in range(done, epochs * steps_per_epoch):
+            objective.begin_step(model, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
+            outcome = objective(model, x, y, start_noise=draws)      # draws of the kind that `objective.noise` names
+            outcome.loss.backward()
+            optimizer.step()
+
+    Whatever an objective remembers from step to step stands in its modules; everything else is a function of the
+    step, so that a resumed training goes on bit for bit. `model` is the classifier itself, not a wrapper around it
+    (`classify` calls its `forward_features` and its head), in train mode; objectives leave its modes and its
+    parameters' gradients as they found them. They never wait for the device. `modules` comes before anything is
+    restored, and before `torch.compile` touches the model: it may copy it.
+    """
+
+    __slots__ = ()
+
+    @property
+    def noise(self) -> Noise:
+        """The draws that `start_noise` holds: uniform in [0, 1), or standard normal."""
+        return "uniform"
+
+    @property
+    def robust(self) -> bool:
+        """Whether it trains against an attack, so that the best model is the most robust one."""
+        return True
+
+    def modules(self, model: nn.Module) -> dict[str, nn.Module]:
+        """What it remembers, made for this classifier and on its device, by the name to save it under."""
+        del model
+        return {}
+
+    def begin_step(self, model: nn.Module, *, step: int, steps_per_epoch: int, epochs: int) -> None:
+        """To be called before each step.
+
+        Args:
+            model: the classifier as the last step left it.
+            step: from 0, over the whole training.
+            steps_per_epoch: steps of one epoch.
+            epochs: of the whole training.
+        """
+        del model, step, steps_per_epoch, epochs
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
+        """The outcome on one batch.
+
+        Args:
+            model: the classifier, in train mode.
+            x: images (b, c, h, w) in [0, 1]; left as they are.
+            y: labels (b,), or probabilities (b, k) where the objective can use them.
+            start_noise: draws like x, of the kind `noise`; where the attack starts.
+
+        Raises:
+            ValueError: if shapes disagree.
+            TypeError: if the labels are of the wrong kind.
+        """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standard(Objective):
+    """Cross-entropy on the images as they are."""
+
+    label_smoothing: float = 0.0
+
+    @property
+    def robust(self) -> bool:
+        """No attack takes part."""
+        return False
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
+        """See `Objective`; the noise is not used."""
+        check_batch(x, y, start_noise)
+        features, logits = classify(model, x)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        return Outcome(loss, features, x, {"accuracy": accuracy(logits, y)})

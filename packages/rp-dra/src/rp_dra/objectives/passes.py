@@ -1,0 +1,103 @@
+"""Passes through a classifier: features and logits, which statistics its batch norms use, and what a batch must be."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Logits in at least float32, in which every loss is computed; autocast gives them in bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def classify(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled features (b, d), and logits (b, k) in at least float32, from one pass through a classifier."""
+    features = model.forward_features(x)  # type: ignore[operator]
+    return features, full_precision(model.head(features))  # type: ignore[operator]
+
+
+def classify_both(model: nn.Module, x: Tensor, x_adv: Tensor, *, joint: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Natural logits (b, k), adversarial features (b, d) and adversarial logits (b, k).
+
+    Args:
+        model: the classifier.
+        x: natural images (b, c, h, w).
+        x_adv: adversarial images, the same shape.
+        joint: one pass of 2 b images instead of two of b. In train mode this changes what batch norms compute: both
+            halves are normalised by the statistics of their mixture, and the running statistics move once, towards
+            the mixture, instead of twice, the second time towards the adversarial images. Without batch norms, and
+            in eval mode, nothing changes but the time.
+    """
+    if joint:
+        features, logits = classify(model, torch.cat([x, x_adv]))
+        natural, adversarial = logits.chunk(2)
+        return natural, features[len(x) :], adversarial
+    _, natural = classify(model, x)
+    return natural, *classify(model, x_adv)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside the block, batch norms of a model in train mode leave their running statistics as they are."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Inside the block, a model is in eval mode; afterwards each of its modules is in the mode that it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """Share of right predictions; the label of a row of probabilities is its largest."""
+    labels = y.argmax(dim=1) if y.is_floating_point() else y
+    return (logits.detach().argmax(dim=1) == labels).float().mean()
+
+
+def two_part_metrics(
+    natural: Tensor, robust: Tensor, logits: Tensor, logits_adv: Tensor, y: Tensor
+) -> dict[str, Tensor]:
+    """The two parts of the loss, and the accuracies of the same passes."""
+    return {
+        "natural": natural.detach(),
+        "robust": robust.detach(),
+        "accuracy": accuracy(logits, y),
+        "robust_accuracy": accuracy(logits_adv, y),
+    }
+
+
+def check_batch(x: Tensor, y: Tensor, start_noise: Tensor) -> None:
+    """Refuse a batch whose shapes disagree; values are not looked at, which would make the device wait.
+
+    Raises:
+        ValueError: with what was expected.
+        TypeError: if the labels are neither int64 nor floating.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"x must be a batch of images (b, c, h, w), got shape {tuple(x.shape)}")
+    if start_noise.shape != x.shape:
+        raise ValueError(
+            f"start_noise must have the images' shape {tuple(x.shape)}, got {tuple(start_noise.shape)}; "
+            "draw one number for each pixel"
+        )
+    if not y.is_floating_point() and y.dtype != torch.int64:
+        raise TypeError(f"y must be int64 labels or floating probabilities, got {y.dtype}")
+    if len(y) != len(x) or y.dim() != (2 if y.is_floating_point() else 1):
+        raise ValueError(
+            f"y must be labels ({len(x)},) or probabilities ({len(x)}, classes), got {y.dtype} {tuple(y.shape)}"
+        )

@@ -1,0 +1,66 @@
+"""PGD adversarial training: cross-entropy on the images that raise it."""
+
+from dataclasses import dataclass
+
+from rp_attacks.losses import cross_entropy
+from rp_attacks.norms import project
+from rp_attacks.pgd import ascend
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rp_dra.objectives.inner import Ball, check_attack, check_loss, uniform_start
+from rp_dra.objectives.objective import Objective, Outcome
+from rp_dra.objectives.passes import accuracy, check_batch, classify, eval_mode, full_precision
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PgdAt(Objective):
+    """PGD-AT as DM-AT does it.
+
+    The attack runs in eval mode (running statistics) and raises the cross-entropy. It starts from a uniform point of
+    the ball (Linf), or from a uniform image of [0, 1] pulled back to the ball's surface (L2). Then the adversarial
+    images alone go through the model in train mode; batch norms see no natural image, and there is no natural pass
+    that could be joined with it. Labels may be probabilities; attack and loss then use them alike.
+
+    Attributes:
+        label_smoothing: of the loss, not of the attack; published: none.
+        eps: radius, in [0, 1] pixel units.
+        step_size: of the attack, in the same norm.
+        steps: of the attack.
+        norm: of ball and step.
+
+    Source: Madry et al. 2018, arXiv:1706.06083; the constants and orders of Wang et al. 2023, arXiv:2302.04638.
+    """
+
+    label_smoothing: float = 0.0
+    eps: float = 8 / 255
+    step_size: float = 2 / 255
+    steps: int = 10
+    norm: Ball = "linf"
+
+    def __post_init__(self) -> None:
+        check_attack(self.norm, self.eps, self.step_size, self.steps)
+        check_loss(0.0, self.label_smoothing)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
+        """See `Objective`."""
+        check_batch(x, y, start_noise)
+        with eval_mode(model):
+            x_adv = ascend(
+                lambda z: cross_entropy(full_precision(model(z)), y),
+                x,
+                self._start(x, start_noise),
+                norm=self.norm,
+                eps=self.eps,
+                step_size=self.step_size,
+                steps=self.steps,
+                box_first=True,  # as published: clip to [0, 1], then project on the L2 ball
+            )
+        features, logits = classify(model, x_adv)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+        return Outcome(loss, features, x_adv, {"robust_accuracy": accuracy(logits, y)})
+
+    def _start(self, x: Tensor, noise: Tensor) -> Tensor:
+        if self.norm == "linf":
+            return uniform_start(x, noise, self.eps)
+        return project(noise.to(x), x, norm="l2", eps=self.eps)  # the draws are themselves an image

@@ -1,0 +1,10 @@
+from .cache import CachedTarget as CachedTarget
+from .edm import EdmTarget as EdmTarget
+from .edm import EncoderTarget as EncoderTarget
+from .latent import LightningDitTarget as LightningDitTarget
+from .latent import fit_image as fit_image
+from .module import JoinedTarget as JoinedTarget
+from .module import ModuleTarget as ModuleTarget
+from .target import FrozenTarget as FrozenTarget
+from .target import Target as Target
+from .target import represent as represent

@@ -1,0 +1,105 @@
+"""A target's features computed once: exact where neither an image nor its noise ever changes."""
+
+from collections.abc import Sequence
+
+import torch
+from rp_models.data.images import Images
+from torch import Tensor
+
+from rp_dra.targets.target import Target, represent
+
+
+class CachedTarget:
+    """The representations of every training image, for noise that is fixed for each image.
+
+    An image that is cropped or mirrored has other features than the ones in the cache, so augmentation is refused. And
+    the noise is drawn once for each image instead of at each step: another method than the paper's, at no cost a step.
+
+    Attributes:
+        table: float32 (n, r, d).
+
+    Args:
+        target: the frozen target.
+        images: sets of images, numbered one after another as `BatchPlan` does (real ones first, then synthetic ones).
+        augmented: whether the training augments its images; must be False.
+        seed: of the fixed noise.
+        batch_size: images in one pass of the target.
+        verify: check in each call that the images are the cached ones (on a GPU this waits for the device).
+
+    Raises:
+        ValueError: if the training augments its images.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        images: Sequence[Images],
+        *,
+        augmented: bool,
+        seed: int,
+        batch_size: int = 512,
+        verify: bool = True,
+    ) -> None:
+        if augmented:
+            raise ValueError(
+                "features can be cached only for images that never change, but the training augments them: switch "
+                "crops and flips off (crop_padding=0, flip=False), or align with the target itself"
+            )
+        if not images or not all(len(part) for part in images):
+            raise ValueError("there are no images to cache the features of")
+        self.images, self.verify = tuple(images), verify
+        tables, first = [], 0
+        for part in self.images:
+            for rows in torch.arange(len(part), device=part.device).split(batch_size):
+                x, y = part.batch(rows)
+                tables.append(represent(target, x, y, seed=seed, draw=first + rows))
+            first += len(part)
+        self.table = torch.cat(tables)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def random_level(self) -> bool:
+        """Whether each image has a second representation; see `Target`."""
+        return self.table.shape[1] == 2
+
+    def width(self, channels: int, image_size: int) -> int:
+        """The number of features d."""
+        return int(self.table.shape[2])
+
+    def __call__(self, x: Tensor, image: Tensor) -> Tensor:
+        """The representations (b, r, d) of images, by their numbers.
+
+        Args:
+            x: the images (b, c, h, w) in [0, 1], as they are in the sets.
+            image: int64 (b,), their numbers.
+
+        Raises:
+            ValueError: if a number is out of range, or the images are not the cached ones.
+        """
+        if self.verify:
+            self._check(x, image)
+        return self.table[image.to(self.table.device)]
+
+    def _check(self, x: Tensor, image: Tensor) -> None:
+        """Refuse images that are not the cached ones."""
+        if len(image) and not 0 <= int(image.min()) <= int(image.max()) < len(self):
+            raise ValueError(f"image numbers must be in 0..{len(self) - 1}, got {int(image.min())}..{int(image.max())}")
+        if not torch.equal(x, self._originals(image)):
+            raise ValueError(
+                "these images are not those whose features are cached; pass them without augmentation, with the "
+                "numbers that the batch plan gave them"
+            )
+
+    def _originals(self, image: Tensor) -> Tensor:
+        """The cached images of these numbers, in [0, 1]."""
+        info = self.images[0].info
+        device = self.images[0].device
+        x = torch.empty(len(image), info.channels, info.image_size, info.image_size, device=device)
+        first, image = 0, image.to(device)
+        for part in self.images:
+            rows = (image >= first) & (image < first + len(part))
+            x[rows] = part.batch(image[rows] - first)[0]
+            first += len(part)
+        return x

@@ -1,0 +1,143 @@
+"""What an alignment target is, and how a training step asks one: a frozen network, its random draws made outside.
+
+Axes: b batch, c channels, h w image, d features, r representations of an image.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, Protocol, get_args
+
+import torch
+from rp_models import noise as randomness
+from torch import Tensor, nn
+
+Label = Literal["class", "null"]
+Precision = Literal["float32", "bf16"]
+
+
+class Target(Protocol):
+    """What a classifier's features are aligned with: images, labels and noise in, features out, no gradient.
+
+    Attributes:
+        random_level: whether a training step takes a second representation, at a random noise level (`represent`).
+    """
+
+    random_level: bool
+
+    def __call__(self, x: Tensor, y: Tensor | None, *, noise: Tensor, level: Tensor | None = None) -> Tensor:
+        """Features (b, d) of images x (b, c, h, w) in [0, 1] with labels y (b,).
+
+        Args:
+            x: images.
+            y: labels, the condition where the target has one; None for none.
+            noise: standard normal draws (b, *noise_shape).
+            level: standard normal draws (b,) that choose each image's noise level; None for the target's own level.
+        """
+        ...
+
+    def noise_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of one image's noise, for images of shape (c, h, w)."""
+        ...
+
+    def width(self, channels: int, image_size: int) -> int:
+        """The number of features d."""
+        ...
+
+
+class FrozenTarget(nn.Module, ABC):
+    """What all targets share: eval mode for ever, no gradient, their own precision; a subclass computes the features.
+
+    Args:
+        label: "class" passes the labels on as the condition, "null" drops them.
+        precision: of the frozen network, whatever the code around it has set; the features are float32.
+        random_level: see `Target`.
+    """
+
+    def __init__(self, *, label: Label = "class", precision: Precision = "float32", random_level: bool = False) -> None:
+        super().__init__()
+        if label not in get_args(Label):
+            raise ValueError(f"label must be 'class' or 'null', got {label!r}")
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision must be 'float32' or 'bf16', got {precision!r}")
+        self.label, self.precision, self.random_level = label, precision, random_level
+
+    def train(self, mode: bool = True) -> "FrozenTarget":
+        """Stays in eval mode, whatever the model around it does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, y: Tensor | None, *, noise: Tensor, level: Tensor | None = None) -> Tensor:
+        """Features of images, without graph; see `differentiable`."""
+        return self.differentiable(x, y, noise=noise, level=level)
+
+    def differentiable(self, x: Tensor, y: Tensor | None, *, noise: Tensor, level: Tensor | None = None) -> Tensor:
+        """Features of images, differentiable in the images.
+
+        Args:
+            x: images (b, c, h, w) in [0, 1].
+            y: labels (b,), the condition; None for the unconditional features.
+            noise: standard normal draws (b, *noise_shape).
+            level: standard normal draws (b,) that choose each image's noise level; None for the target's own level.
+
+        Returns:
+            Tensor (b, d), float32.
+
+        Raises:
+            ValueError: if the draws do not fit the images.
+        """
+        expected = (len(x), *self.noise_shape(x.shape[1:]))
+        if tuple(noise.shape) != expected:
+            raise ValueError(f"noise must have shape {expected} for these images, got {tuple(noise.shape)}")
+        if level is not None and level.shape != (len(x),):
+            raise ValueError(f"level must hold one draw for each of the {len(x)} images, got {tuple(level.shape)}")
+        with self._autocast(x.device):
+            features = self._features(x, None if self.label == "null" else y, noise, level)
+        return features.to(torch.float32)
+
+    def noise_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of one image's noise: the image's own (c, h, w), unless a subclass says otherwise."""
+        return tuple(shape)
+
+    def width(self, channels: int, image_size: int) -> int:
+        """The number of features d, found by one pass."""
+        device = next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        x = torch.zeros(1, channels, image_size, image_size, device=device)
+        return int(self(x, None, noise=x.new_zeros(1, *self.noise_shape(x.shape[1:]))).shape[1])
+
+    @abstractmethod
+    def _features(self, x: Tensor, y: Tensor | None, noise: Tensor, level: Tensor | None) -> Tensor:
+        """Features (b, d); arguments as in `differentiable`, checked."""
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """The target's own precision; the meta device has none."""
+        if not torch.amp.is_autocast_available(device.type):
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def represent(target: Target, x: Tensor, y: Tensor | None, *, seed: int, draw: Tensor) -> Tensor:
+    """The representations that a training step aligns its images with.
+
+    The first is at the target's own noise level. A target with `random_level` gives a second one, with other noise, at
+    a level drawn as in the diffusion model's training: the paper's additional representation per image, for trainings
+    with more than one million synthetic images.
+
+    Args:
+        target: the frozen target.
+        x: images (b, c, h, w) in [0, 1].
+        y: labels (b,), or None.
+        seed: of the draws.
+        draw: int64 (b,), the number that each image's draws belong to.
+
+    Returns:
+        Tensor (b, r, d) with r = 1, or 2 for `random_level`. Source: Appendix D of the DRA paper.
+    """
+    shape = target.noise_shape(x.shape[1:])
+    eps = randomness.normal(shape, seed=seed, purpose="target noise", index=draw)
+    representations = [target(x, y, noise=eps)]
+    if target.random_level:
+        other = randomness.normal(shape, seed=seed, purpose="target noise at a random level", index=draw)
+        level = randomness.normal((), seed=seed, purpose="target level", index=draw)
+        representations.append(target(x, y, noise=other, level=level))
+    return torch.stack(representations, dim=1)

@@ -1,0 +1,155 @@
+"""Image files sorted into one folder for each class: which there are, and which split each belongs to."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rp_models.data.catalog import SPLITS, DatasetInfo
+from rp_models.data.errors import DataError
+from rp_models.data.splits import of_name
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
+_SUBFOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+_LARGEST = 224  # pixels; larger images of an unknown data set are reduced to these
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Image files in a fixed order.
+
+    Attributes:
+        root: the folder that the names are relative to.
+        classes: the classes' names; a label is a position here.
+        names: of the files, below `root`.
+        labels: one for each file.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+
+
+def list_class_folder(root: Path, split: str) -> Listing:
+    """The files of one split of a class folder.
+
+    Either `root` holds `train`, `validation` (or `val`) and `test` with a folder a class in each, or `root` holds the
+    classes' folders themselves; then the hash of a file's name below `root` decides: about 80, 10 and 10 %.
+
+    Raises:
+        DataError: if there are no classes or no images, or the split has no folder.
+    """
+    if not _has_splits(root):
+        every = list_images(root)
+        kept = [number for number, name in enumerate(every.names) if of_name(name) == split]
+        return Listing(root, every.classes, *_chosen(every, kept))
+    for name in _SUBFOLDERS[split]:
+        if (root / name).is_dir():
+            return list_images(root / name, classes_of(root / "train"))
+    raise DataError(f"{root}: there is `train`, but no `{'` or `'.join(_SUBFOLDERS[split])}` for the {split} split")
+
+
+def list_images(root: Path, classes: Sequence[str] | None = None) -> Listing:
+    """All images of a folder with one sub-folder for each class, sorted by class and name.
+
+    Args:
+        root: the folder.
+        classes: the classes that there must be; None takes those that there are.
+
+    Raises:
+        DataError: if it is no such folder, or its classes are others.
+    """
+    found = classes_of(root)
+    expected = tuple(classes) if classes is not None else found
+    if not set(found) <= set(expected):
+        other = next(name for name in found if name not in expected)
+        raise DataError(f"{root}: the class folder `{other}` is unknown in the training images")
+    files = [(f"{name}/{file}", label) for label, name in enumerate(expected) for file in _images(root / name)]
+    if not files:
+        raise DataError(f"{root}: no images ({', '.join(_ENDINGS)}) in the class folders")
+    names, labels = zip(*files, strict=True)
+    return Listing(root, expected, names, labels)
+
+
+def classes_of(root: Path) -> tuple[str, ...]:
+    """The names of the sub-folders, sorted.
+
+    Raises:
+        DataError: if there are none.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    with os.scandir(root) as entries:
+        found = tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+    if not found:
+        raise DataError(f"{root}: expected one sub-folder with images for each class, found none")
+    return found
+
+
+def describe_class_folder(root: Path) -> DatasetInfo:
+    """The description of a class folder, from its file names and the header of each class's first image.
+
+    Images are grey if all of these are. Their size is the smallest of these images' shorter sides, at most 224: other
+    images are reduced and cropped to it. Mean and std are 0.5, which maps [0, 1] to [-1, 1].
+
+    Raises:
+        DataError: if there are no classes or images, or they cannot be read.
+    """
+    listings = dict(_splits(root))
+    train = listings["train"]
+    first = {label: name for name, label in reversed(list(zip(train.names, train.labels, strict=True)))}
+    headers = [_header(train.root / name) for name in first.values()]
+    channels = 1 if all(grey for grey, _ in headers) else 3
+    return DatasetInfo(
+        name=str(root),
+        class_names=train.classes,
+        channels=channels,
+        image_size=min(_LARGEST, *(side for _, side in headers)),
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+        split_sizes={split: len(listing.names) for split, listing in listings.items()},
+        source=f"the folder {root}",
+    )
+
+
+def _has_splits(root: Path) -> bool:
+    """Whether `train` is a split and not a class: whether there are folders in it."""
+    return (root / "train").is_dir() and any(path.is_dir() for path in (root / "train").iterdir())
+
+
+def _splits(root: Path) -> Iterator[tuple[str, Listing]]:
+    """The splits that there are."""
+    for split in SPLITS:
+        try:
+            yield split, list_class_folder(root, split)
+        except DataError:
+            if split == "train":
+                raise
+
+
+def _header(path: Path) -> tuple[bool, int]:
+    """Whether an image is grey, and its shorter side."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError("image files need Pillow; pip install 'rp-models[torchvision]'") from error
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("1", "L", "I;16"), min(image.size)
+    except OSError as error:
+        raise DataError(f"{path}: no image that can be read ({error})") from error
+
+
+def _images(folder: Path) -> list[str]:
+    """The names of the image files in a folder, sorted."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower().endswith(_ENDINGS)]
+    return sorted(name for name in names if not name.startswith("."))  # macOS puts `._x.jpg` beside `x.jpg`
+
+
+def _chosen(listing: Listing, kept: list[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and labels of some files."""
+    return tuple(listing.names[i] for i in kept), tuple(listing.labels[i] for i in kept)

@@ -1,0 +1,134 @@
+"""From an image file to a square of bytes: the crops of ImageNet classifiers, of diffusion models, and of training.
+
+Pillow is imported only here and in `class_folder`, inside functions.
+"""
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from rp_models.data.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """How a picture becomes a square without chance.
+
+    Attributes:
+        size: of the square, in pixels.
+        crop: "adm" reduces the shorter side to `size` and cuts out the middle; "resize" does so with `resize` instead.
+        resize: length of the shorter side before the cut, for "resize".
+        channels: 1 or 3.
+    """
+
+    size: int
+    crop: Literal["adm", "resize"] = "adm"
+    resize: int = 256
+    channels: int = 3
+
+
+def open_picture(raw: bytes) -> "Image":
+    """A picture whose header is read and whose pixels are not.
+
+    Raises:
+        DataError: if the bytes are no picture, or Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError("image files need Pillow; pip install 'rp-models[torchvision]'") from error
+    try:
+        return Image.open(BytesIO(raw))
+    except OSError as error:
+        raise DataError("no picture in any known format") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(str(error)) from error
+
+
+def view_picture(raw: bytes, view: View) -> np.ndarray:
+    """The square (c, size, size) of a picture that evaluation sees, as bytes.
+
+    Raises:
+        DataError: if the picture cannot be decoded.
+    """
+    with open_picture(raw) as picture:
+        converted = _converted(picture, view.channels)
+    square = _adm(converted, view.size) if view.crop == "adm" else _resized(converted, view.resize, view.size)
+    return _planes(square)
+
+
+def crop_picture(raw: bytes, box: tuple[int, int, int, int], view: View) -> np.ndarray:
+    """A part of a picture, resized to the view's square (c, size, size), as bytes.
+
+    A JPEG that is much larger than needed is decoded at a half, a quarter or an eighth of its resolution.
+
+    Args:
+        raw: the file's bytes.
+        box: top, left, height and width of the part, in pixels of the picture.
+        view: gives size and channels.
+
+    Raises:
+        DataError: if the picture cannot be decoded.
+    """
+    from PIL import Image
+
+    top, left, height, width = box
+    with open_picture(raw) as picture:
+        full = picture.width, picture.height
+        enough = view.size / min(height, width)
+        if enough <= 0.5:
+            picture.draft(picture.mode, (int(full[0] * enough), int(full[1] * enough)))
+        converted = _converted(picture, view.channels)
+    x, y = converted.width / full[0], converted.height / full[1]
+    part = converted.crop((round(left * x), round(top * y), round((left + width) * x), round((top + height) * y)))
+    return _planes(part.resize((view.size, view.size), Image.Resampling.BICUBIC))
+
+
+def _converted(picture: "Image", channels: int) -> "Image":
+    """The decoded pixels, grey or red, green and blue."""
+    try:
+        return picture.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to say that a file is damaged
+        raise DataError(f"cannot be decoded ({error})") from error
+
+
+def _resized(picture: "Image", resize: int, size: int) -> "Image":
+    """Shorter side to `resize` pixels, then the middle, as the field evaluates on ImageNet."""
+    from PIL import Image
+
+    width, height = picture.size
+    short = min(width, height)
+    target = (int(resize * width / short), int(resize * height / short))
+    if target != picture.size:
+        picture = picture.resize(target, Image.Resampling.BICUBIC)
+    left, top = round((target[0] - size) / 2.0), round((target[1] - size) / 2.0)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _adm(picture: "Image", size: int) -> "Image":
+    """The middle of the picture as diffusion models of ImageNet are trained on it.
+
+    Halved by averaging while it is at least twice too large, then reduced to `size` bicubically (Dhariwal and Nichol
+    2021, arXiv:2105.05233, and its published data pipeline).
+    """
+    from PIL import Image
+
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    if scale != 1.0:
+        target = (round(picture.width * scale), round(picture.height * scale))
+        picture = picture.resize(target, Image.Resampling.BICUBIC)
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _planes(picture: "Image") -> np.ndarray:
+    """Pixels (c, h, w)."""
+    pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

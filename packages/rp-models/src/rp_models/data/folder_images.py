@@ -1,0 +1,163 @@
+"""Images that stay in their files and are decoded when a batch asks for them, by several threads."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rp_models.data.augmentation import ResizedCrop
+from rp_models.data.catalog import DatasetInfo
+from rp_models.data.class_folder import Listing
+from rp_models.data.crops import random_boxes
+from rp_models.data.decode import View, crop_picture, open_picture, view_picture
+from rp_models.data.errors import DataError
+from rp_models.data.images import ImageSet, check_labels, positions, send, to_float
+
+_MEMORY = 2**33  # bytes that `load` takes at most
+
+
+class FolderImages:
+    """Images in files, one numbering for all; decoding leaves Python's lock, so that threads are enough.
+
+    Attributes:
+        info: what the data set is.
+        labels: int64 tensor (n,), on the CPU.
+        device: where batches come out.
+
+    Args:
+        root: the folder that the names are relative to.
+        names: of the files.
+        labels: one class for each file.
+        info: what the data set is.
+        view: how a picture becomes a square.
+        device: where batches come out.
+        workers: threads; None for as many as there are cores, at most 16.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        labels: Tensor,
+        info: DatasetInfo,
+        *,
+        view: View,
+        device: torch.device | str = "cpu",
+        workers: int | None = None,
+    ) -> None:
+        if labels.dtype != torch.int64 or labels.shape != (len(names),):
+            raise DataError(f"{info.name}: expected one int64 label for each of {len(names)} files")
+        if (view.channels, view.size) != (info.channels, info.image_size):
+            raise DataError(f"{info.name}: its images are {info.image_size} pixels, the view makes {view.size}")
+        check_labels(labels, info, info.name)
+        self.root, self.names, self.labels, self.info, self.view = root, names, labels, info, view
+        self.device = torch.device(device)
+        self._pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1), "decode")
+
+    @classmethod
+    def of(cls, listing: Listing, info: DatasetInfo, view: View) -> "FolderImages":
+        """The images of a listing."""
+        return cls(listing.root, listing.names, torch.tensor(listing.labels, dtype=torch.int64), info, view=view)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The images of some positions without chance, float32 (b, c, h, w) in [0, 1], and their labels.
+
+        Raises:
+            DataError: if a file is missing or cannot be decoded; the message names it.
+        """
+        chosen = positions(index, len(self))
+        return to_float(send(self._bytes(chosen), self.device)), send(self.labels[chosen], self.device)
+
+    def crops(
+        self, index: Tensor | slice, crop: ResizedCrop, *, seed: int, purpose: str, draw: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A random part of each image, decoded at the resolution that it needs, and the labels.
+
+        Args:
+            index: positions.
+            crop: how large the parts are.
+            seed: of the draws.
+            purpose: what the draws are for.
+            draw: int64 tensor (b,); each draw belongs to its number.
+
+        Raises:
+            DataError: if a file is missing or cannot be decoded; the message names it.
+        """
+        chosen = positions(index, len(self))
+        files = [self.names[i] for i in chosen.tolist()]
+        raw, sizes = zip(*self._pool.map(self._opened, files), strict=True) if files else ((), ())
+        boxes = random_boxes(
+            torch.tensor([height for height, _ in sizes], dtype=torch.int64),
+            torch.tensor([width for _, width in sizes], dtype=torch.int64),
+            crop,
+            seed=seed,
+            purpose=purpose,
+            index=draw.cpu(),
+        ).tolist()
+        parts = self._pool.map(self._cropped, files, raw, boxes)
+        return to_float(send(self._stacked(parts, len(files)), self.device)), send(self.labels[chosen], self.device)
+
+    def to(self, device: torch.device | str) -> "FolderImages":
+        """The same set with batches on another device."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, device=torch.device(device))
+        return other
+
+    def load(self) -> ImageSet:
+        """All images decoded into memory.
+
+        Raises:
+            DataError: if they would take more than 8 GiB, or one of them cannot be decoded.
+        """
+        size = len(self) * self.info.channels * self.info.image_size**2
+        if size > _MEMORY:
+            raise DataError(
+                f"{self.info.name}: {len(self)} images are {size / 2**30:.0f} GiB in memory; use open_images"
+            )
+        return ImageSet(self._bytes(torch.arange(len(self))), self.labels, self.info).to(self.device)
+
+    def _bytes(self, chosen: Tensor) -> Tensor:
+        """The squares of some images, uint8 (b, c, h, w)."""
+        return self._stacked(self._pool.map(self._viewed, [self.names[i] for i in chosen.tolist()]), len(chosen))
+
+    def _stacked(self, planes: Iterable[np.ndarray], count: int) -> Tensor:
+        """Squares in one tensor."""
+        size = self.info.image_size
+        out = np.empty((count, self.info.channels, size, size), np.uint8)
+        for position, square in enumerate(planes):
+            out[position] = square
+        return torch.from_numpy(out)
+
+    def _viewed(self, name: str) -> np.ndarray:
+        """One image's square."""
+        with self._naming(name):
+            return view_picture((self.root / name).read_bytes(), self.view)
+
+    def _opened(self, name: str) -> tuple[bytes, tuple[int, int]]:
+        """One file's bytes, and the height and width of the picture."""
+        with self._naming(name):
+            raw = (self.root / name).read_bytes()
+            with open_picture(raw) as picture:
+                return raw, (picture.height, picture.width)
+
+    def _cropped(self, name: str, raw: bytes, box: list[int]) -> np.ndarray:
+        """One image's part."""
+        with self._naming(name):
+            return crop_picture(raw, (box[0], box[1], box[2], box[3]), self.view)
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Puts the file's name before what goes wrong with it."""
+        try:
+            yield
+        except (DataError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"{self.root / name}: {reason}") from error

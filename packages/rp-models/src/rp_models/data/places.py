@@ -1,0 +1,78 @@
+"""Where the files of a data set are looked for, and how they can be brought there."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rp_models.data.errors import DataError
+
+
+def data_roots(root: str | Path | None) -> tuple[Path, ...]:
+    """The folders that hold data sets: the given one, or else `$RP_DATA` and `./data`."""
+    if root is not None:
+        return (Path(root),)
+    named = os.environ.get("RP_DATA")
+    return (*((Path(named),) if named else ()), Path("data"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where the files of one data set may lie.
+
+    Attributes:
+        name: of the data set.
+        folders: sub-folders of a root that may hold the files; "" is the root itself.
+        system: folders outside any root, e.g. of a Debian package; not looked at when a root is given.
+        torchvision: the call that downloads the files with torchvision into a root, or None if it cannot.
+        advice: another way to get the files.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    system: tuple[Path, ...] = ()
+    torchvision: Callable[[Path], object] | None = None
+    advice: str = ""
+
+    def find(self, files: Sequence[str], *, root: str | Path | None = None, download: bool = False) -> Path:
+        """The first folder with one of these files, after a download if that is allowed and there is none.
+
+        Args:
+            files: alternative names of a file or folder that tells the data set.
+            root: the folder of data sets; None takes `$RP_DATA`, `./data`, and the system's folders.
+            download: let torchvision download missing files into the root; `RP_DOWNLOAD=1` has the same effect.
+
+        Raises:
+            DataError: if the files are nowhere, with the folders looked at and the ways to get the files; or if the
+                download fails.
+        """
+        places = [base / folder for base in data_roots(root) for folder in self.folders]
+        places += self.system if root is None else ()
+        wanted = download or os.environ.get("RP_DOWNLOAD", "") not in ("", "0")
+        for attempt in (False, True):
+            if attempt and wanted and self.torchvision is not None:
+                self._download(data_roots(root)[0])
+            for folder in places:
+                if any((folder / file).exists() for file in files):
+                    return folder
+        looked = ", ".join(str(place) for place in places)
+        raise DataError(f"{self.name}: no {' or '.join(files)} in any of {looked}; {self._ways()}")
+
+    def _ways(self) -> str:
+        """What a user can do when the files are missing."""
+        ways = ["name the folder that holds the data set with root= or the environment variable RP_DATA"]
+        ways += [self.advice] if self.advice else []
+        ways += ["let torchvision download it with download=True or RP_DOWNLOAD=1"] if self.torchvision else []
+        return ", or ".join(ways)
+
+    def _download(self, target: Path) -> None:
+        """Run torchvision's download."""
+        assert self.torchvision is not None
+        try:
+            self.torchvision(target)
+        except ImportError as error:
+            raise DataError(
+                f"{self.name}: the download needs torchvision; pip install 'rp-models[torchvision]'"
+            ) from error
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{self.name}: the download into {target} failed ({error})") from error

@@ -1,0 +1,123 @@
+"""Training a standard classifier, without an adversary, on one data set."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rp_models.data.augmentation import Augmentation, ResizedCrop
+from rp_models.data.images import Images
+from rp_models.settings import ComputeSettings, StandardSettings
+from rp_models.training.averaging import MovingAverage
+from rp_models.training.distributed import ALONE, Processes, synchronise_batch_norms
+from rp_models.training.engine import Engine
+from rp_models.training.loop import Metrics, TrainingState
+from rp_models.training.minibatches import Minibatches
+from rp_models.training.optimizer import build_optimizer, decay_groups, set_rate
+from rp_models.training.schedule import cosine
+from rp_models.training.seeding import seeded
+from rp_models.zoo import build
+
+
+class StandardTrainer:
+    """One classifier and the step that trains it by cross-entropy.
+
+    Attributes:
+        model: the classifier that is trained.
+        average: its exponential moving average, or the model itself if the settings ask for none; what one uses.
+        state: what training changes.
+
+    Args:
+        settings: network and training.
+        images: the training images, on the device where the training shall run.
+        seed: of weights, batches and augmentation.
+        compute: precision and speed.
+        processes: that train together.
+    """
+
+    def __init__(
+        self,
+        settings: StandardSettings,
+        images: Images,
+        *,
+        seed: int,
+        compute: ComputeSettings | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.settings = settings
+        self.batches = Minibatches(
+            images,
+            settings.batch_size,
+            seed=seed,
+            purpose="classifier",
+            augmentation=_augmentation(settings),
+            processes=processes,
+        )
+        with seeded(seed, "classifier weights"):
+            self.model = build_standard(settings, images).to(self.batches.device).train()
+        synchronise_batch_norms(self.model, processes)
+        self._average = MovingAverage(self.model, half_life=settings.ema_half_life) if settings.ema_half_life else None
+        self.average = self._average.model if self._average else self.model
+        groups = decay_groups(self.model, settings.weight_decay, without_decay=lambda _, p: p.dim() == 1)
+        optimizer = build_optimizer(settings.optimizer, groups, lr=settings.lr)
+        modules = {"model": self.model}
+        self.state = TrainingState(modules | ({"average": self.average} if self._average else {}), optimizer)
+        self.engine = Engine(modules, self._loss, optimizer, compute=compute, processes=processes)
+
+    def step(self, step: int) -> Metrics:
+        """One optimiser step; the accuracy is that on the augmented batch."""
+        settings = self.settings
+        lr = cosine(step, steps=settings.steps, peak=settings.lr, warmup=settings.warmup_steps)
+        set_rate(self.state.optimizer, lr)
+        x, labels, _ = self.batches.part(step)
+        metrics = self.engine.step(x, labels)
+        if self._average:
+            size = settings.batch_size
+            self._average.follow(self.model, seen=(step + 1) * size, batch_size=size)
+        return {**metrics, "lr": lr}
+
+    def evidence(self, step: int) -> dict[str, Tensor]:
+        """The whole batch of a step, to look at when its loss is not a number."""
+        return self.batches.whole(step)._asdict()
+
+    def _loss(self, x: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self.model(x)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        return loss, {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+
+
+def build_standard(settings: StandardSettings, images: Images) -> nn.Module:
+    """The classifier of these settings, for this data set's channels and classes, with its normalisation inside.
+
+    Raises:
+        ValueError: if the named network does not take these.
+    """
+    info = images.info
+    data: dict[str, Any] = {"num_classes": info.num_classes, "in_channels": info.channels}
+    return build(settings.network, **data, mean=list(info.mean), std=list(info.std), **settings.sizes)
+
+
+@torch.no_grad()
+def standard_held_out(model: nn.Module, images: Images, *, batch_size: int = 500) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of a classifier over a set of images on its device; in eval mode."""
+    loss, right, training = 0.0, 0, model.training
+    model.eval()
+    for start in range(0, len(images), batch_size):
+        x, labels = images.batch(slice(start, start + batch_size))
+        logits = model(x)
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        right += int((logits.argmax(dim=1) == labels).sum())
+    model.train(training)
+    return loss / len(images), right / len(images)
+
+
+def _augmentation(settings: StandardSettings) -> Augmentation:
+    """What is done to the training images."""
+    return Augmentation(
+        resized_crop=ResizedCrop(scale=(settings.crop_scale, 1.0)) if settings.crop_scale < 1 else None,
+        crop_padding=settings.crop_padding,
+        flip=settings.flip,
+        rotation_degrees=settings.rotation_degrees,
+        cutout=settings.cutout,
+    )

@@ -1,0 +1,141 @@
+"""What `test_distributed.py` lets `torchrun` start in two processes; the test itself runs the same in one.
+
+The first attempt trains every network, then kills its second process in the middle of a training. `torchrun` starts
+both again, and the second attempt goes on with that training.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from rp_models.checkpoint import save_tensors
+from rp_models.data import ImageSet, load_images
+from rp_models.settings import EdmSettings, MaeSettings, MaskDitSettings, StandardSettings
+from rp_models.training import (
+    ALONE,
+    EdmTrainer,
+    MaeTrainer,
+    MaskDitTrainer,
+    RunFolder,
+    StandardTrainer,
+    Stopped,
+    joined,
+    synchronise_batch_norms,
+    train_stage,
+)
+from torch import nn
+
+STEPS = 4
+EDM = EdmSettings(
+    model_channels=8,
+    channel_mult=(1, 2),
+    num_blocks=1,
+    attn_resolutions=(),
+    dropout=0.0,
+    augment=0.5,
+    steps=STEPS,
+    batch_size=8,
+    rampup_images=32,
+    ema_half_life=16,
+)
+MAE = MaeSettings(
+    network="mae-digits", steps=STEPS, batch_size=8, warmup_steps=1, optimizer="sgd", lr=0.01, crop_padding=1, flip=True
+)
+MASKDIT = MaskDitSettings(
+    network="maskdit-digits",
+    sizes={"width": 16, "heads": 2, "depth": 1, "decoder_width": 16, "decoder_depth": 1},
+    num_classes=10,
+    steps=STEPS,
+    unmasked_steps=2,
+    batch_size=8,
+    lr=1e-3,
+    ema_half_life=16,
+)
+STANDARD = StandardSettings(
+    network="dm-wide-resnet",
+    sizes={"depth": 10, "width": 1},
+    steps=STEPS,
+    batch_size=8,
+    crop_padding=1,
+    ema_half_life=16,
+)
+TRAINERS = {
+    "edm": lambda images, processes: EdmTrainer(EDM, images, seed=0, processes=processes),
+    "mae": lambda images, processes: MaeTrainer(MAE, images, seed=0, processes=processes),
+    "maskdit": lambda images, processes: MaskDitTrainer(MASKDIT, images, seed=0, processes=processes),
+    "classifier": lambda images, processes: StandardTrainer(STANDARD, images, seed=0, processes=processes),
+}
+
+
+def digits():
+    images = load_images("digits", "train")
+    return ImageSet(images.images[:40], images.labels[:40], images.info)
+
+
+def trained(name, folder, processes=ALONE, kill_at=None):
+    """The weights (and average) after all steps, and the logged losses."""
+    trainer = TRAINERS[name](digits(), processes)
+
+    def after_step(done):
+        if done == kill_at and processes.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+    run = RunFolder(folder / name)
+    processes.first(lambda: RunFolder.open(run.path, {}, resume=True))
+    train_stage(
+        trainer,
+        stage=name,
+        steps=STEPS,
+        folder=run,
+        identity={},
+        seed=0,
+        save_seconds=0.0,
+        after_step=after_step,
+        processes=processes,
+    )
+    tensors = {
+        f"{part}.{key}": value
+        for part, module in trainer.state.modules.items()
+        for key, value in module.state_dict().items()
+    }
+    return tensors | {"losses": torch.tensor([record["loss"] for record in run.metrics(name)])}
+
+
+def normalised(processes=ALONE):
+    """Two batch norms, one of them averaging over all batches, on two batches: outputs, gradients, statistics."""
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name, momentum, affine in (("usual", 0.1, True), ("cumulative", None, False)):
+        model = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum, affine=affine))
+        synchronise_batch_norms(model, processes)
+        for number in range(2):
+            x = 3 * torch.randn(6, 3, 4, 5, generator=generator) + 1
+            weight = torch.randn(6, 3, 4, 5, generator=generator)
+            part = processes.part(x).requires_grad_()
+            y = model(part)
+            (y.sin() * processes.part(weight)).sum().backward()
+            found[f"{name}.y{number}"], found[f"{name}.grad{number}"] = y.detach(), part.grad
+        found |= {f"{name}.{key}": value for key, value in model.state_dict().items() if "tracked" not in key}
+    return found
+
+
+def main(folder):
+    with joined(torch.device("cpu")) as processes:
+        save = lambda tensors, name: save_tensors(tensors, folder / f"{name}.safetensors", {})  # noqa: E731
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            for name in TRAINERS:
+                save(trained(name, folder / "whole", processes), f"{name}.{processes.rank}")
+            save(normalised(processes), f"normalised.{processes.rank}")
+            assert processes.first(lambda: "done") == ("done" if processes.main else None)
+            try:
+                processes.first(lambda: 1 / 0)
+            except (Stopped, ZeroDivisionError) as error:
+                (folder / f"stopped.{processes.rank}").write_text(type(error).__name__)
+        save(trained("edm", folder / "killed", processes, kill_at=3), f"resumed.{processes.rank}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
