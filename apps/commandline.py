@@ -1,6 +1,7 @@
 """What the apps' command lines have in common; importing this does not import torch."""
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -14,6 +15,9 @@ import tyro
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 Options = TypeVar("Options")
+
+_FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}  # what a full disk says
+_GO_ON = "what was written before is complete; free some space, and go on with --resume"
 
 
 def parse(options: type[Options], recipes: Mapping[str, Callable[[], Any]]) -> Options:
@@ -52,16 +56,22 @@ def guarded(work: Callable[[], None]) -> int:
     """Run a job and turn what a user can cause into one sentence and an exit status.
 
     Returns:
-        0 if all went well, 2 for bad input, 130 for an interrupt.
+        0 if all went well, 2 for bad input or a disk that cannot be written, 130 for an interrupt.
     """
     from rp_models.checkpoint import CheckpointError
     from rp_models.data.datasets import DataError
+    from rp_models.training.distributed import Stopped
     from rp_models.training.loop import Interrupted
     from rp_models.training.run import RunError
 
     try:
         work()
-    except (CheckpointError, DataError, Interrupted, RunError, OSError) as error:
+    except Stopped:  # the first of several processes has said why
+        return 2
+    except OSError as error:
+        full = error.errno in _FULL or any(word in str(error) for word in _FULL.values())
+        fail(f"{error}; {_GO_ON}" if full else str(error))
+    except (CheckpointError, DataError, Interrupted, RunError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         print("\ninterrupted; go on with --resume", file=sys.stderr)
@@ -70,9 +80,15 @@ def guarded(work: Callable[[], None]) -> int:
 
 
 def fail(message: str) -> NoReturn:
-    """Print one sentence and exit with status 2."""
-    print(f"error: {message}", file=sys.stderr)
+    """Print one sentence and exit with status 2; of several processes, all but the first say which one they are."""
+    where = "" if first_process() else f" in process {os.environ['RANK']}"
+    print(f"error{where}: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def first_process() -> bool:
+    """Whether this is the only process, or the first of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_json(value: Any) -> None:

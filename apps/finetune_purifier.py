@@ -4,7 +4,7 @@ Two stages: training images are attacked through purifier and classifier and sto
 them, the classifier frozen. On the digits, with the autoencoder that ships with rp-models, under two minutes.
 
     uv run apps/finetune_purifier.py --classifier standard.safetensors
-    uv run apps/finetune_purifier.py --classifier standard.safetensors --kind maskdit --maskdit maskdit.safetensors
+    uv run apps/finetune_purifier.py --recipe digits-maskdit --classifier c.safetensors --maskdit m.safetensors
 """
 
 import sys
@@ -21,7 +21,9 @@ from recipes.finetuning import RECIPES, Finetuning
 class Options:
     """Robust fine-tuning of a purifier's network, RMAE or RMaskDiT, and what it changes."""
 
-    recipe: Literal["digits", "smoke"] = "digits"  # where the settings below start from
+    recipe: Literal["digits", "digits-maskdit", "fashion-mnist", "smoke"] = (
+        "digits"  # where the settings below start from
+    )
     out: Path | None = None  # the run's folder; by default runs/finetune_purifier/RECIPE-KIND
     resume: bool = False  # go on with the run that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
@@ -38,6 +40,8 @@ def main() -> int:
         return 0
     if not config.classifier:
         commandline.fail("--classifier is missing: name the classifier's checkpoint")
+    if config.kind == "maskdit" and not config.maskdit:
+        commandline.fail("kind maskdit needs a checkpoint; name it with --maskdit")
     out = options.out or Path("runs") / "finetune_purifier" / f"{options.recipe}-{config.kind}"
     print(f"run folder: {out}", file=sys.stderr, flush=True)
     from jobs.finetune_purifier import FinetuneJob

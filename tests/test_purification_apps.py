@@ -128,6 +128,15 @@ def runs(work):
             *(*PURIFY, "p-maskdit", "--images", "3", "--purifier.kind", "maskdit-pure"),
             *("--purifier.model", "maskdit.safetensors"),
         ),
+        "denoise": (
+            *(*PURIFY, "p-denoise", "--images", "3", "--purifier.kind", "denoise"),
+            *("--purifier.model", "maskdit.safetensors"),
+        ),
+        "likelihood": (
+            *(*PURIFY, "p-likelihood", "--images", "3", "--purifier.kind", "likelihood"),
+            *("--purifier.model", "maskdit.safetensors"),
+        ),
+        "none": (*PURIFY, "p-none", "--images", "3", "--purifier.kind", "none"),
         "missing": (*PURIFY, "bad", "--classifier", "nowhere.safetensors"),
         "mae as classifier": (*PURIFY, "bad", "--classifier", "mae-digits"),
         "classifier as mae": (*PURIFY, "bad", "--purifier.mae", "classifier.safetensors"),
@@ -165,7 +174,7 @@ def same_tensors(one, other):
 def test_every_good_run_ends_well(runs) -> None:
     for name in (
         *("mae", "mae resumed", "mae completed", "half", "edm", "digits", "whole split", "npz", "png"),
-        *("diffpure", "maskdit-pure", "rmae", "rmae completed", "rmaskdit"),
+        *("diffpure", "maskdit-pure", "denoise", "likelihood", "none", "rmae", "rmae completed", "rmaskdit"),
     ):
         assert runs[name].status == 0, f"{name}: {runs[name].err}"
 
@@ -256,7 +265,8 @@ def test_other_inputs_come_out_in_their_own_form(runs, work) -> None:
     with Image.open(work / "p-png" / "purified" / "a.png") as image:
         assert (image.mode, image.size) == ("L", (8, 8))
     assert not (work / "p-png" / "purified.npz").exists()
-    for run in ("p-edm", "p-maskdit"):
+    assert result(work, "p-none")["largest_change"] == 0
+    for run in ("p-edm", "p-maskdit", "p-denoise", "p-likelihood"):
         assert len(read_synthetic(work / run / "purified.npz", describe("digits"))) == 3
         assert result(work, run)["mean_change"] > 0
 
@@ -332,8 +342,8 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(runs, work, name, mes
 
 
 BAD_SETTINGS = {
-    "the first argument must be mae or edm, got ''": ("pretrain.py",),
-    "the first argument must be mae or edm, got 'vae'": ("pretrain.py", "vae"),
+    "the first argument must be one of mae, edm, maskdit, classifier, got ''": ("pretrain.py",),
+    "the first argument must be one of mae, edm, maskdit, classifier, got 'vae'": ("pretrain.py", "vae"),
     "mae.mask_rate must be in (0, 1), got 1.0": ("pretrain.py", "mae", "--mae.mask-rate", "1"),
     "cannot be halved 4 times": ("pretrain.py", "edm", "--edm.channel-mult", "1", "1", "1", "1", "1"),
     "did you mean digits": ("pretrain.py", "mae", "--data", "digit"),
@@ -343,7 +353,10 @@ BAD_SETTINGS = {
     "PNG files have no labels": ("purify.py", "--input", "a.png", "--classifier", "c.safetensors"),
     "input must be one .npz or PNG files": ("purify.py", "--input", "a.npz", "b.png"),
     "--classifier is missing": ("finetune_purifier.py",),
-    "kind maskdit needs a checkpoint": ("finetune_purifier.py", "--kind", "maskdit"),
+    "kind maskdit needs a checkpoint": ("finetune_purifier.py", "--kind", "maskdit", "--classifier", "c.safetensors"),
+    "likelihood needs an EDM network; name its checkpoint": ("purify.py", "--purifier.kind", "likelihood"),
+    "purifier.levels must be two rising positive numbers": ("purify.py", "--purifier.levels", "0.6", "0.4"),
+    "purifier.reverse_steps must be at least 1, got 0": ("purify.py", "--purifier.reverse-steps", "0"),
     "attack.eps must be in (0, 1], got 8.0": ("finetune_purifier.py", "--attack.eps", "8"),
 }
 ASKING = {

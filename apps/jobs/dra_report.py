@@ -6,12 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from recipes.dra import TrainDra
+from recipes.dra_paper import published
+from recipes.dra_settings import AUTOATTACK, TrainDra
 from rp_analysis import plot_comparison, plot_training
 from rp_attacks.intervals import Interval
 from rp_attacks.report import Report
-from rp_dra.settings import METHODS
-from rp_models.data import ImageSet
+from rp_dra.settings import METHODS, ClassifierSettings
+from rp_models.data import Images
 from rp_models.training import RunFolder
 
 Row = Mapping[str, Any]
@@ -32,17 +33,28 @@ def _counted(interval: Interval, right: np.ndarray) -> dict[str, Any]:
     return {"correct": int(right.sum()), "images": len(right), **interval._asdict()}
 
 
-def write(folder: RunFolder, config: TrainDra, test: ImageSet, rows: Mapping[str, Row]) -> None:
-    """Write `result.json` and the figures, and print the table."""
+def write(
+    folder: RunFolder, config: TrainDra, test: Images, rows: Mapping[str, Row], recipe: str = "", *, show: bool = True
+) -> None:
+    """Write `result.json` and the figures, and print the table.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        test: the images that the classifiers were judged on.
+        rows: what was found, by method.
+        recipe: where the settings started from; the paper's figures for it are shown beside.
+        show: print the table.
+    """
     seconds = folder.seconds()
     setting = {
         "data": config.data,
         "split": "test",
         "images": len(test),
-        "attack": "AutoAttack standard (APGD-CE, APGD-T, FAB-T, Square)",
-        "norm": "linf",
+        "attack": describe_attacks(config),
+        "norm": config.evaluation.norm,
         "eps": config.evaluation.eps,
-        "classifier": f"WRN-{config.classifier.depth}-{config.classifier.width}, {config.classifier.activation}",
+        "classifier": describe_classifier(config.classifier),
         "seed": config.seed,
     }
     folder.write_json(
@@ -50,15 +62,20 @@ def write(folder: RunFolder, config: TrainDra, test: ImageSet, rows: Mapping[str
         {
             "setting": setting,
             "methods": dict(rows),
+            "published": {method: row._asdict() for method in rows if (row := published(recipe, method)) is not None},
             "seconds": seconds,
             "config": asdict(config),
             "environment": folder.read_json("environment.json"),
         },
     )
-    title = f"{config.data}, {len(test)} test images, Linf eps {config.evaluation.eps:.3g}"
+    ball = f"{config.evaluation.norm.capitalize()} eps {config.evaluation.eps:.3g}"
+    title = f"{config.data}, {len(test)} test images, {ball}"
     plot_training({method: folder.metrics(method) for method in rows}).save(folder.path / "figures" / "training")
     plot_comparison(rows, title).save(folder.path / "figures" / "comparison")
+    if not show:
+        return
     print(table(setting, rows, seconds))
+    print(*beside_the_paper(recipe, rows), sep="\n", end="")
     print(f"\neverything else is in {folder.path}/", file=sys.stderr)
 
 
@@ -82,7 +99,8 @@ def table(setting: Mapping[str, Any], rows: Mapping[str, Row], seconds: Mapping[
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(
         [
-            f"\n{setting['data']}, {setting['images']} test images, Linf eps {setting['eps']:.3g}, "
+            f"\n{setting['data']}, {setting['images']} test images, "
+            f"{setting['norm'].capitalize()} eps {setting['eps']:.3g}, "
             f"{setting['classifier']}, seed {setting['seed']}; 95% Wilson intervals",
             *lines,
             "",
@@ -91,6 +109,33 @@ def table(setting: Mapping[str, Any], rows: Mapping[str, Row], seconds: Mapping[
             *(f"{method}: {METHODS[method]}" for method in rows),  # type: ignore[index]
         ]
     )
+
+
+def beside_the_paper(recipe: str, rows: Mapping[str, Row]) -> list[str]:
+    """A line for each method that the DRA paper has a figure for at this recipe's own settings."""
+    lines = []
+    for method in rows:
+        found = published(recipe, method)
+        if found is not None:
+            lines.append(
+                f"published for recipe {recipe}, {method}: clean {found.clean:.2f} %, AutoAttack "
+                f"{found.autoattack:.2f} % ({found.source})"
+            )
+    return ["", *lines, ""] if lines else []
+
+
+def describe_classifier(settings: ClassifierSettings) -> str:
+    """The classifier in a few words, e.g. `WRN-28-10, silu`."""
+    if settings.network != "dm-wide-resnet":
+        return settings.network
+    return f"WRN-{settings.depth or 28}-{settings.width or 10}, {settings.activation or 'silu'}"
+
+
+def describe_attacks(config: TrainDra) -> str:
+    """The attacks in words; a part of AutoAttack is not called AutoAttack."""
+    names = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
+    listed = ", ".join(names[name] for name in config.evaluation.attacks)
+    return f"AutoAttack standard ({listed})" if config.evaluation.attacks == AUTOATTACK else f"only {listed}"
 
 
 def _share(value: Mapping[str, Any]) -> str:

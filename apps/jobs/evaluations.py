@@ -8,7 +8,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.dra import TrainDra
+from recipes.dra_settings import TrainDra
 from rp_attacks import Progress as EvaluationProgress
 from rp_dra.settings import Method
 from rp_models.training import RunFolder
@@ -16,7 +16,7 @@ from rp_models.training import RunFolder
 if TYPE_CHECKING:
     from jobs.train_dra import TrainDraJob
 
-STAGES = 6  # of an evaluation: two controls and the four attacks of AutoAttack
+CONTROLS = 2  # stages of an evaluation beside its attacks: clean images and random noise
 
 
 class Evaluations:
@@ -30,6 +30,8 @@ class Evaluations:
     def __init__(self, job: "TrainDraJob", workers: int) -> None:
         self.job, self.seconds = job, dict[Method, float]()
         self.futures: dict[Method, Future[float]] = {}
+        settings = job.config.evaluation
+        self.blocks = (CONTROLS + len(settings.attacks)) * -(-len(job.test) // settings.batch_size)  # of one method
         self.pool: ProcessPoolExecutor | None = None
         if workers:
             self.pool = ProcessPoolExecutor(
@@ -53,15 +55,16 @@ class Evaluations:
         if self.pool is None:
             self.seconds[method] = self._here(method)
             return
-        config, folder, device = self.job.config, self.job.folder.path, str(self.job.device)
-        self.futures[method] = self.pool.submit(evaluate_method, config, folder, device, self.job.cache, method)
+        job = self.job
+        self.futures[method] = self.pool.submit(
+            evaluate_method, job.config, job.folder.path, str(job.device), job.cache, job.root, method
+        )
 
     def finish(self) -> dict[Method, float]:
         """Wait for the workers, and give the seconds of each evaluation of this session."""
         pending = set(self.futures.values())
         if pending:
-            total = len(self.futures) * STAGES * -(-len(self.job.test) // self.job.config.evaluation.batch_size)
-            self.job.progress.start("evaluate", total, self._blocks())
+            self.job.progress.start("evaluate", len(self.futures) * self.blocks, self._blocks())
             while pending:
                 pending = wait(pending, timeout=0.5).not_done
                 self.job.progress.advance(self._blocks(), {"classifiers left": len(pending)})
@@ -76,8 +79,7 @@ class Evaluations:
     def _here(self, method: Method) -> float:
         """Evaluate in this process, with a progress bar."""
         start, done = time.monotonic(), 0
-        blocks = -(-len(self.job.test) // self.job.config.evaluation.batch_size)
-        self.job.progress.start(f"evaluate {method}", STAGES * blocks, 0)
+        self.job.progress.start(f"evaluate {method}", self.blocks, 0)
 
         def watch(event: EvaluationProgress) -> None:
             nonlocal done
@@ -85,6 +87,7 @@ class Evaluations:
             self.job.progress.advance(done, {f"{event.stage}, standing": event.standing / event.images})
 
         self.job.judge(method, watch)
+        self.job.processes.wait()
         self.job.progress.finish()
         return time.monotonic() - start
 
@@ -100,7 +103,9 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def evaluate_method(config: TrainDra, folder: Path, device: str, cache: Path, method: Method) -> float:
+def evaluate_method(
+    config: TrainDra, folder: Path, device: str, cache: Path, root: Path | None, method: Method
+) -> float:
     """What a worker does: evaluate one method of a run; gives the seconds that it took."""
     import torch
 
@@ -109,5 +114,5 @@ def evaluate_method(config: TrainDra, folder: Path, device: str, cache: Path, me
     if config.threads:
         torch.set_num_threads(config.threads)
     start = time.monotonic()
-    TrainDraJob(config, RunFolder(folder), torch.device(device), cache).judge(method)
+    TrainDraJob(config, RunFolder(folder), torch.device(device), cache, root=root).judge(method)
     return time.monotonic() - start

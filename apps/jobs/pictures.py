@@ -39,7 +39,7 @@ def read_pictures(config: Purification) -> Pictures:
         images = load_images(config.data, config.split)
         return Pictures(*_chosen(images, config.images), f"{config.data} {config.split} split")
     if config.input[0].endswith(".npz"):
-        images = read_synthetic(config.input[0], info)
+        images = read_synthetic(config.input[0], info).load()
         return Pictures(*_chosen(images, config.images), Path(config.input[0]).name)
     files = _png_files(config.input)[: config.images]
     pixels = torch.stack([_read_png(file, info) for file in files])

@@ -1,195 +1,190 @@
-"""The work of `pretrain.py`: train, judge on the validation split, draw a sheet."""
+"""The work of `pretrain.py`: train, judge on the validation split, draw sheets, write a model card."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import rp_models
 import torch
-from recipes.pretrain import PretrainEdm, PretrainMae, PretrainMaskDit
-from rp_analysis import Plot, plot_image_grid
-from rp_models import noise
+from recipes.pretrain import Pretrain
 from rp_models.checkpoint import read_header
-from rp_models.data import ImageSet, load_images
-from rp_models.data.datasets import DataError
-from rp_models.edm.loss import EDMLoss
-from rp_models.mae import MaskedAutoencoder
-from rp_models.mask import random_mask
-from rp_models.maskdit import MaskDiT
-from rp_models.sampling import conditional, generate
-from rp_models.settings import EdmSettings, MaeSettings, MaskDitSettings
-from rp_models.training import (
-    EdmTrainer,
-    MaeTrainer,
-    MaskDitTrainer,
-    ProgressBar,
-    RunFolder,
-    build_mae,
-    mae_loss,
-    maskdit_held_out,
-    state_path,
-    train_stage,
-)
-from rp_models.transformer import unpatchify
-from torch import Tensor, nn
+from rp_models.data import DataError, Images, open_images, subset
+from rp_models.settings import MaeSettings, MaskDitSettings
+from rp_models.training import Processes, ProgressBar, RunFolder, TensorBoard, joined, state_path, train_stage
+from torch import nn
 
-from jobs.device import choose_device
+from jobs import pretrain_figures
+from jobs.device import choose_device, describe_device
+from jobs.model_card import model_card
+from jobs.pretrain_kinds import Kind, Trainer, kind_of
 
-Config = PretrainMae | PretrainEdm | PretrainMaskDit
-COLUMNS = 10  # images in a row of the sheet
-DRAWS = 16  # noise levels per validation image, for EDM's loss
+LOG_EVERY = 20  # steps between two lines of metrics.jsonl
 
 
-def pretrain(config: Config, out: Path, *, resume: bool, device: str) -> None:
-    """Train the model, and leave `checkpoints/model.safetensors`, `result.json` and a sheet in the folder.
+def pretrain(
+    config: Pretrain, out: Path, *, resume: bool, device: str, root: Path | None = None, tensorboard: bool = False
+) -> None:
+    """Train the model, and leave `checkpoints/model.safetensors`, `result.json`, `card.md` and figures in the folder.
+
+    Args:
+        config: everything that determines the weights.
+        out: the run's folder.
+        resume: go on with the run that is there.
+        device: name of the device.
+        root: folder of the catalogue's data sets.
+        tensorboard: also write the metrics for TensorBoard.
 
     Raises:
         RunError: if the folder cannot be used.
         DataError: if the network does not fit the data set, or there is no such device.
         Interrupted: if the loss stops being a number.
+        OSError: if a file cannot be written.
     """
     where = choose_device(device)
-    train, validation = (load_images(config.data, split).to(where) for split in ("train", "validation"))
-    if isinstance(config, PretrainMae):
-        _check_network(config, train)
-    folder = RunFolder.open(out, asdict(config), resume=resume)
-    product = folder.path / "checkpoints" / "model.safetensors"
-    if not product.exists():
-        model = _trained(config, train, folder).eval()
-        if config.half:
-            model = model.half().float()  # what the file will hold
-        loss = _held_out_loss(config, model, validation)
-        notes = {**_notes(config), "validation_loss": round(loss, 5)}
-        rp_models.save(model, product, notes=notes, dtype=torch.float16 if config.half else None)
-    state_path(folder, "train").unlink(missing_ok=True)
-    model = rp_models.load(product, device=where)
-    notes = read_header(product).notes
-    _sheet(config, model, validation).save(folder.path / "figures" / "samples", formats=("png",))
-    folder.write_json(
-        "result.json",
-        {
-            "validation_loss": notes["validation_loss"],
-            "validation_images": len(validation),
+    with joined(where) as processes:
+        train, validation = (open_images(config.data, split, root=root).to(where) for split in ("train", "validation"))
+        run = _Pretraining(config, kind_of(config), RunFolder(out), train, validation, processes)
+        trainer = None if run.product.exists() else run.trainer()
+        processes.first(lambda: RunFolder.open(out, asdict(config), resume=resume))
+        if trainer is not None:
+            run.train(trainer, tensorboard=tensorboard)
+            processes.first(lambda: run.store(trainer.average.eval()))
+        if processes.main:
+            state_path(run.folder, "train").unlink(missing_ok=True)
+            run.report(describe_device(where))
+
+
+@dataclass(frozen=True)
+class _Pretraining:
+    """One run of `pretrain.py`."""
+
+    config: Pretrain
+    kind: Kind
+    folder: RunFolder
+    training_images: Images
+    validation: Images
+    processes: Processes
+
+    @property
+    def product(self) -> Path:
+        """The trained weights."""
+        return self.folder.path / "checkpoints" / "model.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The weights that were best on the validation images, of a run that looks at them."""
+        return self.product.with_name("best.safetensors")
+
+    def trainer(self) -> Trainer:
+        """A trainer whose network takes the data set's images, tried on one of them before anything is written."""
+        batch, count = self.kind.settings.batch_size, self.processes.count
+        if batch % count:
+            raise DataError(f"a batch of {batch} cannot be divided among {count} processes; change batch_size")
+        try:
+            trainer = self.kind.trainer(self.training_images, self.processes)
+            self.kind.judge(trainer.average, subset(self.validation, 1))
+        except DataError:
+            raise
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{self.kind.network} does not suit {self.config.data}: {reason}") from error
+        return trainer
+
+    def train(self, trainer: Trainer, *, tensorboard: bool) -> None:
+        """All steps that are still to be done."""
+        config, main = self.config, self.processes.main
+
+        def after_step(done: int) -> Mapping[str, float]:
+            if not main or not config.validate_every or done % config.validate_every:
+                return {}
+            figures = self.kind.judge(trainer.average, self.validation)
+            self.keep_best(trainer.average, figures, done)
+            return figures
+
+        board = TensorBoard(self.folder) if tensorboard and main else None
+        with self.folder.timed("train") if main else nullcontext():
+            train_stage(
+                trainer,
+                stage="train",
+                steps=self.kind.settings.steps,
+                folder=self.folder,
+                identity={"config": asdict(config)},
+                seed=config.seed,
+                progress=ProgressBar(),
+                log_every=LOG_EVERY,
+                after_step=after_step,
+                processes=self.processes,
+            )
+        if board:
+            board.close()
+
+    def keep_best(self, model: nn.Module, figures: Mapping[str, float], step: int) -> None:
+        """Keep the weights as the best ones if none before had a lower held-out loss.
+
+        A resumed run repeats its steps and their figures bit for bit, so a file that is ahead of it stays right.
+        """
+        if self.best.exists() and read_header(self.best).notes["validation_loss"] <= figures["validation_loss"]:
+            return
+        rp_models.save(model, self.best, notes={**self._notes(), **figures, "steps": step}, dtype=self._dtype)
+
+    def store(self, model: nn.Module) -> None:
+        """Judge the weights as the file will hold them, and write it."""
+        if self.config.half:
+            model = model.half().float()
+        figures = {name: round(value, 5) for name, value in self.kind.judge(model, self.validation).items()}
+        rp_models.save(model, self.product, notes={**self._notes(), **figures}, dtype=self._dtype)
+
+    def report(self, device: str) -> None:
+        """Figures, `result.json`, `card.md`, and the end of the run on the terminal."""
+        model = rp_models.load(self.product, device=self.validation.device)
+        header, info = read_header(self.product), self.training_images.info
+        curve = pretrain_figures.loss_curve(self.folder.metrics("train"))
+        plots = {**self.kind.figures(model, self.validation), "loss": curve}
+        for name, plot in plots.items():
+            plot.save(self.folder.path / "figures" / name, formats=("png",))
+        figures = {name: value for name, value in header.notes.items() if name.startswith("validation_")}
+        result: dict[str, Any] = {
+            **figures,
+            "validation_images": len(self.validation),
+            "training_images": len(self.training_images),
+            "network": header.architecture,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "seconds": folder.seconds(),
-            "config": asdict(config),
-            "environment": folder.read_json("environment.json"),
-        },
-    )
-    print(f"loss on {len(validation)} validation images: {notes['validation_loss']}")
-    print(f'checkpoint: {product}; load it with rp_models.load("{product}")')
-    print(f"samples: {folder.path / 'figures' / 'samples.png'}")
+            "data": {"name": info.name, "source": info.source, "licence": info.licence},
+            "device": device,
+            "processes": self.processes.count,
+            "seconds": self.folder.seconds(),
+            "config": asdict(self.config),
+            "environment": self.folder.read_json("environment.json"),
+        }
+        if self.best.exists():
+            kept = read_header(self.best).notes
+            result["best"] = {name: kept[name] for name in ("steps", *figures)}
+        self.folder.write_json("result.json", result)
+        self.folder.write_text("card.md", model_card(result, name=self.folder.path.name))
+        for name, value in figures.items():
+            said = name.removeprefix("validation_").replace("_", " ")
+            print(f"{said} on {len(self.validation)} validation images: {value}")
+        print(f'checkpoint: {self.product}; load it with rp_models.load("{self.product}")')
+        print(f"figures ({', '.join(plots)}): {self.folder.path / 'figures'}")
 
+    def _notes(self) -> dict[str, Any]:
+        """What a checkpoint's header says of its training."""
+        settings = self.kind.settings
+        notes: dict[str, Any] = {
+            "data": self.config.data,
+            "split": "train",
+            "steps": settings.steps,
+            "batch_size": settings.batch_size,
+            "lr": settings.lr,
+            "seed": self.config.seed,
+        }
+        if isinstance(settings, MaeSettings | MaskDitSettings):
+            notes["mask_rate"] = settings.mask_rate
+        return notes
 
-@torch.no_grad()
-def _check_network(config: PretrainMae, images: ImageSet) -> None:
-    """Try the network on one image, before anything is written."""
-    try:
-        model = build_mae(config.mae)
-        x = images.batch(slice(0, 1))[0].cpu()
-        model.loss(x, random_mask(torch.zeros(1, model.tokens), config.mae.mask_rate))
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"mae.network {config.mae.network!r} does not suit {config.data}: {reason}") from error
-
-
-def _trained(config: Config, train: ImageSet, folder: RunFolder) -> nn.Module:
-    """The trained network; of EDM the average, which is what one uses."""
-    trainer: MaeTrainer | EdmTrainer | MaskDitTrainer
-    if isinstance(config, PretrainMae):
-        trainer = MaeTrainer(config.mae, train, seed=config.seed)
-    elif isinstance(config, PretrainMaskDit):
-        trainer = MaskDitTrainer(config.maskdit, train, seed=config.seed)
-    else:
-        trainer = EdmTrainer(config.edm, train, seed=config.seed)
-    with folder.timed("train"):
-        train_stage(
-            trainer,
-            stage="train",
-            steps=trainer.settings.steps,
-            folder=folder,
-            identity={"config": asdict(config)},
-            seed=config.seed,
-            progress=ProgressBar(),
-            log_every=20,
-        )
-    return trainer.model if isinstance(trainer, MaeTrainer) else trainer.average
-
-
-def _notes(config: Config) -> dict[str, object]:
-    """What the checkpoint's header says of its training."""
-    settings = _settings(config)
-    notes = {
-        "data": config.data,
-        "split": "train",
-        "steps": settings.steps,
-        "batch_size": settings.batch_size,
-        "lr": settings.lr,
-        "seed": config.seed,
-    }
-    return {**notes, "mask_rate": settings.mask_rate} if not isinstance(settings, EdmSettings) else notes
-
-
-def _settings(config: Config) -> MaeSettings | EdmSettings | MaskDitSettings:
-    """The settings of the network and its training."""
-    if isinstance(config, PretrainMae):
-        return config.mae
-    return config.maskdit if isinstance(config, PretrainMaskDit) else config.edm
-
-
-def _held_out_loss(config: Config, model: nn.Module, images: ImageSet) -> float:
-    """The model's own training loss on the validation images, a mean over values."""
-    if isinstance(config, PretrainMae):
-        assert isinstance(model, MaskedAutoencoder)
-        return mae_loss(model, images, mask_rate=config.mae.mask_rate, seed=config.seed)
-    if isinstance(config, PretrainMaskDit):
-        assert isinstance(model, MaskDiT)
-        rate, weight = config.maskdit.mask_rate, config.maskdit.mae_weight
-        return maskdit_held_out(model, images, mask_rate=rate, mae_weight=weight, seed=config.seed)
-    return _edm_loss(model, images, seed=config.seed)
-
-
-@torch.no_grad()
-def _edm_loss(model: nn.Module, images: ImageSet, *, seed: int) -> float:
-    """EDM's loss of each image at several noise levels, a mean over values, levels and images."""
-    loss, total = EDMLoss(), 0.0
-    x, labels = images.batch(slice(None))
-    for draw in range(DRAWS):
-        index = torch.arange(len(x), device=x.device)
-        rnd, unit = loss.draw(x.shape[1:], seed=noise.derive_seed(seed, "validation", draw), index=index)
-        total += float(loss(model, 2 * x - 1, labels if conditional(model) else None, rnd=rnd, noise=unit).mean())
-    return total / DRAWS
-
-
-def _sheet(config: Config, model: nn.Module, validation: ImageSet) -> Plot:
-    """What the model makes: reconstructions of held-out images, or samples of each class."""
-    if isinstance(config, PretrainMae):
-        assert isinstance(model, MaskedAutoencoder)
-        x, _ = validation.batch(slice(0, COLUMNS))
-        return _reconstructions(model, x, config)
-    info = validation.info
-    labels = torch.arange(info.num_classes).repeat_interleave(COLUMNS)
-    images = generate(
-        model,
-        labels if conditional(model) else None,
-        count=len(labels),
-        channels=info.channels,
-        image_size=info.image_size,
-        steps=config.sampler_steps,
-        seed=noise.derive_seed(config.seed, "sheet"),
-        batch_size=100,
-    )
-    rows = (images / 255).split(COLUMNS)
-    names = info.class_names if conditional(model) else [f"{n + 1}" for n in range(info.num_classes)]
-    return plot_image_grid(dict(zip(names, rows, strict=True)), title=f"samples, {config.data}")
-
-
-@torch.no_grad()
-def _reconstructions(model: MaskedAutoencoder, x: Tensor, config: PretrainMae) -> Plot:
-    """Images, what the encoder sees of them, and what the model makes of that."""
-    index = torch.arange(len(x), device=x.device)
-    values = noise.uniform((model.tokens,), seed=config.seed, purpose="sheet", index=index)
-    mask = random_mask(values, config.mae.mask_rate)
-    size = model.patch_size**2 * x.shape[1]
-    hidden = unpatchify(mask.mask[:, :, None].expand(-1, -1, size), model.patch_size) > 0
-    rows = {"original": x, "masked": x.masked_fill(hidden, torch.nan), "reconstruction": model.reconstruct(x, mask)}
-    return plot_image_grid(rows, title=f"{config.data}, validation split, {config.mae.mask_rate:.0%} hidden")
+    @property
+    def _dtype(self) -> torch.dtype | None:
+        """In which type weights are stored; None for that of the model."""
+        return torch.float16 if self.config.half else None

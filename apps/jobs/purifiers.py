@@ -14,11 +14,13 @@ from rp_models.maskdit import MaskDiT
 from rp_purify import (
     DiffPure,
     GaussianNoise,
+    LikelihoodMaximisation,
     MAEPure,
     MAEReconstruction,
     MAEView,
     MaskDiTPure,
     MaskDiTView,
+    NoPurification,
     OneStepDenoise,
     Purifier,
     SignDescent,
@@ -80,10 +82,18 @@ def _build(settings: PurifierChoice, info: DatasetInfo) -> Purifier:
     names = ("steps", "step_size", "halve", "eta", "mask_rate", "masks")
     descent: dict[str, Any] = {name: getattr(settings, name) for name in names}
     match settings.kind:
+        case "none":
+            return NoPurification()
         case "noise":
             return GaussianNoise(settings.std)
+        case "denoise":
+            return OneStepDenoise(load_denoiser(settings.model, info), sigma=settings.sigma)
         case "diffpure":
-            return DiffPure(load_denoiser(settings.model, info), times=settings.times, solver=settings.solver)
+            denoiser = load_denoiser(settings.model, info)
+            return DiffPure(denoiser, times=settings.times, steps=settings.reverse_steps, solver=settings.solver)
+        case "likelihood":
+            denoiser = load_denoiser(settings.model, info)
+            return LikelihoodMaximisation(denoiser, steps=settings.steps, sigma=settings.levels, lr=settings.lr)
         case "mae-reconstruction":
             return MAEReconstruction(load_mae(settings.mae, info), mask_rate=settings.mask_rate)
         case "maskdit-pure":

@@ -1,39 +1,78 @@
 """The stages of `train_dra.py`: diffusion model, synthetic images, classifiers, evaluation, report.
 
-A stage whose product is in the run folder is done; an unfinished one goes on from its training state.
+A stage whose product is in the run folder is done; an unfinished one goes on from its training state. Under `torchrun`
+all processes train and evaluate together; the first one writes and prints.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import rp_models
 import torch
-from recipes.dra import TrainDra
+from recipes.dra_settings import TrainDra
 from rp_analysis import alignment_score, cknna, uniformity_score
 from rp_attacks import PGD, AutoAttack, evaluate
 from rp_attacks import Progress as EvaluationProgress
-from rp_attacks.autoattack import Part
 from rp_attacks.problem import Attack
 from rp_attacks.report import Report
-from rp_dra.settings import Method
-from rp_dra.targets import EdmTarget
-from rp_dra.trainer import ClassifierTrainer, objective_of
+from rp_dra import ClassifierTrainer, build_classifier, export_robustbench, objective_of
+from rp_dra.settings import Method, uses_alignment, uses_synthetic
+from rp_dra.targets import FrozenTarget
 from rp_models import noise
-from rp_models.data import ImageSet, load_images, read_synthetic, subset, write_synthetic
-from rp_models.sampling import balanced_labels, generate
-from rp_models.training import EdmTrainer, ProgressBar, RunFolder, state_path, train_stage
-from torch import nn
+from rp_models.checkpoint import CheckpointError, save_tensors
+from rp_models.data import Images, open_images, subset
+from rp_models.data.datasets import DataError
+from rp_models.training import ALONE, Processes, ProgressBar, RunFolder, joined, state_path, train_stage
+from torch import Tensor, nn
 
 from jobs import dra_report
 from jobs.device import choose_device
+from jobs.dra_diffusion import Diffusion, alignment_target, timed
 from jobs.evaluations import Evaluations
 from jobs.networks import pooled_features
 
-AUTOATTACK: tuple[Part, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version's attacks, in its order
+
+def train_dra(
+    config: TrainDra,
+    out: Path,
+    *,
+    recipe: str = "",
+    resume: bool = False,
+    device: str = "auto",
+    cache: Path,
+    root: Path | None = None,
+    workers: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Do a whole run.
+
+    Args:
+        config: everything that determines the numbers.
+        out: the run's folder.
+        recipe: where the settings started from, for the paper's figures beside the run's own.
+        resume: go on with the run that is in the folder.
+        device: where to compute.
+        cache: folder of what other runs made.
+        root: folder of the data sets.
+        workers: processes that evaluate beside the training, on a CPU.
+        quiet: print no table.
+
+    Raises:
+        RunError: if the folder cannot be used.
+        DataError: if there is no such device, or data and settings do not fit.
+        CheckpointError: if a checkpoint is missing or does not fit.
+    """
+    where = choose_device(device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with joined(where) as processes:
+        job = TrainDraJob(config, RunFolder(out), where, cache, root=root, processes=processes)
+        job.check()
+        processes.first(lambda: RunFolder.open(out, asdict(config), resume=resume))
+        job.run(workers=workers, recipe=recipe, quiet=quiet)
 
 
 class TrainDraJob:
@@ -43,128 +82,86 @@ class TrainDraJob:
         config: everything that determines the numbers.
         folder: of the run.
         device: where to compute.
-        cache: folder of diffusion models that other runs trained.
+        cache: folder of what other runs made.
+        root: folder of the data sets.
+        processes: that do the run together.
     """
 
-    def __init__(self, config: TrainDra, folder: RunFolder, device: torch.device, cache: Path) -> None:
-        self.config, self.folder, self.device, self.cache = config, folder, device, cache
-        self.progress = ProgressBar()
-        self.train, self.validation, self.test = (
-            load_images(config.data, split).to(device) for split in ("train", "validation", "test")
-        )
+    def __init__(
+        self,
+        config: TrainDra,
+        folder: RunFolder,
+        device: torch.device,
+        cache: Path,
+        *,
+        root: Path | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.config, self.folder, self.device, self.cache, self.root = config, folder, device, cache, root
+        self.processes = processes
+        self.progress = ProgressBar() if processes.main else Silence()
+        self.train: Images = open_images(config.data, "train", root=root).to(device)
+        if config.train_images is not None:
+            self.train = subset(self.train, config.train_images)
+        self.validation: Images = open_images(config.data, "validation", root=root).to(device)
+        self.test: Images = open_images(config.data, "test", root=root).to(device)
         if config.evaluation.images is not None:
             self.test = subset(self.test, config.evaluation.images)
+        self.diffusion = Diffusion(config, folder, cache, self.train, self.progress, processes)
 
-    @classmethod
-    def open(cls, config: TrainDra, out: Path, *, resume: bool, device: str, cache: Path) -> "TrainDraJob":
-        """Check the run folder and the device before any work.
+    def check(self) -> None:
+        """Find out before any work whether the files are there, fit, and make up a training.
 
         Raises:
-            RunError: if the folder cannot be used.
-            DataError: if there is no such device.
+            DataError: if something does not fit.
+            CheckpointError: if a checkpoint is missing or does not fit.
         """
-        chosen = choose_device(device)
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        return cls(config, RunFolder.open(out, asdict(config), resume=resume), chosen, cache)
+        self.diffusion.check()
+        pretrained = self.config.classifier.pretrained
+        if pretrained not in (None, "timm") and not Path(str(pretrained)).is_file():
+            raise CheckpointError(f"--classifier.pretrained: there is no file {pretrained}")
+        try:
+            build_classifier(self.config.classifier, self.train.info, pretrained=False)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"--classifier: {error}") from error
+        if self.config.training.batch_size % self.processes.count:
+            raise DataError(
+                f"--training.batch-size {self.config.training.batch_size} cannot be divided among "
+                f"{self.processes.count} processes"
+            )
 
-    def run(self, workers: int = 0) -> None:
+    def run(self, workers: int = 0, recipe: str = "", quiet: bool = False) -> None:
         """All stages, then the report on the terminal.
 
         Args:
             workers: processes that evaluate what is trained while the next one trains; 0 evaluates in between.
+            recipe: where the settings started from.
+            quiet: print no table.
         """
-        target, synthetic = None, None
-        if any("dm" in method or "dra" in method for method in self.config.method):
-            denoiser = self.diffusion_model()
-            synthetic = self.synthetic_images(denoiser)
-            target = self._target(denoiser)
-        with Evaluations(self, workers if self.device.type == "cpu" else 0) as evaluations:
+        denoiser = self.diffusion.model() if self.config.needs_diffusion_model else None
+        synthetic = self.diffusion.synthetic_images(denoiser) if self.config.uses_synthetic else None
+        beside = self.device.type == "cpu" and self.processes.count == 1
+        with Evaluations(self, workers if beside else 0) as evaluations:
             for method in self.config.method:
-                self.classifier(method, synthetic, target)
+                self.classifier(method, synthetic, denoiser)
                 evaluations.start(method)
             seconds = evaluations.finish()
+        if not self.processes.main:
+            return
         for method, spent in seconds.items():
             self.folder.add_seconds(f"evaluate {method}", spent)
         rows: dict[str, Any] = {
             method: self.folder.read_json(f"results/{method}.json") for method in self.config.method
         }
-        dra_report.write(self.folder, self.config, self.test, rows)
+        dra_report.write(self.folder, self.config, self.test, rows, recipe, show=not quiet)
 
-    def _target(self, denoiser: nn.Module) -> EdmTarget:
-        """The frozen diffusion features of the run."""
-        return EdmTarget(denoiser, sigma=self.config.alignment.sigma, layer=self.config.alignment.layer)
-
-    def diffusion_model(self) -> nn.Module:
-        """The EDM network of the run: from its folder, from the cache, or trained now."""
-        product = self.folder.path / "checkpoints" / "edm.safetensors"
-        identity = {
-            "data": self.config.data,
-            "train": len(self.train),
-            "seed": self.config.seed,
-            "settings": asdict(self.config.edm),
-        }
-        digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
-        cached = self.cache / f"edm-{self.config.data}-{digest}.safetensors"
-        if not product.exists() and cached.exists():
-            rp_models.save(rp_models.load(cached), product, notes={**identity, "origin": "cache"})
-        if not product.exists():
-            with self.folder.timed("edm"):
-                trainer = EdmTrainer(self.config.edm, self.train, seed=self.config.seed)
-                train_stage(
-                    trainer,
-                    stage="edm",
-                    steps=self.config.edm.steps,
-                    folder=self.folder,
-                    identity=identity,
-                    seed=self.config.seed,
-                    progress=self.progress,
-                    log_every=20,
-                )
-                rp_models.save(trainer.average, cached, notes=identity)
-                rp_models.save(trainer.average, product, notes=identity)
-        state_path(self.folder, "edm").unlink(missing_ok=True)
-        return rp_models.load(product, device=self.device)
-
-    def synthetic_images(self, denoiser: nn.Module) -> ImageSet | None:
-        """The run's synthetic images, drawn now if they are not there; None if no method uses them."""
-        if not any(method.startswith("dm-at") for method in self.config.method):
-            return None
-        product, info, settings = self.folder.path / "synthetic.npz", self.train.info, self.config.synthetic
-        if not product.exists():
-            with self.folder.timed("synthetic"):
-                self.progress.start("synthetic", settings.images, 0)
-                labels = balanced_labels(settings.images, info.num_classes)
-                images = generate(
-                    denoiser,
-                    labels,
-                    channels=info.channels,
-                    image_size=info.image_size,
-                    steps=settings.steps,
-                    seed=noise.derive_seed(self.config.seed, "synthetic"),
-                    batch_size=settings.batch_size,
-                    done=lambda count: self.progress.advance(count, {}),
-                )
-                self.progress.finish()
-                write_synthetic(images, labels, product)
-        return read_synthetic(product, info).to(self.device)
-
-    def classifier(self, method: Method, synthetic: ImageSet | None, target: EdmTarget | None) -> None:
+    def classifier(self, method: Method, synthetic: Images | None, denoiser: nn.Module | None) -> None:
         """Train the classifier of a method, if it is not there."""
-        product = self.folder.path / "checkpoints" / f"{method}.safetensors"
+        product = self.checkpoint(method)
         if not product.exists():
-            with self.folder.timed(method):
-                trainer = ClassifierTrainer(
-                    self.config.classifier,
-                    self.config.training,
-                    self.train,
-                    objective=objective_of(self.config.training, robust=method != "standard"),
-                    synthetic=synthetic if method.startswith("dm-at") else None,
-                    validation=self.validation,
-                    target=target if method.endswith("+dra") else None,
-                    alignment=self.config.alignment,
-                    seed=self.config.seed,
-                )
+            self.processes.wait()
+            trainer = self.trainer(method, synthetic, denoiser)
+            with timed(self.folder, method, self.processes):
                 train_stage(
                     trainer,
                     stage=method,
@@ -174,57 +171,144 @@ class TrainDraJob:
                     seed=self.config.seed,
                     progress=self.progress,
                     after_step=trainer.after_step,
+                    processes=self.processes,
                 )
-                notes = {"data": self.config.data, "method": method, "seed": self.config.seed}
-                rp_models.save(trainer.result(), product, notes=notes)
-        state_path(self.folder, method).unlink(missing_ok=True)
+            self.processes.first(lambda: self.store(trainer.result(), method))
+        if self.processes.main:
+            state_path(self.folder, method).unlink(missing_ok=True)
+
+    def trainer(self, method: Method, synthetic: Images | None, denoiser: nn.Module | None) -> ClassifierTrainer:
+        """The trainer of a method."""
+        config = self.config
+        used = synthetic if uses_synthetic(method) else None
+        return ClassifierTrainer(
+            config.classifier,
+            config.training,
+            self.train,
+            objective=objective_of(config.training, method=method, num_classes=self.train.info.num_classes),
+            synthetic=used,
+            validation=self.validation,
+            target=self.target(denoiser, used) if uses_alignment(method) else None,
+            alignment=config.alignment,
+            compute=config.compute,
+            processes=self.processes,
+            seed=config.seed,
+        )
+
+    def target(self, denoiser: nn.Module | None, synthetic: Images | None = None) -> FrozenTarget:
+        """The alignment's target; with many synthetic images it gives two representations."""
+        count = len(synthetic) if synthetic is not None else 0
+        return alignment_target(self.config.alignment, denoiser, self.device, synthetic=count).to(self.device)
+
+    def checkpoint(self, method: str) -> Path:
+        """Where a method's classifier is kept."""
+        return self.folder.path / "checkpoints" / f"{method}.safetensors"
+
+    def store(self, model: nn.Module, method: Method) -> None:
+        """Write the averaged weights in our layout, and in RobustBench's where that knows the network."""
+        notes = {"data": self.config.data, "method": method, "seed": self.config.seed}
+        with suppress(TypeError):  # not one of its networks
+            export_robustbench(model, self.folder.path / "robustbench" / f"{method}.pt")
+        rp_models.save(model, self.checkpoint(method), notes=notes)
 
     def judge(self, method: Method, watch: Callable[[EvaluationProgress], None] | None = None) -> None:
         """Write a method's accuracy under AutoAttack, and what its features look like, on the test images."""
-        checkpoints = self.folder.path / "checkpoints"
-        model = rp_models.load(checkpoints / f"{method}.safetensors", device=self.device)
-        edm = checkpoints / "edm.safetensors"
-        target = self._target(rp_models.load(edm, device=self.device)) if edm.exists() else None
-        report = self.autoattack(method, model, watch)
-        self.folder.write_json(f"results/{method}.json", {**dra_report.row(report), **self.features(model, target)})
+        model = rp_models.load(self.checkpoint(method), device=self.device)
+        report = self.attacked(method, model, watch)
+        if report is None:
+            return
+        row = dra_report.row(report)
+        features = self.features(model, self._similarity_target())
+        records = {"clean": report.clean, "autoattack": report.worst}
+        right = {name: torch.from_numpy(record.right.mean(axis=1) > 0.5) for name, record in records.items()}
+        save_tensors(
+            {"index": torch.from_numpy(report.index), **right},
+            self.folder.path / "results" / f"{method}.safetensors",
+            {"method": method},
+        )
+        self.folder.write_json(f"results/{method}.json", {**row, **features})
 
-    def autoattack(
-        self, method: Method, model: nn.Module, watch: Callable[[EvaluationProgress], None] | None
-    ) -> Report:
+    def attacks(self) -> dict[str, Attack]:
         """AutoAttack's standard version: its four attacks, each on the images that still stand."""
         settings = self.config.evaluation
-        attacks: dict[str, Attack] = {
-            part: AutoAttack(eps=settings.eps, attacks=(part,), batch_size=settings.batch_size) for part in AUTOATTACK
-        }
-        x, y = self.test.batch(slice(None))
-        return evaluate(
-            model,
-            x,
-            y,
-            attacks,
-            seed=self.config.seed,
-            batch_size=settings.batch_size,
-            block_size=settings.batch_size,
-            probes=settings.probes,
-            folder=self.folder.path / "evaluation" / method,
-            progress=watch,
-        )
-
-    def features(self, model: nn.Module, target: EdmTarget | None) -> Mapping[str, float | None]:
-        """The features' geometry on clean and adversarial images, and their similarity with the diffusion model's."""
-        x, y = self.test.batch(slice(None))
-        eps = self.config.evaluation.eps
-        x_adv = PGD(eps=eps, step_size=eps / 4, steps=20)(model, x, y, seed=self.config.seed)
-        clean, adversarial = pooled_features(model, x), pooled_features(model, x_adv)
-        similarity = None
-        if target is not None:
-            index = torch.arange(len(x), device=self.device)
-            eps_target = noise.normal(x.shape[1:], seed=self.config.seed, purpose="similarity", index=index)
-            # without labels: a condition on the true class would make any good classifier look similar
-            diffusion = target(x, None, noise=eps_target)
-            similarity = cknna(clean, diffusion, k=min(self.config.evaluation.neighbours, len(x) - 1))
         return {
-            "cknna": similarity,
+            part: AutoAttack(norm=settings.norm, eps=settings.eps, attacks=(part,), batch_size=settings.batch_size)
+            for part in settings.attacks
+        }
+
+    def attacked(
+        self, method: Method, model: nn.Module, watch: Callable[[EvaluationProgress], None] | None
+    ) -> Report | None:
+        """The report of the evaluation, whose images all processes share; None but in the first one."""
+        settings = self.config.evaluation
+        x, y = self.test.batch(slice(None))
+
+        def part(shard: tuple[int, int]) -> Report:
+            return evaluate(
+                model,
+                x,
+                y,
+                self.attacks(),
+                seed=self.config.seed,
+                batch_size=settings.batch_size,
+                block_size=settings.batch_size,
+                probes=settings.probes,
+                folder=self.folder.path / "evaluation" / method,
+                shard=shard,
+                progress=watch,
+            )
+
+        sharing = min(self.processes.count, -(-len(x) // settings.batch_size))  # a process without a block is idle
+        if sharing > 1 and self.processes.rank < sharing:
+            part((self.processes.rank, sharing))
+        self.processes.wait()
+        return part((0, 1)) if self.processes.main else None
+
+    def features(self, model: nn.Module, target: FrozenTarget | None) -> Mapping[str, float | None]:
+        """The features' geometry on clean and adversarial images, and their similarity with the diffusion model's."""
+        settings = self.config.evaluation
+        attack = PGD(norm=settings.norm, eps=settings.eps, step_size=settings.eps / 4, steps=20)
+        found: list[tuple[Tensor, ...]] = []
+        for index in torch.arange(len(self.test), device=self.device).split(settings.batch_size):
+            x, y = self.test.batch(index)
+            x_adv = attack(model, x, y, seed=self.config.seed, index=index)
+            both = pooled_features(model, x), pooled_features(model, x_adv)
+            if target is None:
+                found.append(both)
+                continue
+            shape = target.noise_shape(x.shape[1:])
+            eps = noise.normal(shape, seed=self.config.seed, purpose="similarity", index=index)
+            # without labels: a condition on the true class would make any good classifier look similar
+            found.append((*both, target(x, None, noise=eps)))
+        clean, adversarial, *diffusion = (torch.cat(column) for column in zip(*found, strict=True))
+        k = min(settings.neighbours, len(clean) - 1)
+        compared = [clean, *diffusion]
+        # constant features, of a collapsed classifier, have no similarity with anything
+        comparable = len(compared) == 2 and not any(bool((part == part[0]).all()) for part in compared)
+        return {
+            "cknna": cknna(clean, diffusion[0], k=k) if comparable else None,
             "alignment": alignment_score(clean, adversarial),
             "uniformity": uniformity_score(clean),
         }
+
+    def _similarity_target(self) -> FrozenTarget | None:
+        """The target with which features are compared, if the run has one."""
+        edm = self.config.diffusion_model or self.diffusion.product
+        if self.config.alignment.target != "edm":
+            return self.target(None) if self.config.uses_alignment else None
+        if not self.config.needs_diffusion_model:
+            return None
+        return self.target(rp_models.load(edm, device=self.device))
+
+
+class Silence:
+    """A `Progress` that shows nothing: of several processes, one is enough."""
+
+    def start(self, title: str, total: int, done: int) -> None:
+        """See `Progress`."""
+
+    def advance(self, done: int, values: Mapping[str, float]) -> None:
+        """See `Progress`."""
+
+    def finish(self) -> None:
+        """See `Progress`."""

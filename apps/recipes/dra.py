@@ -1,60 +1,16 @@
 """Recipes of `train_dra.py`; importing this does not import torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from rp_dra.settings import METHODS, AlignmentSettings, ClassifierSettings, Method, TrainingSettings
-from rp_models.data.catalog import describe
-from rp_models.settings import EdmSettings, SamplingSettings, require
+from rp_dra.settings import AlignmentSettings, ClassifierSettings, TrainingSettings
+from rp_models.settings import ComputeSettings, EdmSettings
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationSettings:
-    """How the trained classifiers are judged: on the whole test split, by AutoAttack's four attacks."""
-
-    eps: float = 8 / 255  # Linf radius, in [0, 1] pixel units
-    images: int | None = None  # only that many test images, drawn once and for all; None for all
-    batch_size: int = 128  # images attacked at a time
-    probes: int = 32  # images on which signs of masked gradients are looked for, by SPSA among others; 0 for none
-    neighbours: int = 10  # k of CKNNA
-
-    def __post_init__(self) -> None:
-        require(0 <= self.eps <= 1, f"evaluation.eps must be in [0, 1] pixel units, got {self.eps}; divide by 255")
-        require(self.images is None or self.images >= 1, f"evaluation.images must be at least 1, got {self.images}")
-        require(self.batch_size >= 1, f"evaluation.batch_size must be at least 1, got {self.batch_size}")
-        require(self.probes >= 0, f"evaluation.probes must not be negative, got {self.probes}")
-        require(self.neighbours >= 2, f"evaluation.neighbours must be at least 2, got {self.neighbours}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainDra:
-    """Everything that determines a run's numbers."""
-
-    data: str = "digits"  # a data set of the catalogue
-    method: tuple[Method, ...] = ("standard", "dm-at", "dm-at+dra")  # one or several, compared with each other
-    seed: int = 0  # of everything: weights, batches, noise, attacks; the same for each method
-    threads: int | None = None  # of torch on a CPU; None for all cores. Another number moves results by rounding
-    edm: EdmSettings = field(default_factory=EdmSettings)
-    synthetic: SamplingSettings = field(default_factory=SamplingSettings)
-    classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-
-    def __post_init__(self) -> None:
-        size, halvings = describe(self.data).image_size, len(self.edm.channel_mult) - 1
-        require(
-            size % 2**halvings == 0,
-            f"edm.channel_mult has {halvings + 1} resolutions, but {size} pixels cannot be halved {halvings} times",
-        )
-        require(len(self.method) > 0, f"method must name at least one of {', '.join(METHODS)}")
-        require(len(set(self.method)) == len(self.method), f"method names one twice: {' '.join(self.method)}")
-        require(self.threads is None or self.threads >= 1, f"threads must be at least 1, got {self.threads}")
-        uses_synthetic = any(method.startswith("dm-at") for method in self.method)
-        require(
-            not uses_synthetic or self.synthetic.images >= 1,
-            "the dm-at methods need synthetic images; set synthetic.images to at least 1",
-        )
+from recipes.dra_cifar import CIFAR
+from recipes.dra_imagenet import IMAGENET
+from recipes.dra_settings import EvaluationSettings as EvaluationSettings
+from recipes.dra_settings import SyntheticSettings
+from recipes.dra_settings import TrainDra as TrainDra
 
 
 def digits() -> TrainDra:
@@ -79,7 +35,7 @@ def digits() -> TrainDra:
             rampup_images=6_400,
             ema_half_life=20_000,
         ),
-        synthetic=SamplingSettings(images=1_500, steps=10, batch_size=250),
+        synthetic=SyntheticSettings(images=1_500, steps=10, batch_size=250),
         classifier=ClassifierSettings(depth=10, width=1),
         training=TrainingSettings(
             epochs=24,
@@ -112,4 +68,87 @@ def smoke() -> TrainDra:
     )
 
 
-RECIPES: dict[str, Callable[[], TrainDra]] = {"digits": digits, "smoke": smoke}
+def fashion_mnist() -> TrainDra:
+    """Fashion-MNIST on two CPU cores in about twenty minutes: a fixed subset of the training images, a small network.
+
+    The diffusion model is the shipped `edm-fashion-mnist`; `--edm None` trains one instead, for hours. The radius is
+    the usual 0.1.
+    """
+    eps = 0.1
+    return TrainDra(
+        data="fashion-mnist",
+        train_images=4_096,
+        method=("at", "dm-at", "dm-at+dra"),
+        threads=1,  # the evaluation takes the other core
+        edm=_fashion_edm(),
+        diffusion_model="edm-fashion-mnist",
+        synthetic=SyntheticSettings(images=4_000, steps=10, batch_size=200),
+        classifier=ClassifierSettings(depth=10, width=1),
+        training=TrainingSettings(
+            epochs=8,
+            batch_size=128,
+            epoch_images=2_048,
+            synthetic_fraction=0.5,
+            eps=eps,
+            step_size=eps / 4,
+            attack_steps=7,
+            crop_padding=2,
+            tau=0.98,
+            validate_every=4,
+            validation_steps=10,
+        ),
+        compute=ComputeSettings(channels_last=True),
+        alignment=AlignmentSettings(hidden=256),
+        evaluation=EvaluationSettings(eps=eps, images=200, batch_size=100, probes=0),
+    )
+
+
+def fashion_mnist_gpu() -> TrainDra:
+    """Fashion-MNIST on one GPU: WRN-16-4, all training images, a million synthetic ones."""
+    base = fashion_mnist()
+    return replace(
+        base,
+        train_images=None,
+        threads=None,
+        synthetic=replace(base.synthetic, images=1_000_000, steps=18, batch_size=5_000),
+        classifier=ClassifierSettings(depth=16, width=4),
+        training=replace(
+            base.training,
+            epochs=100,
+            batch_size=512,
+            epoch_images=60_000,
+            synthetic_fraction=0.7,
+            attack_steps=10,
+            tau=0.995,
+            validation_steps=40,
+        ),
+        compute=ComputeSettings(precision="bf16", compile=True, channels_last=True),
+        alignment=AlignmentSettings(precision="bf16"),
+        evaluation=EvaluationSettings(eps=base.evaluation.eps, batch_size=1_000),
+    )
+
+
+def _fashion_edm() -> EdmSettings:
+    """A diffusion model for 28x28 pixels, as small as is worth it."""
+    return EdmSettings(
+        model_channels=32,
+        channel_mult=(1, 2, 2),
+        num_blocks=1,
+        attn_resolutions=(7,),
+        dropout=0.05,
+        steps=20_000,
+        batch_size=128,
+        lr=1e-3,
+        rampup_images=64_000,
+        ema_half_life=50_000,
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainDra]] = {
+    "digits": digits,
+    "smoke": smoke,
+    "fashion-mnist": fashion_mnist,
+    "fashion-mnist-gpu": fashion_mnist_gpu,
+    **CIFAR,
+    **IMAGENET,
+}

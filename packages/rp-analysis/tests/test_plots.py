@@ -33,6 +33,14 @@ from rp_analysis import (
     plot_sensitivity,
     plot_strength_sweep,
 )
+from rp_analysis.plots_mae_pure import (
+    TargetMaps,
+    plot_inequality,
+    plot_kernel_approximation,
+    plot_layer_amv,
+    plot_loss_and_amv,
+    plot_target_attention,
+)
 from rp_analysis.robustness import RobustnessCurve, SimilarityPoint
 from rp_analysis.sae_evaluation import Reconstruction, SaeRun, TopActivations
 
@@ -45,6 +53,8 @@ CURVES = {
     "AT": RobustnessCurve(EPS, (0.85, 0.7, 0.5), (0.82, 0.66, 0.46), (0.88, 0.74, 0.54), 100),
 }
 TREND = LossTrend([0, 4 / 255, 8 / 255], [0.1, 0.2, 0.25], [0.0, 0.3, 0.32])
+WEIGHTS = torch.tensor([0.2, 0.1, float("nan"), 0.3])
+TARGET = TargetMaps(torch.full((1, 8, 8), 0.5), 2, {"clean": WEIGHTS, "adversarial": 2 * WEIGHTS})
 MAPS = {"ST": torch.rand(8, 8, generator=torch.Generator().manual_seed(0)), "AT": torch.ones(8, 8)}
 
 
@@ -83,6 +93,15 @@ PLOTS = {
     "mae-pure 5": lambda: plot_sensitivity({"step size": Sensitivity([1, 2], [0.9, 0.8], [0.5, 0.6])}),
     "mae-pure 6": lambda: plot_amv_over_iterations({"MAE": {"MAE-Pure": [0.3, 0.2], "RMAE-Pure": [0.4, 0.1]}}),
     "mae-pure 7": lambda: plot_maskdit_amv_under_attack({"CIFAR-10": TREND}),
+    "mae-pure 2": lambda: plot_target_attention([TARGET, TARGET]),
+    "mae-pure 4": lambda: plot_loss_and_amv(
+        {"MAE": {"adversarial": TREND._replace(loss_error=[0.1] * 3, amv_error=[0.1] * 3), "random signs": TREND}},
+        xlabel="radius",
+        scale=255,
+    ),
+    "mae-pure layers": lambda: plot_layer_amv({"MAE": ([0, 0.1], [[0.0, 0.0], [0.2, 0.3]])}, xlabel="radius"),
+    "mae-pure theorem 3.2": lambda: plot_inequality({"MAE": {"weak": ([0.1, 1], [1, 0.5])}}),
+    "mae-pure theorem 3.1": lambda: plot_kernel_approximation({"all": {"weak": ([0.1], [0.2])}}, ylabel="right side"),
     "radial": lambda: plot_radial_profiles(MAPS),
     "sheet": lambda: plot_latent_sheet(
         torch.rand(4, 3, 5, 5),
@@ -116,6 +135,38 @@ def test_drawn_curves_are_the_given_numbers() -> None:
         assert list(line.get_ydata()) == pytest.approx([100 * a for a in curve.accuracy])
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.get_lines()}
     assert len({look[0] for look in looks}) == len({look[1] for look in looks}) == 2  # colour is not the only cue
+
+
+def test_iterations_can_be_named() -> None:
+    plot = plot_amv_over_iterations({"MAE": {"MAE-Pure": [0.3, 0.2, 0.1]}}, iterations=[0, 20, 25])
+    (axes,) = plot.figure.axes
+    assert list(axes.get_lines()[0].get_xdata()) == [row["iteration"] for row in plot.rows] == [0, 20, 25]
+    with pytest.raises(ValueError, match="must have one length"):
+        plot_amv_over_iterations({"MAE": {"MAE-Pure": [0.3, 0.2, 0.1]}}, iterations=[0, 20])
+
+
+def test_loss_and_amv_stand_above_each_other_with_their_intervals() -> None:
+    above, below = PLOTS["mae-pure 4"]().figure.axes
+    for axes, values in ((above, TREND.loss), (below, TREND.amv)):
+        for line in axes.get_lines():
+            assert list(line.get_xdata()) == pytest.approx([0, 4, 8])
+            assert list(line.get_ydata()) == list(values)
+        (band,) = axes.collections  # one of the two curves has errors
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert heights.max() == pytest.approx(max(values) + 1.96 * 0.1)
+
+
+def test_attention_maps_of_a_row_share_one_scale_and_frame_the_target() -> None:
+    figure = PLOTS["mae-pure 2"]().figure
+    masked, *maps = figure.axes[:3]
+    for axes in maps:
+        assert axes.images[0].get_clim() == (0, pytest.approx(0.6))
+    drawn = maps[0].images[0].get_array()
+    assert drawn[0, 0] == pytest.approx(0.2)
+    assert drawn[7, 7] == pytest.approx(0.3)
+    assert drawn.mask[4:, :4].all()  # the hidden patch, lower left
+    (frame,) = masked.patches
+    assert frame.get_bbox().bounds == (-0.5, 3.5, 4, 4)
 
 
 def test_maps_share_one_scale_and_count_frequencies_from_their_origin() -> None:

@@ -20,6 +20,7 @@ from rp_purify import (
     target_attention,
     variation,
 )
+from rp_purify.amv import central_target, moved_attention
 
 from .models import tiny_images, tiny_mae, tiny_maskdit
 
@@ -98,6 +99,9 @@ def test_the_curve_over_radii_starts_at_zero() -> None:
     assert points[0].loss == points[0].clean_loss
     assert 0 < points[1].amv < points[2].amv
     assert points[2].amv == points[2].layers[-1]
+    last = variation(MAEView(model=tiny_mae()), x, x + 0.2 * (x - 0.5).sign(), index=torch.arange(3))
+    assert points[2].amv_error == pytest.approx(np.std(last.layers[:, -1].numpy(), ddof=1) / np.sqrt(3), rel=1e-4)
+    assert points[2].loss_error == pytest.approx(np.std(last.loss.numpy(), ddof=1) / np.sqrt(3), rel=1e-4)
 
 
 def test_the_curve_over_steps_has_first_last_and_every_nth_step() -> None:
@@ -126,6 +130,31 @@ def test_the_attention_of_a_target_patch_is_its_row_over_visible_patches() -> No
         target_attention(attention, mask, visible)
     with pytest.raises(ValueError, match="expected attention over a class token and 16 patches"):
         target_attention(attention[..., 1:, 1:], mask, hidden)
+
+
+def test_every_image_can_have_a_target_of_its_own() -> None:
+    x, index, view = tiny_images(), torch.arange(3), MAEView(model=tiny_mae())
+    mask, attention = view.mask(index), view(x, index).attention[-1]
+    target = central_target(mask)
+    weights = target_attention(attention, mask, target)
+    for i in range(3):
+        hidden = [patch for patch in range(16) if mask.mask[i, patch] == 1]
+        nearest = min(hidden, key=lambda patch: (patch // 4 - 1.5) ** 2 + (patch % 4 - 1.5) ** 2)
+        assert int(target[i]) == nearest
+        alone = random_mask(uniform((16,), seed=0, purpose="amv mask", index=index[i : i + 1]), 0.5)
+        single = target_attention(attention[i : i + 1], alone, nearest)
+        assert torch.equal(weights[i].nan_to_num(-1), single[0].nan_to_num(-1))
+    with pytest.raises(ValueError, match="must be a hidden patch"):
+        target_attention(attention, mask, torch.full((3,), 16))
+
+
+def test_moved_attention_is_the_share_that_lies_elsewhere() -> None:
+    nan = float("nan")
+    before = torch.tensor([[0.2, nan, 0.2, 0.4], [0.1, nan, 0.3, 0.0]])
+    after = torch.tensor([[0.1, nan, 0.1, 0.2], [0.0, nan, 0.0, 0.5]])
+    torch.testing.assert_close(moved_attention(before, after), torch.tensor([0.0, 1.0]))
+    nearly = torch.tensor([[0.4, nan, 0.2, 0.2]])
+    torch.testing.assert_close(moved_attention(before[:1], nearly), torch.tensor([0.25]))  # a quarter of 0.8 moved
 
 
 def test_reconstructions_keep_visible_patches_and_the_unit_range() -> None:

@@ -4,8 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rp_purify.theory import descent_bound, kernel_variation, reconstruction_inequality
+from rp_models.mask import random_mask
+from rp_purify.theory import decoder_kernel_variation, descent_bound, kernel_variation, reconstruction_inequality
 from torch import Tensor
+
+from .models import tiny_images, tiny_mae
 
 
 def _layer(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -20,10 +23,12 @@ def test_theorem_3_1_approximates_the_variation_of_unnormalised_attention() -> N
     z, direction, w_q, w_k = _layer(generator)
     small = kernel_variation(z, 1e-3 * direction, w_q, w_k, features=200_000, generator=generator)
     # Monte Carlo over 200,000 features: a few per cent
-    assert small.approximation == pytest.approx(small.kernel, rel=0.1)
+    assert float(small.approximation) == pytest.approx(float(small.kernel), rel=0.1)
+    assert float(small.first_order) == pytest.approx(float(small.kernel), rel=0.01)
     # first order: ten times the shift, more than a hundred times the error, which features cannot explain
     large = kernel_variation(z, 3.0 * direction, w_q, w_k, features=200_000, generator=generator)
     assert abs(large.approximation / large.kernel - 1) > 0.2
+    assert float(large.approximation) == pytest.approx(float(large.first_order), rel=0.1)
     # softmax divides by the row sums, so its variation is smaller: the theorem is not about it
     assert small.softmax < 0.5 * small.kernel
 
@@ -41,7 +46,24 @@ def test_theorem_3_1_agrees_with_its_formula_written_out() -> None:
             b, y = weights.sum(), sum(weight * w for weight, w in zip(weights, omega, strict=True))
             gamma = torch.exp(-(q @ q + k @ k) / 2) / 7
             entries.append(gamma * ((y - b * q) @ dq + (y - b * k) @ dk))
-    assert result.approximation == pytest.approx(float(torch.stack(entries).norm()), rel=1e-10)
+    assert float(result.approximation) == pytest.approx(float(torch.stack(entries).norm()), rel=1e-10)
+
+
+def test_theorem_3_1_on_images_looks_at_every_head_of_the_decoder() -> None:
+    mae, x = tiny_mae(), tiny_images()
+    other = (x + 0.05).clamp(0, 1)
+    mask = random_mask(torch.rand(3, 16, generator=torch.Generator().manual_seed(0)), 0.5)
+    generator = torch.Generator().manual_seed(1)
+    layers = decoder_kernel_variation(mae, x, other, mask, features=50_000, generator=generator)
+    maps = zip(mae.attention_maps(x, mask), mae.attention_maps(other, mask), strict=True)
+    for layer, (before, after) in zip(layers, maps, strict=True):
+        assert all(norms.shape == (3, 2) for norms in layer)
+        # the softmax side is the attention that the network applies, biases included; float32 there
+        torch.testing.assert_close(
+            layer.softmax.float(), torch.linalg.matrix_norm(after - before), atol=1e-6, rtol=1e-4
+        )
+        torch.testing.assert_close(layer.approximation, layer.first_order, rtol=0.25, atol=0)  # Monte Carlo
+    assert not any(block.attn._forward_pre_hooks for block in mae.decoder_blocks)
 
 
 @given(seed=st.integers(0, 10_000), rate=st.floats(0.01, 0.5), steps=st.integers(0, 30))

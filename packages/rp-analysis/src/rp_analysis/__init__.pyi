@@ -4,6 +4,8 @@ from .dimension import component_accuracy as component_accuracy
 from .dimension import principal_components as principal_components
 from .features import extract_features as extract_features
 from .features import open_features as open_features
+from .frechet import GaussianMoments as GaussianMoments
+from .frechet import frechet_distance as frechet_distance
 from .frequency import difference_map as difference_map
 from .frequency import frequency_map as frequency_map
 from .frequency import log_map as log_map

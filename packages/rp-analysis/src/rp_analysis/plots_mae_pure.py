@@ -1,17 +1,50 @@
 """The figures of the MAE-Pure paper that show attention-matrix variation (AMV) and sensitivity, one function each."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .plot_style import COLOURS, Plot, Row, line_style, new_figure, require, style
+import torch
+from torch import Tensor
+
+from .plot_style import COLOURS, GREY, Plot, Row, line_style, new_figure, point_style, require, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_HIDDEN = "#e6c28c"  # no grey, so that it cannot be taken for image content
+_INTERVAL = 1.96  # standard errors
 
 
 class LossTrend(NamedTuple):
-    """Reconstruction loss and AMV along an axis: attack budgets in [0, 1] pixel units, or iterations."""
+    """Reconstruction loss and AMV along an axis: attack budgets in [0, 1] pixel units, or iterations.
+
+    Attributes:
+        x: places on the axis.
+        loss: at each place.
+        amv: at each place.
+        loss_error: standard error of each loss; nothing for none.
+        amv_error: of each AMV.
+    """
 
     x: Sequence[float]
     loss: Sequence[float]
     amv: Sequence[float]
+    loss_error: Sequence[float] = ()
+    amv_error: Sequence[float] = ()
+
+
+class TargetMaps(NamedTuple):
+    """How much visible patches matter for one hidden patch of an image, in several versions of the image.
+
+    Attributes:
+        image: (c, h, w) in [0, 1], c 1 or 3.
+        target: number of the hidden patch, row by row.
+        maps: by version, weights (n,) of a square grid of patches, NaN where hidden.
+    """
+
+    image: Tensor
+    target: int
+    maps: Mapping[str, Tensor]
 
 
 class Sensitivity(NamedTuple):
@@ -49,11 +82,14 @@ def plot_sensitivity(parameters: Mapping[str, Sensitivity]) -> Plot:
         return Plot(figure, rows)
 
 
-def plot_amv_over_iterations(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Plot:
+def plot_amv_over_iterations(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], *, iterations: Sequence[int] | None = None
+) -> Plot:
     """Draws AMV over the purification iterations of several purifiers (Fig. 6).
 
     Args:
-        panels: title of each panel to its curves by purifier; entry i of a curve is after i iterations.
+        panels: title of each panel to its curves by purifier.
+        iterations: after how many iterations each entry of a curve was measured; None for 0, 1, 2, ...
     """
     require(panels, "panels")
     with style():
@@ -62,8 +98,11 @@ def plot_amv_over_iterations(panels: Mapping[str, Mapping[str, Sequence[float]]]
         for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
             require(curves, f"panels[{title!r}]")
             for i, (name, amv) in enumerate(curves.items()):
-                axes.plot(range(len(amv)), amv, label=name, **line_style(i))
-                rows += [{"panel": title, "purifier": name, "iteration": t, "amv": a} for t, a in enumerate(amv)]
+                times = range(len(amv)) if iterations is None else iterations
+                _check_lengths(name, [times, amv])
+                axes.plot(times, amv, label=name, **line_style(i))
+                points = zip(times, amv, strict=True)
+                rows += [{"panel": title, "purifier": name, "iteration": t, "amv": a} for t, a in points]
             axes.set(xlabel="purification iteration", ylabel="AMV", title=title)
             axes.locator_params(axis="x", integer=True)
             axes.legend()
@@ -75,6 +114,143 @@ def plot_maskdit_amv_under_attack(trends: Mapping[str, LossTrend]) -> Plot:
     return _loss_and_amv(trends, "perturbation δ (1/255)", scale=255)
 
 
+def plot_loss_and_amv(panels: Mapping[str, Mapping[str, LossTrend]], *, xlabel: str, scale: float = 1) -> Plot:
+    """Draws reconstruction loss (above) and AMV (below) of several kinds of images, one column per model (Fig. 4, 7).
+
+    Args:
+        panels: model to its trends by kind of images, e.g. adversarial and noisy ones.
+        xlabel: of the axis that all share.
+        scale: what x is multiplied with, 255 for budgets.
+    """
+    require(panels, "panels")
+    with style():
+        figure, axes = new_figure(len(panels), 2, width=2.9, height=1.9, sharex="col")
+        rows: list[Row] = []
+        for column, (model, trends) in enumerate(panels.items()):
+            require(trends, f"panels[{model!r}]")
+            above, below = axes[column], axes[column + len(panels)]
+            for i, (kind, trend) in enumerate(trends.items()):
+                _check_lengths(f"{model}, {kind}", [values for values in trend if len(values)])
+                x = [scale * value for value in trend.x]
+                _band(above, x, trend.loss, trend.loss_error, i, kind)
+                _band(below, x, trend.amv, trend.amv_error, i, kind)
+                for place in zip(trend.x, trend.loss, trend.amv, strict=True):
+                    rows.append({"model": model, "kind": kind, **dict(zip(("x", "loss", "amv"), place, strict=True))})
+            above.set(title=model)
+            below.set(xlabel=xlabel)
+        axes[0].set_ylabel("reconstruction loss")
+        axes[len(panels)].set_ylabel("AMV")
+        axes[0].legend()
+        return Plot(figure, rows)
+
+
+def plot_layer_amv(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]], *, xlabel: str, scale: float = 1
+) -> Plot:
+    """Draws the AMV of each decoder layer along an axis, one panel per model.
+
+    Args:
+        panels: model to the places on the axis and, for each place, the AMV of every layer from the first to the last.
+        xlabel: of the axis.
+        scale: what the places are multiplied with, 255 for budgets.
+    """
+    require(panels, "panels")
+    with style():
+        figure, all_axes = new_figure(len(panels), width=2.8, height=2.1)
+        rows: list[Row] = []
+        for axes, (model, (x, layers)) in zip(all_axes, panels.items(), strict=True):
+            _check_lengths(model, [x, [0.0] * len(layers)])
+            for i, curve in enumerate(zip(*layers, strict=True)):
+                last = ", the last" if i + 1 == len(layers[0]) else ""
+                axes.plot([scale * place for place in x], curve, label=f"layer {i + 1}{last}", **line_style(i))
+                points = zip(x, curve, strict=True)
+                rows += [{"model": model, "layer": i + 1, "x": place, "amv": amv} for place, amv in points]
+            axes.set(xlabel=xlabel, ylabel="AMV", title=model)
+            axes.legend()
+        return Plot(figure, rows)
+
+
+def plot_target_attention(examples: Sequence[TargetMaps]) -> Plot:
+    """Draws which visible patches the reconstruction of a hidden patch attends to, one image a row (Fig. 2, 8).
+
+    The first column is the masked image with the target in a red frame; in the others, a deeper red means more
+    attention, on one colour scale a row, from 0 to its largest weight.
+
+    Args:
+        examples: with the same versions each.
+    """
+    require(examples, "examples")
+    versions = list(examples[0].maps)
+    with style():
+        figure, axes = new_figure(1 + len(versions), len(examples), width=1.25, height=1.25)
+        rows: list[Row] = []
+        for line, example in enumerate(examples):
+            panels = axes[line * (1 + len(versions)) : (line + 1) * (1 + len(versions))]
+            high = max(float(weights.nan_to_num(0).max()) for weights in example.maps.values())
+            hidden = next(iter(example.maps.values())).isnan()
+            _draw_image(panels[0], torch.where(_on_pixels(hidden, example.image), torch.nan, example.image))
+            for panel, (version, weights) in zip(panels[1:], example.maps.items(), strict=True):
+                _draw_weights(panel, example.image, weights, high)
+                for patch in (~hidden).nonzero()[:, 0].tolist():
+                    weight = float(weights[patch])
+                    rows.append({"row": line, "version": version, "patch": patch, "weight": weight})
+            for panel in panels:
+                _frame(panel, example.target, example.image.shape[-1], round(len(hidden) ** 0.5))
+        for panel, name in zip(axes, ["masked", *versions], strict=False):
+            panel.set_title(name)
+        return Plot(figure, rows)
+
+
+def plot_inequality(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> Plot:
+    """Draws for how many images Theorem 3.2's inequality holds, over the constant H C_A that it leaves open.
+
+    Args:
+        panels: title to curves by name; a curve is its constants, positive and increasing, and the shares in [0, 1].
+    """
+    require(panels, "panels")
+    with style():
+        figure, all_axes = new_figure(len(panels), width=2.8, height=2.1, sharey=True)
+        rows: list[Row] = []
+        for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
+            require(curves, f"panels[{title!r}]")
+            for i, (name, curve) in enumerate(curves.items()):
+                _check_lengths(name, curve)
+                axes.plot(curve[0], [100 * share for share in curve[1]], label=name, **line_style(i) | {"marker": ""})
+                points = zip(*curve, strict=True)
+                rows += [{"panel": title, "curve": name, "constant": c, "share": share} for c, share in points]
+            axes.set(xscale="log", xlabel="constant $H C_A$", title=title, ylim=(-3, 103))
+        all_axes[0].set_ylabel("images for which it holds (%)")
+        all_axes[0].legend()
+        return Plot(figure, rows)
+
+
+def plot_kernel_approximation(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], *, ylabel: str
+) -> Plot:
+    """Draws an approximation against the variation that it approximates, both on logarithmic scales (Theorem 3.1).
+
+    Args:
+        panels: title to groups of points by name, e.g. by budget; a group is true and approximate values.
+        ylabel: what the approximate values are.
+    """
+    require(panels, "panels")
+    with style():
+        figure, all_axes = new_figure(len(panels), width=2.4, height=2.2, sharey=True)
+        rows: list[Row] = []
+        for axes, (title, groups) in zip(all_axes, panels.items(), strict=True):
+            require(groups, f"panels[{title!r}]")
+            for i, (name, points) in enumerate(groups.items()):
+                _check_lengths(name, points)
+                axes.scatter(*points, label=name, s=5, linewidths=0, alpha=0.5, **point_style(i))
+                pairs = zip(*points, strict=True)
+                rows += [{"panel": title, "group": name, "true": x, "approximation": y} for x, y in pairs]
+            axes.axline((1, 1), (2, 2), color=GREY, linewidth=0.8)
+            axes.set(xscale="log", yscale="log", xlabel="true variation", title=title)
+        all_axes[0].set_ylabel(ylabel)
+        figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, markerscale=2)
+        return Plot(figure, rows)
+
+
 def _loss_and_amv(trends: Mapping[str, LossTrend], xlabel: str, scale: float) -> Plot:
     """Loss on the left axis, AMV on the right one, each in its colour."""
     require(trends, "trends")
@@ -82,7 +258,7 @@ def _loss_and_amv(trends: Mapping[str, LossTrend], xlabel: str, scale: float) ->
         figure, panels = new_figure(len(trends), width=2.8, height=2.1)
         rows: list[Row] = []
         for axes, (name, trend) in zip(panels, trends.items(), strict=True):
-            _check_lengths(name, trend)
+            _check_lengths(name, trend[:3])
             other = axes.twinx()
             other.spines["right"].set_visible(True)
             other.grid(False)
@@ -96,8 +272,8 @@ def _loss_and_amv(trends: Mapping[str, LossTrend], xlabel: str, scale: float) ->
             axes.set(xlabel=xlabel, title=name)
             axes.locator_params(axis="x", integer=True)
             rows += [
-                dict(zip(("panel", *LossTrend._fields), (name, *point), strict=True))
-                for point in zip(*trend, strict=True)
+                dict(zip(("panel", *LossTrend._fields[:3]), (name, *point), strict=True))
+                for point in zip(*trend[:3], strict=True)
             ]
         return Plot(figure, rows)
 
@@ -105,3 +281,48 @@ def _loss_and_amv(trends: Mapping[str, LossTrend], xlabel: str, scale: float) ->
 def _check_lengths(name: str, columns: Sequence[Sequence[float]]) -> None:
     if len({len(column) for column in columns}) != 1:
         raise ValueError(f"the sequences of {name!r} must have one length, got {[len(c) for c in columns]}")
+
+
+def _band(
+    axes: "Axes", x: Sequence[float], values: Sequence[float], errors: Sequence[float], i: int, label: str
+) -> None:
+    """A curve with its 95% interval."""
+    look = line_style(i)
+    axes.plot(x, values, label=label, **look)
+    if errors:
+        low, high = ([v + sign * _INTERVAL * e for v, e in zip(values, errors, strict=True)] for sign in (-1, 1))
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+
+
+def _on_pixels(patches: Tensor, image: Tensor) -> Tensor:
+    """Values of a square grid of patches (n,) on the pixels of an image (c, h, w): (1, h, w)."""
+    grid = round(len(patches) ** 0.5)
+    size = image.shape[-1] // grid
+    return patches.view(1, grid, grid).repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
+
+
+def _draw_image(axes: "Axes", image: Tensor) -> None:
+    """An image (c, h, w), pixels that are NaN in a colour of their own."""
+    pixels = image.detach().cpu().expand(3, -1, -1).permute(1, 2, 0)
+    colour = torch.tensor([int(_HIDDEN[k : k + 2], 16) / 255 for k in (1, 3, 5)])
+    axes.imshow(torch.where(pixels.isnan(), colour, pixels).numpy(), interpolation="nearest")
+    axes.set_axis_off()
+
+
+def _draw_weights(axes: "Axes", image: Tensor, weights: Tensor, high: float) -> None:
+    """The weights (n,) of visible patches in red; hidden ones as in the masked image."""
+    shown = _on_pixels(weights, image)[0].detach().cpu().numpy()
+    axes.set_facecolor(_HIDDEN)
+    axes.imshow(shown, cmap="Reds", vmin=0, vmax=high, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def _frame(axes: "Axes", patch: int, pixels: int, grid: int) -> None:
+    """A red frame around one patch."""
+    from matplotlib.patches import Rectangle
+
+    size = pixels / grid
+    corner = (patch % grid * size - 0.5, patch // grid * size - 0.5)
+    axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="#d00000", linewidth=1.8, clip_on=False))

@@ -7,6 +7,7 @@ Source: "MAE-Pure: Semantic-Preserving Adversarial Purification", sections 3.1 a
 ||A_adv - A||_2 and leaves open which norm, how heads are joined, and which layer; all conventions are options here.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -206,6 +207,8 @@ class Point(NamedTuple):
         layers: of each decoder layer.
         loss: of the attacked or purified images.
         clean_loss: of the clean images.
+        amv_error: standard error of `amv`, over images.
+        loss_error: standard error of `loss`.
     """
 
     position: float
@@ -213,6 +216,8 @@ class Point(NamedTuple):
     layers: list[float]
     loss: float
     clean_loss: float
+    amv_error: float
+    loss_error: float
 
 
 def curve_over_radii(
@@ -265,29 +270,58 @@ def curve_over_steps(
     return _curve(view, clean, chosen, index, convention)
 
 
-def target_attention(attention: Tensor, mask: Mask, patch: int) -> Tensor:
+def central_target(mask: Mask) -> Tensor:
+    """The hidden patch nearest to the middle of each image, int64 (b,); of several the first, row by row.
+
+    Args:
+        mask: over a square grid of patches.
+    """
+    tokens = mask.mask.shape[1]
+    grid = round(tokens**0.5)
+    patch = torch.arange(tokens, device=mask.mask.device)
+    distance = sum((place - (grid - 1) / 2).square() for place in (patch // grid, patch % grid))
+    return torch.where(mask.mask == 1, distance, torch.inf).argmin(dim=1)
+
+
+def target_attention(attention: Tensor, mask: Mask, patch: int | Tensor) -> Tensor:
     """How much each visible patch matters for the reconstruction of one hidden patch (the paper's Fig. 2 and 8).
 
     Args:
         attention: an MAE decoder layer's weights (b, h, 1 + n, 1 + n), usually the last layer's.
         mask: the masks that were used.
-        patch: number of the target patch, row by row from 0, hidden in all images.
+        patch: number of the target patch, row by row from 0, hidden: one for all images or int64 (b,).
 
     Returns:
         Tensor (b, n) in image order, averaged over heads, NaN at hidden patches. Compare pictures on one colour scale.
 
     Raises:
-        ValueError: if the target is not hidden.
+        ValueError: if a target is not hidden.
     """
-    tokens = mask.mask.shape[1]
+    count, tokens = mask.mask.shape
     if attention.shape[-1] != tokens + 1:
         raise ValueError(
             f"expected attention over a class token and {tokens} patches, got {attention.shape[-1]} tokens"
         )
-    if not 0 <= patch < tokens or not bool((mask.mask[:, patch] == 1).all()):
+    rows, target = torch.arange(count, device=attention.device), torch.as_tensor(patch, device=attention.device)
+    target = target.expand(count)
+    if not bool(((target >= 0) & (target < tokens)).all()) or not bool((mask.mask[rows, target] == 1).all()):
         raise ValueError(f"the target must be a hidden patch in 0..{tokens - 1}, got {patch}")
-    weights = attention.mean(dim=1)[:, 1 + patch, 1:]
+    weights = attention.mean(dim=1)[rows, 1 + target, 1:]
     return weights.masked_fill(mask.mask == 1, torch.nan)
+
+
+def moved_attention(weights: Tensor, other: Tensor) -> Tensor:
+    """The share of a target's attention to visible patches that lies elsewhere: their total variation distance.
+
+    Args:
+        weights: (b, n) of `target_attention`, NaN at hidden patches.
+        other: the same of attacked or purified images, same masks and targets.
+
+    Returns:
+        Tensor (b,) in [0, 1].
+    """
+    before, after = (part.nan_to_num(0.0) / part.nansum(dim=1, keepdim=True) for part in (weights, other))
+    return (after - before).abs().sum(dim=1) / 2
 
 
 def _curve(
@@ -297,7 +331,21 @@ def _curve(
     points = []
     for position, images in positions:
         result = variation(view, clean, images, index=index, convention=convention)
-        layers = result.layers.double().mean(dim=0).tolist()
-        loss, clean_loss = float(result.loss.double().mean()), float(result.clean_loss.double().mean())
-        points.append(Point(position, layers[-1], layers, loss, clean_loss))
+        layers, amv = result.layers.double().mean(dim=0).tolist(), result.layers[:, -1]
+        points.append(
+            Point(
+                position=position,
+                amv=layers[-1],
+                layers=layers,
+                loss=float(result.loss.double().mean()),
+                clean_loss=float(result.clean_loss.double().mean()),
+                amv_error=_standard_error(amv),
+                loss_error=_standard_error(result.loss),
+            )
+        )
     return points
+
+
+def _standard_error(values: Tensor) -> float:
+    """Of the mean of values (b,); NaN for a single one."""
+    return float(values.double().std()) / len(values) ** 0.5 if len(values) > 1 else math.nan

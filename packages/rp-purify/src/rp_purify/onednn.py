@@ -25,12 +25,12 @@ class onednn_linear(TorchFunctionMode):
 
     Only float32 on x86 CPUs, without autocast, and matrices of 65,536 values or more; everything else is as before.
     Any number of derivatives in the input can be taken. Purifiers freeze their weights themselves; for a classifier,
-    call `requires_grad_(False)`.
+    call `requires_grad_(False)`. What torch compiles is left to the compiler.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The function's result, from oneDNN if it is a linear layer that can gain."""
-        if func is F.linear and not kwargs and _gains(*args):
+        if func is F.linear and not kwargs and not torch.compiler.is_compiling() and _gains(*args):
             return _Linear.apply(*args[:2], args[2] if len(args) == 3 else None)
         return func(*args, **(kwargs or {}))
 
@@ -59,12 +59,12 @@ def _gains(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkl.is_available()  # elsewhere torch takes oneDNN itself, or has none
         and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
+        and bool(torch.backends.mkldnn.enabled)
     )
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b by the operation that torch's compiler uses for it, which needs no copy of x in oneDNN's layout."""
+    """X W^T + b by the operation that torch's compiler uses for it, which needs no copy of x in oneDNN's layout."""
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return result
 

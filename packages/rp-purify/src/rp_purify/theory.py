@@ -10,21 +10,26 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from rp_models.mae import MaskedAutoencoder
+from rp_models.mask import Mask
+from rp_models.transformer import Attention
+from torch import Tensor, nn
 
 
 class KernelVariation(NamedTuple):
-    """Both sides of Theorem 3.1 for one attention matrix, as Frobenius norms.
+    """Both sides of Theorem 3.1 for each attention matrix, as Frobenius norms (...).
 
     Attributes:
         softmax: of the true variation of softmax(Q K^T / sqrt(d)).
         kernel: of the true variation of exp(Q K^T / sqrt(d)), the unnormalised weights.
-        approximation: the theorem's right side, which approximates `kernel`.
+        first_order: of that variation's part that is linear in the shift.
+        approximation: the theorem's right side: `first_order` from random features, equal to it with infinitely many.
     """
 
-    softmax: float
-    kernel: float
-    approximation: float
+    softmax: Tensor
+    kernel: Tensor
+    first_order: Tensor
+    approximation: Tensor
 
 
 def kernel_variation(
@@ -37,28 +42,76 @@ def kernel_variation(
     1 / sqrt(d) is shared by q and k, where the paper leaves it out.
 
     Args:
-        z: inputs (n, d) of a layer.
-        delta: their shift (n, d).
-        w_q: query weights (d, d_head), z @ w_q being the queries.
-        w_k: key weights (d, d_head).
-        features: number m of random features.
+        z: inputs (..., n, d) of a layer.
+        delta: their shift (..., n, d).
+        w_q: query weights (..., d, d_head), z @ w_q being the queries; leading axes broadcast with those of `z`.
+        w_k: key weights (..., d, d_head).
+        features: number m of random features, the same for all matrices.
         generator: of the features, on the device of `z`.
     """
-    scale = w_q.shape[1] ** -0.25
+    scale = w_q.shape[-1] ** -0.25
     q, k, dq, dk = (scale * (rows @ weights) for rows in (z, delta) for weights in (w_q, w_k))
-    omega = torch.randn(features, q.shape[1], generator=generator, dtype=z.dtype, device=z.device)
-    gamma = torch.exp(-(q.square().sum(1)[:, None] + k.square().sum(1)[None]) / 2) / features
-    weight_q, weight_k = torch.exp(q @ omega.T), torch.exp(k @ omega.T)  # n m; exp(w s) is their product
-    b = weight_q @ weight_k.T
-    y_dq = torch.einsum("im,jm,mi->ij", weight_q, weight_k, omega @ dq.T)
-    y_dk = torch.einsum("im,jm,mj->ij", weight_q, weight_k, omega @ dk.T)
-    along = y_dq - b * (q * dq).sum(1)[:, None] + y_dk - b * (k * dk).sum(1)[None]
-    logits, shifted = q @ k.T, (q + dq) @ (k + dk).T
-    return KernelVariation(
-        softmax=float((shifted.softmax(1) - logits.softmax(1)).norm()),
-        kernel=float((shifted.exp() - logits.exp()).norm()),
-        approximation=float((gamma * along).norm()),
+    omega = torch.randn(features, q.shape[-1], generator=generator, dtype=z.dtype, device=z.device)
+    # exp(w s - (|q|^2 + |k|^2) / 2) is the product of a weight of q and one of k, each (..., n, m)
+    of_q, of_k = (torch.exp(rows @ omega.T - rows.square().sum(-1, keepdim=True) / 2) for rows in (q, k))
+    b = of_q @ of_k.mT
+    y_dq, y_dk = (of_q * (dq @ omega.T)) @ of_k.mT, of_q @ (of_k * (dk @ omega.T)).mT
+    along = y_dq - b * (q * dq).sum(-1)[..., :, None] + y_dk - b * (k * dk).sum(-1)[..., None, :]
+    logits, shifted = q @ k.mT, (q + dq) @ (k + dk).mT
+    differences = (
+        shifted.softmax(-1) - logits.softmax(-1),
+        shifted.exp() - logits.exp(),
+        logits.exp() * (dq @ k.mT + q @ dk.mT),
+        along / features,
     )
+    return KernelVariation(*(torch.linalg.matrix_norm(difference) for difference in differences))
+
+
+@torch.no_grad()
+def decoder_kernel_variation(
+    mae: MaskedAutoencoder, clean: Tensor, other: Tensor, mask: Mask, *, features: int, generator: torch.Generator
+) -> list[KernelVariation]:
+    """Theorem 3.1 on images: every head of every decoder layer, in float64.
+
+    The layer's inputs Z are the normalised tokens that its projections get. Their biases are left in the queries and
+    keys, as rows of the weights that the shift does not reach.
+
+    Args:
+        mae: the autoencoder.
+        clean: images (b, c, h, w) in [0, 1].
+        other: attacked images of the same shape.
+        mask: of both.
+        features: number of random features.
+        generator: of the features, on the images' device.
+
+    Returns:
+        One entry a layer, its tensors (b, heads).
+    """
+    results = []
+    before, after = (_attention_inputs(mae, x, mask) for x in (clean, other))
+    for block, z, z_other in zip(mae.decoder_blocks, before, after, strict=True):
+        attention = block.attn
+        assert isinstance(attention, Attention)
+        weight = torch.cat([attention.qkv.weight, attention.qkv.bias[:, None]], dim=1).double()  # 3 h d_head, 1 + d
+        w_q, w_k, _ = weight.unflatten(0, (3, attention.heads, -1)).mT.unbind(0)  # h, 1 + d, d_head
+        z, delta = nn.functional.pad(z.double(), (0, 1), value=1.0), nn.functional.pad((z_other - z).double(), (0, 1))
+        results.append(kernel_variation(z[:, None], delta[:, None], w_q, w_k, features=features, generator=generator))
+    return results
+
+
+def _attention_inputs(mae: MaskedAutoencoder, x: Tensor, mask: Mask) -> list[Tensor]:
+    """What the attention of each decoder layer gets: normalised tokens (b, 1 + n, d)."""
+    seen: list[Tensor] = []
+    hooks = [
+        block.attn.register_forward_pre_hook(lambda _, args: seen.append(args[0]))  # type: ignore[union-attr]
+        for block in mae.decoder_blocks
+    ]
+    try:
+        mae(x, mask)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 class DescentBound(NamedTuple):

@@ -1,0 +1,64 @@
+"""The honest table: every purifier in front of one classifier, under the same attacks, the worst of each image.
+
+Networks that are missing are trained first and kept in the cache; on the digits all of it takes about an hour on one
+core, and goes on with `--resume` wherever it stopped.
+
+    uv run apps/compare_purifiers.py
+    uv run apps/compare_purifiers.py --only none mae_pure rmae_pure --images 200
+    uv run apps/compare_purifiers.py --tune
+"""
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import commandline
+import tyro
+from recipes.compare_purifiers import RECIPES, Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Every purifier in front of one classifier, under the same attacks, the worst of each image."""
+
+    recipe: Literal["digits", "fashion-mnist", "smoke"] = "digits"  # where the settings below start from
+    out: Path | None = None  # the run's folder; by default runs/compare_purifiers/RECIPE
+    cache: Path = Path("runs/cache")  # networks that other runs made
+    resume: bool = False  # go on with the run that is in the folder
+    tune: bool = False  # try settings of the purifiers on the validation split instead
+    dry_run: bool = False  # print the resolved configuration as JSON and stop
+    device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
+    config: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)
+
+
+def main() -> int:
+    """Parse, then run; torch is imported only after parsing."""
+    options = commandline.parse(Options, RECIPES)
+    if options.dry_run:
+        commandline.print_json(asdict(options.config))
+        return 0
+    name = f"{options.recipe}-tuning" if options.tune else options.recipe
+    out = options.out or Path("runs") / "compare_purifiers" / name
+    print(f"run folder: {out}", file=sys.stderr, flush=True)
+    from jobs.compare_purifiers import ComparisonJob
+
+    def work() -> None:
+        job = ComparisonJob.open(
+            options.config,
+            out,
+            resume=options.resume,
+            device=options.device,
+            cache=options.cache,
+            split="validation" if options.tune else "test",
+        )
+        if options.tune:
+            job.tune()
+        else:
+            job.run()
+
+    return commandline.guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What determines a run of `train_dra.py`; importing this does not import torch."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+from rp_dra.settings import (
+    METHODS,
+    AlignmentSettings,
+    ClassifierSettings,
+    Method,
+    TrainingSettings,
+    uses_alignment,
+    uses_synthetic,
+)
+from rp_models.data.catalog import describe
+from rp_models.settings import ComputeSettings, EdmSettings, SamplingSettings, require
+
+AttackName = Literal["apgd-ce", "apgd-t", "fab-t", "square"]
+AUTOATTACK: tuple[AttackName, ...] = ("apgd-ce", "apgd-t", "fab-t", "square")  # the standard version, in its order
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSettings:
+    """How the trained classifiers are judged: on the whole test split, by AutoAttack's four attacks."""
+
+    norm: Literal["linf", "l2"] = "linf"  # of the ball
+    eps: float = 8 / 255  # radius, in [0, 1] pixel units
+    attacks: tuple[AttackName, ...] = AUTOATTACK  # fewer are quicker, and no AutoAttack figure any more
+    images: int | None = None  # only that many test images, drawn once and for all; None for all
+    batch_size: int = 128  # images attacked at a time
+    probes: int = 32  # images on which signs of masked gradients are looked for, by SPSA among others; 0 for none
+    neighbours: int = 10  # k of CKNNA
+
+    def __post_init__(self) -> None:
+        require(self.eps >= 0, f"evaluation.eps must not be negative, got {self.eps}")
+        require(
+            self.norm == "l2" or self.eps <= 1,
+            f"evaluation.eps must be in [0, 1] pixel units, got {self.eps}; divide by 255",
+        )
+        require(len(self.attacks) > 0, f"evaluation.attacks must name at least one of {', '.join(AUTOATTACK)}")
+        require(self.images is None or self.images >= 1, f"evaluation.images must be at least 1, got {self.images}")
+        require(self.batch_size >= 1, f"evaluation.batch_size must be at least 1, got {self.batch_size}")
+        require(self.probes >= 0, f"evaluation.probes must not be negative, got {self.probes}")
+        require(self.neighbours >= 2, f"evaluation.neighbours must be at least 2, got {self.neighbours}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyntheticSettings(SamplingSettings):
+    """Synthetic images: from files, or drawn by the run from its diffusion model."""
+
+    paths: tuple[str, ...] = ()  # .npz files in DM-AT's layout, folders or patterns of them; none: drawn by the run
+    image_size: int | None = None  # of the images in the files; None for the data set's own
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainDra:
+    """Everything that determines a run's numbers."""
+
+    data: str = "digits"  # a data set of the catalogue, or the path of an .npz or a class folder
+    train_images: int | None = None  # only that many training images, drawn once and for all; None for all
+    method: tuple[Method, ...] = ("standard", "dm-at", "dm-at+dra")  # one or several, compared with each other
+    seed: int = 0  # of everything: weights, batches, noise, attacks; the same for each method
+    threads: int | None = None  # of torch on a CPU; None for all cores. Another number moves results by rounding
+    edm: EdmSettings = field(default_factory=EdmSettings)
+    # a diffusion model to take instead of training one: a file, or a name that rp_models.load knows
+    diffusion_model: Annotated[str | None, tyro.conf.arg(name="edm")] = None
+    synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
+    classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)  # of the classifiers' training
+    alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def __post_init__(self) -> None:
+        size, halvings = describe(self.data).image_size, len(self.edm.channel_mult) - 1
+        require(
+            not self.trains_diffusion_model or size % 2**halvings == 0,
+            f"edm.channel_mult has {halvings + 1} resolutions, but {size} pixels cannot be halved {halvings} times",
+        )
+        require(len(self.method) > 0, f"method must name at least one of {', '.join(METHODS)}")
+        require(len(set(self.method)) == len(self.method), f"method names one twice: {' '.join(self.method)}")
+        require(self.threads is None or self.threads >= 1, f"threads must be at least 1, got {self.threads}")
+        require(
+            self.train_images is None or self.train_images >= 1,
+            f"train_images must be at least 1, got {self.train_images}",
+        )
+        require(
+            not self.uses_synthetic or bool(self.synthetic.paths) or self.synthetic.images >= 1,
+            "the dm-at methods need synthetic images; set synthetic.images to at least 1",
+        )
+
+    @property
+    def uses_synthetic(self) -> bool:
+        """Whether a method trains on synthetic images."""
+        return any(uses_synthetic(method) for method in self.method)
+
+    @property
+    def uses_alignment(self) -> bool:
+        """Whether a method aligns features."""
+        return any(uses_alignment(method) for method in self.method)
+
+    @property
+    def needs_diffusion_model(self) -> bool:
+        """Whether an EDM model takes part: it draws images, or is the alignment's target."""
+        drawn = self.uses_synthetic and not self.synthetic.paths
+        return drawn or (self.uses_alignment and self.alignment.target == "edm")
+
+    @property
+    def trains_diffusion_model(self) -> bool:
+        """Whether the run has to train the EDM model itself."""
+        return self.needs_diffusion_model and self.diffusion_model is None

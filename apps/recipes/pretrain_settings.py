@@ -1,0 +1,73 @@
+"""What a call of `pretrain.py` is configured by; importing this does not import torch."""
+
+from dataclasses import dataclass, field
+
+from rp_models.data.catalog import describe
+from rp_models.settings import (
+    ComputeSettings,
+    EdmSettings,
+    MaeSettings,
+    MaskDitSettings,
+    StandardSettings,
+    require,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretrain:
+    """What all kinds have in common."""
+
+    data: str = "digits"  # a data set of the catalogue, or the path of an .npz or a class folder; its training split
+    seed: int = 0  # of weights, batches, augmentation, noise, masks and samples
+    half: bool = False  # store the weights in float16; the held-out figures are those of the stored weights
+    validate_every: int = (
+        0  # steps between two looks at the validation images; the best weights so far are kept. 0: none
+    )
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+
+    def __post_init__(self) -> None:
+        describe(self.data)
+        require(self.validate_every >= 0, f"validate_every must not be negative, got {self.validate_every}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainMae(Pretrain):
+    """Everything that determines a masked autoencoder's weights."""
+
+    mae: MaeSettings = field(default_factory=MaeSettings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainEdm(Pretrain):
+    """Everything that determines an EDM diffusion model's weights."""
+
+    sampler_steps: int = 18  # Heun steps for the sheet of samples
+    edm: EdmSettings = field(default_factory=EdmSettings)
+
+    def __post_init__(self) -> None:
+        Pretrain.__post_init__(self)
+        size, halvings = describe(self.data).image_size, len(self.edm.channel_mult) - 1
+        require(
+            size % 2**halvings == 0,
+            f"edm.channel_mult has {halvings + 1} resolutions, but {size} pixels cannot be halved {halvings} times",
+        )
+        require(self.sampler_steps >= 2, f"sampler_steps must be at least 2, got {self.sampler_steps}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainMaskDit(Pretrain):
+    """Everything that determines a MaskDiT's weights."""
+
+    sampler_steps: int = 18  # Heun steps for the sheet of samples
+    maskdit: MaskDitSettings = field(default_factory=MaskDitSettings)
+
+    def __post_init__(self) -> None:
+        Pretrain.__post_init__(self)
+        require(self.sampler_steps >= 2, f"sampler_steps must be at least 2, got {self.sampler_steps}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainClassifier(Pretrain):
+    """Everything that determines a standard classifier's weights."""
+
+    standard: StandardSettings = field(default_factory=StandardSettings)

@@ -1,0 +1,25 @@
+"""All items, in the papers' order."""
+
+from reproductions import (
+    dra_features,
+    dra_figures,
+    dra_tables,
+    mae_pure_attacks,
+    mae_pure_costs,
+    mae_pure_figures,
+    mae_pure_tables,
+    theorems,
+)
+from reproductions.item import Item
+
+_ALL = (
+    *mae_pure_figures.FIGURES,
+    *mae_pure_tables.TABLES,
+    *mae_pure_attacks.TABLES,
+    *mae_pure_costs.TABLES,
+    *theorems.THEOREMS,
+    *dra_figures.FIGURES,
+    *dra_features.FIGURES,
+    *dra_tables.TABLES,
+)
+ITEMS: dict[str, Item] = {item.key: item for item in _ALL}
