@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 _ARGUMENTS = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
@@ -115,9 +116,6 @@ def launched() -> bool:
 def joined(device: torch.device) -> Iterator[Processes]:
     """Join the processes that `torchrun` started; alone without it.
 
-    For `torchrun --max-restarts` on one machine say `--standalone` as well: without it, restarted processes can find
-    the addresses of those before them (seen with torch 2.15).
-
     Args:
         device: where this process computes, see `local_device`: gloo joins CPUs, NCCL joins GPUs.
     """
@@ -126,9 +124,14 @@ def joined(device: torch.device) -> Iterator[Processes]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store, rank, count = next(rendezvous("env://", timeout=_PATIENCE))
+    # torchrun's store outlives a restart (torch 2.15): without a name of its own, an attempt finds dead addresses there
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = distributed.PrefixStore(f"attempt {attempt}", store)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
     try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size())
+        yield Processes(rank, count)
     finally:
         distributed.destroy_process_group()
 
