@@ -32,11 +32,17 @@ from .plots_dra import plot_sae_loss as plot_sae_loss
 from .plots_dra import plot_strength_sweep as plot_strength_sweep
 from .plots_mae_pure import LossTrend as LossTrend
 from .plots_mae_pure import Sensitivity as Sensitivity
+from .plots_mae_pure import TargetMaps as TargetMaps
 from .plots_mae_pure import plot_amv_over_iterations as plot_amv_over_iterations
 from .plots_mae_pure import plot_amv_under_attack as plot_amv_under_attack
 from .plots_mae_pure import plot_amv_under_purification as plot_amv_under_purification
+from .plots_mae_pure import plot_inequality as plot_inequality
+from .plots_mae_pure import plot_kernel_approximation as plot_kernel_approximation
+from .plots_mae_pure import plot_layer_amv as plot_layer_amv
+from .plots_mae_pure import plot_loss_and_amv as plot_loss_and_amv
 from .plots_mae_pure import plot_maskdit_amv_under_attack as plot_maskdit_amv_under_attack
 from .plots_mae_pure import plot_sensitivity as plot_sensitivity
+from .plots_mae_pure import plot_target_attention as plot_target_attention
 from .report import Report as Report
 from .robustness import RobustnessCurve as RobustnessCurve
 from .robustness import SimilarityPoint as SimilarityPoint

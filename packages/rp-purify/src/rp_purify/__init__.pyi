@@ -2,8 +2,10 @@ from .amv import Convention as Convention
 from .amv import MAEView as MAEView
 from .amv import MaskDiTView as MaskDiTView
 from .amv import attention_variation as attention_variation
+from .amv import central_target as central_target
 from .amv import curve_over_radii as curve_over_radii
 from .amv import curve_over_steps as curve_over_steps
+from .amv import moved_attention as moved_attention
 from .amv import target_attention as target_attention
 from .amv import variation as variation
 from .defended import Defended as Defended
