@@ -1,8 +1,9 @@
-"""Turn an official weight file into a checkpoint of this project, and say what was found in it.
+"""Turn an official weight file into a checkpoint of this project, or a classifier into RobustBench's layout.
 
     uv run apps/convert.py nvlabs edm-cifar10-32x32-cond-vp.pkl edm-cifar10.safetensors
     uv run apps/convert.py robust cifar10_linf_wrn28-10.pt wrn-28-10.safetensors
     uv run apps/convert.py vae vavae.pt vavae.safetensors --half
+    uv run apps/convert.py to-robustbench runs/mine/checkpoints/dm-at+dra.safetensors mine.pt
 
 Nothing in an official file is executed. A reader's own options are given as NAME=VALUE, the value as JSON:
 `--option heads=16 --option averaged=false`.
@@ -17,16 +18,19 @@ from typing import Annotated, Any, Literal
 import commandline
 import tyro
 
-Kind = Literal["nvlabs", "mae", "maskdit", "lightningdit", "repa", "vae", "latent-statistics", "robust"]
+Kind = Literal[
+    "nvlabs", "mae", "maskdit", "lightningdit", "repa", "vae", "latent-statistics", "robust", "to-robustbench"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Turn an official weight file into a checkpoint of this project, and say what was found in it."""
+    """Turn an official weight file into a checkpoint of this project, or a classifier into RobustBench's layout."""
 
-    kind: tyro.conf.Positional[Kind]  # whose file it is: EDM's, MAE's, ...; robust is DM-AT, RobustBench and TRADES
-    source: tyro.conf.Positional[Path]  # the official file
-    target: tyro.conf.Positional[Path]  # the safetensors file to write; an existing one is not overwritten
+    # whose file it is: EDM's, MAE's, ...; robust is DM-AT, RobustBench and TRADES. to-robustbench goes the other way
+    kind: tyro.conf.Positional[Kind]
+    source: tyro.conf.Positional[Path]  # the official file; for to-robustbench a classifier's checkpoint
+    target: tyro.conf.Positional[Path]  # the file to write; an existing one is not overwritten
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()  # NAME=VALUE for the reader, value as JSON
     half: bool = False  # store the weights in float16
 
@@ -51,8 +55,12 @@ def main() -> int:
     settings = reader_options(options.option)
     if options.target.exists():
         commandline.fail(f"{options.target} exists; remove it or name another target")
-    from jobs.convert import convert
+    from jobs.convert import convert, to_robustbench
 
+    if options.kind == "to-robustbench":
+        if settings or options.half:
+            commandline.fail("to-robustbench writes the weights as they are; leave out --option and --half")
+        return commandline.guarded(lambda: to_robustbench(options.source, options.target))
     return commandline.guarded(
         lambda: convert(options.kind, options.source, options.target, options=settings, half=options.half)
     )

@@ -67,7 +67,11 @@ def work(items: list[Item], plan: Plan, out: Path, options: Options) -> None:
     from reproductions.making import Where
 
     where = Where(options.device, options.cache.resolve(), options.data_root)
-    problems = reproduce(items, plan, out, where=where, processes=options.processes)
+    try:
+        problems = reproduce(items, plan, out, where=where, processes=options.processes)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
     if problems:
         commandline.fail("; ".join(problems))
 

@@ -71,7 +71,9 @@ def test_every_row_has_a_cell_for_each_attack_that_fits_it(runs, work) -> None:
     assert set(rows["none"]["cells"]) == everywhere
     for name in ("noise", "maskdit_denoise"):
         assert set(rows[name]["cells"]) == everywhere | {"transfer", "bpda"}
-    assert set(rows["rmae_pure"]["cells"]) == everywhere | {"transfer", "bpda", "pgd-ste-tanh", "pgd-normalised"}
+    assert set(rows["rmae_pure"]["cells"]) == everywhere | {
+        *("transfer", "one-shot", "bpda", "pgd-ste-tanh", "pgd-normalised")
+    }
 
 
 def test_counts_belong_to_the_shares_and_only_random_rows_are_asked_several_times(runs, work) -> None:
@@ -183,7 +185,12 @@ def test_each_purifier_meets_every_rule_that_it_offers(apps) -> None:
     assert noisy["bpda"].grad == "identity"
     assert isinstance(noisy["apgd-dlr"], APGD)
     assert noisy["apgd-dlr"].eot == 3
-    descent = against(MAEPure(rp_models.load("mae-digits"), steps=2))
+    assert "one-shot" not in noisy
+    source = Defended(GaussianNoise(0.1), classifier)
+    purifier = MAEPure(rp_models.load("mae-digits"), steps=2)
+    descent = apps.compare.attacks_on(Defended(purifier, classifier), budget, source)
+    assert descent["one-shot"].source is source
+    assert descent["one-shot"].attack.grad == "exact"
     assert {name: attack.grad for name, attack in descent.items() if name.startswith("pgd")} == {
         "pgd-exact": "exact",
         "pgd-ste-tanh": "ste-tanh",
@@ -193,6 +200,25 @@ def test_each_purifier_meets_every_rule_that_it_offers(apps) -> None:
     assert "pgd-exact" not in against(LikelihoodMaximisation(torch.nn.Identity()))
     balls = {(attack.norm, attack.eps) for attack in descent.values()}
     assert balls == {("linf", budget.eps)}  # one ball, else there would be no one worst case
+
+
+def test_an_iterative_purifier_is_attacked_from_the_one_pass_form_of_its_own_network(apps, tmp_path) -> None:
+    from recipes.purification import PurifierChoice
+    from rp_models.training import RunFolder
+
+    config = apps.recipes.smoke()
+    job = apps.compare.ComparisonJob(config, RunFolder(tmp_path), torch.device("cpu"), tmp_path)
+    built = []
+    job.defence = built.append
+    job.one_shot(config.rows.rmaskdit_pure)
+    job.one_shot(config.rows.likelihood)
+    job.one_shot(config.rows.rmae_pure)
+    assert [(choice.kind, choice.model or choice.mae) for choice in built] == [
+        ("denoise", "rmaskdit"),
+        ("denoise", "edm"),
+        ("mae-reconstruction", "rmae"),
+    ]
+    assert job.one_shot(PurifierChoice(kind="noise")) is None
 
 
 def record(right, wrong, margin):

@@ -181,6 +181,7 @@ def test_a_network_that_is_no_classifier_is_refused_before_anything_is_written(r
     assert not (work / "bad").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_leave_the_weights_of_one(runs, work):
     launch = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"),

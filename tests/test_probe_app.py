@@ -47,6 +47,7 @@ def test_a_study_leaves_result_figure_and_encoders(finished):
     assert (folder / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
     for name in ("noisy-encoder", "fine-tuned-encoder"):
         assert not load_encoder(folder / "checkpoints" / f"{name}.safetensors").training
+    assert not list((folder / "checkpoints").glob("*.state.safetensors"))
     for name in names:
         assert any(line.startswith(name) for line in done.stdout.splitlines())
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,9 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from rp_models.checkpoint import read_tensors
+from rp_models.importers import read_robust
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "apps"))
+
+from jobs.convert import to_robustbench  # noqa: E402
+
 METHODS = ("standard", "dm-at", "dm-at+dra")
 
 
@@ -60,6 +67,10 @@ def test_a_run_leaves_everything_that_was_promised(finished):
         assert (folder / "figures" / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
     for method in METHODS:
         assert any(line.startswith(method + " ") for line in done.stdout.splitlines())
+    for method in METHODS:
+        images = read_tensors(folder / "results" / f"{method}.safetensors")
+        assert images.keys() == {"index", "clean", "autoattack"}
+        assert not bool((images["autoattack"] & ~images["clean"]).any())
     stages = {json.loads(line)["stage"] for line in (folder / "metrics.jsonl").read_text().splitlines()}
     assert stages == {"edm", *METHODS}
 
@@ -78,6 +89,22 @@ def test_the_result_counts_and_is_possible(finished):
     assert result["environment"]["versions"]["torch"]
 
 
+def test_the_classifiers_are_exported_for_robustbench_by_the_run_and_by_the_converter(finished, tmp_path, capsys):
+    folder = finished[1]
+    to_robustbench(folder / "checkpoints" / "dm-at.safetensors", tmp_path / "dm-at.pt")
+    assert "depth: 10" in capsys.readouterr().out
+    files = [
+        read_robust(path, mean=[0.3], std=[0.3]).state
+        for path in (tmp_path / "dm-at.pt", folder / "robustbench" / "dm-at.pt")
+    ]
+    assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+    for method, own in weights(folder).items():
+        found = read_robust(folder / "robustbench" / f"{method}.pt", mean=[0.3056], std=[0.3764])
+        assert found.architecture == "dm-wide-resnet"
+        assert found.state.keys() == own.keys()
+        assert all(torch.equal(found.state[key], own[key]) for key in own)
+
+
 def test_a_finished_run_is_not_overwritten_and_resuming_it_only_prints(finished):
     cwd, folder, done = finished
     before = {path: path.read_bytes() for path in folder.rglob("*.safetensors")}
@@ -86,6 +113,37 @@ def test_a_finished_run_is_not_overwritten_and_resuming_it_only_prints(finished)
     again = run("--recipe", "smoke", "--device", "cpu", "--resume", cwd=cwd)
     assert again.stdout == done.stdout
     assert {path: path.read_bytes() for path in folder.rglob("*.safetensors")} == before
+
+
+def test_two_processes_make_the_same_run_and_go_on_with_it(finished, tmp_path):
+    cwd, folder, _ = finished
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    launch = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+        *("--master-addr", "127.0.0.1", "--master-port", port, str(ROOT / "apps" / "train_dra.py")),
+        *("--recipe", "smoke", "--device", "cpu", "--method", "dm-at+dra", "--cache", str(cwd / "runs" / "cache")),
+        *("--evaluation.batch-size", "6"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    outputs = []
+    for more in ([], ["--resume"]):
+        done = subprocess.run(
+            [*launch, *more], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False, timeout=500
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1]
+    assert outputs[0].count("AutoAttack %") == 1
+    together = tmp_path / "runs" / "train_dra" / "smoke"
+    one, two = (read_tensors(path / "checkpoints" / "dm-at+dra.safetensors") for path in (folder, together))
+    for key, value in one.items():
+        # sums over images are rounded in another order, and a sign step may flip where a gradient is near zero
+        torch.testing.assert_close(two[key], value, atol=2e-3, rtol=2e-3)
+    steps = [json.loads(line)["step"] for line in (together / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    assert len(list((together / "evaluation").glob("*/clean/*.npz"))) == 2  # a block of images for each process
 
 
 def test_a_run_of_another_configuration_is_refused(finished):
@@ -98,6 +156,7 @@ def test_the_cached_diffusion_model_gives_the_same_run(finished, tmp_path):
     arguments = ("--recipe", "smoke", "--device", "cpu", "--out", tmp_path / "b", "--method", "dm-at")
     done = run(*arguments, "--cache", cwd / "runs" / "cache", cwd=tmp_path)
     assert "edm:" not in done.stderr
+    assert "synthetic:" not in done.stderr
     first, second = (read_tensors(run / "checkpoints" / "dm-at.safetensors") for run in (folder, tmp_path / "b"))
     assert all((first[key] == second[key]).all() for key in first)
 
@@ -186,6 +245,9 @@ def test_bad_settings_end_in_one_sentence(arguments, message, tmp_path):
 
 def test_bad_surroundings_end_in_one_sentence(finished, tmp_path):
     base = ("--recipe", "smoke", "--cache", tmp_path / "cache", "--out")
+    missing = run(*base, tmp_path / "c", "--device", "cpu", "--edm", "edm-of-mine", cwd=tmp_path, status=2)
+    assert "edm-of-mine: no such checkpoint file" in missing.stderr
+    assert not (tmp_path / "c").exists()
     assert "no device 'tpu9'" in run(*base, tmp_path / "a", "--device", "tpu9", cwd=tmp_path, status=2).stderr
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").write_text("years of work")

@@ -21,6 +21,8 @@ from jobs.networks import load_classifier
 from jobs.purifier_networks import PurifierNetworks
 from jobs.purifiers import build_purifier
 
+ONE_SHOT = {"mae-pure": "mae_reconstruction", "maskdit-pure": "maskdit_denoise", "likelihood": "maskdit_denoise"}
+"""Rows whose purifier takes one pass, by the kinds of iterative purifiers that they are sources of transfer for."""
 CURVED = ("ste-tanh", "normalised")  # backward rules that differentiate the purifier's loss twice
 
 
@@ -72,7 +74,7 @@ class ComparisonJob:
         if not (self.folder.path / file).exists():
             with self.folder.timed(row):
                 defence = self.defence(choice)
-                report = self.evaluated(row, defence, attacks_on(defence, budget), budget.passes)
+                report = self.evaluated(row, defence, attacks_on(defence, budget, self.one_shot(choice)), budget.passes)
             result = {"purifier": asdict(choice), "cells": cells(report), **report.to_json()}
             self.folder.write_json(file, result)
         found: dict[str, Any] = self.folder.read_json(file)
@@ -88,6 +90,14 @@ class ComparisonJob:
         """The choice with the files of the networks that it uses, which are made now if they are not there."""
         mae = self.networks.path(choice.mae) if choice.kind.startswith("mae-") else ""
         return replace(choice, mae=mae, model=self.networks.path(choice.model))
+
+    def one_shot(self, choice: PurifierChoice) -> Defended | None:
+        """A purifier of one pass with the network of an iterative one: its exact gradient is a guide to the other's."""
+        if choice.kind not in ONE_SHOT:
+            return None
+        return self.defence(
+            replace(getattr(self.config.rows, ONE_SHOT[choice.kind]), mae=choice.mae, model=choice.model)
+        )
 
     def evaluated(self, row: str, defence: Defended, attacks: Mapping[str, Attack], passes: int) -> Report:
         """The attacks on all images: every attack on each, so that each has an accuracy of its own.
@@ -151,10 +161,15 @@ class ComparisonJob:
         return found
 
 
-def attacks_on(defence: Defended, budget: Budget) -> dict[str, Attack]:
+def attacks_on(defence: Defended, budget: Budget, one_shot: Defended | None = None) -> dict[str, Attack]:
     """The attacks on one row, cheap ones first: from the classifier alone, with every backward rule, and without.
 
     A rule that a purifier does not offer is left out; without a purifier there is one rule, no average and no transfer.
+
+    Args:
+        defence: the whole system.
+        budget: of the attacks.
+        one_shot: from which images are transferred, attacked with its exact gradient.
     """
     rules = tuple(defence.gradients)
     bare = is_bare(defence)
@@ -166,6 +181,7 @@ def attacks_on(defence: Defended, budget: Budget) -> dict[str, Attack]:
         attacks = {"transfer": Transfer(replace(pgd, eot=1, loss="cw"), defence.classifier)}
         attacks |= {"bpda": replace(pgd, grad="identity")} if "identity" in rules else {}
         attacks |= {"pgd-exact": pgd} if "exact" in rules else {}
+        attacks |= {"one-shot": Transfer(pgd, one_shot)} if one_shot else {}
     attacks |= {f"apgd-{loss}": APGD(eps=budget.eps, steps=budget.steps, eot=eot, loss=loss) for loss in ("ce", "dlr")}
     passes = 1 if bare else budget.query_passes
     attacks["square"] = Square(eps=budget.eps, queries=budget.queries, passes=passes, rescale_schedule=True)

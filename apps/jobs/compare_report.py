@@ -18,6 +18,7 @@ COLUMNS = {
     "transfer": "transfer",
     "pgd-exact": "PGD exact",
     "bpda": "BPDA",
+    "one-shot": "one-shot transfer",
     "pgd-ste-tanh": "PGD ste-tanh",
     "pgd-normalised": "PGD normalised",
     "autoattack-rand": "AutoAttack rand",
@@ -113,27 +114,17 @@ def table(result: Mapping[str, Any]) -> str:
 
 def markdown(result: Mapping[str, Any], *, figure: str) -> str:
     """The page: setting, table, what it says, the paper's figures, figure."""
-    where, budget = result["setting"], result["setting"]["budget"]
     return "\n".join(
         [
-            f"# Purifiers under attack: {where['data']}",
+            f"# Purifiers under attack: {result['setting']['data']}",
             "",
             "<!-- written by apps/compare_purifiers.py from result.json -->",
             "",
-            f"{where['images']} test images (the field's fixed draw), one standard classifier behind every purifier, "
-            f"Linf eps {where['eps']:.4g}, seed {where['seed']}. Accuracy of one query in percent, a mean over "
-            f"{budget['passes']} fresh passes that no attack saw; 95% intervals: bootstrap over images, Wilson where "
-            "all passes agree or vote. Every attack ran on every image; the worst case takes the worst candidate image "
-            "by image.",
+            _setting_in_words(result["setting"]),
             "",
             table(result),
             "",
-            f"PGD and BPDA (PGD with the identity as the purifier's gradient): {budget['steps']} steps, gradients "
-            f"averaged over {budget['eot']} passes, best iterate; through the curved rules {budget['curved_steps']} "
-            f"steps and {budget['curved_eot']} passes. AutoAttack rand: APGD-CE and APGD-DLR, {budget['steps']} steps, "
-            f"{budget['eot']} passes. Square: "
-            f"{budget['queries']} queries, {budget['query_passes']} passes each. Transfer: PGD on the margin of the "
-            "classifier alone. A blank: the purifier does not offer that rule.",
+            _attacks_in_words(result["setting"]["budget"]),
             "",
             f"![clean and worst-case accuracy of each purifier]({figure})",
             "",
@@ -142,6 +133,8 @@ def markdown(result: Mapping[str, Any], *, figure: str) -> str:
             *(f"- {sentence}" for sentence in _sentences(result)),
             "",
             "## The paper's figures",
+            "",
+            "Other images, networks and budgets: they show an order, not a scale.",
             "",
             paper_table(),
             "",
@@ -152,6 +145,30 @@ def markdown(result: Mapping[str, Any], *, figure: str) -> str:
             *(f"- {TITLES[name]}: {_settings(row['purifier'])}" for name, row in result["rows"].items()),
             "",
         ]
+    )
+
+
+def _setting_in_words(where: Mapping[str, Any]) -> str:
+    """The images and what the numbers count."""
+    return (
+        f"{where['images']} test images (the field's fixed draw), one standard classifier behind every purifier, Linf "
+        f"eps {where['eps']:.4g}, seed {where['seed']}. Accuracy of one query in percent, a mean over "
+        f"{where['budget']['passes']} fresh passes that no attack saw, with 95% intervals: a bootstrap over images, or "
+        "Wilson's where all passes agree or vote. Every attack ran on every image; the worst case takes the worst "
+        "candidate of each image, chosen by other passes."
+    )
+
+
+def _attacks_in_words(budget: Mapping[str, Any]) -> str:
+    """The columns of the table."""
+    return (
+        f"PGD: {budget['steps']} steps, gradients averaged over {budget['eot']} passes, best iterate; through the "
+        f"curved rules (ste-tanh, normalised) {budget['curved_steps']} steps and {budget['curved_eot']} passes. BPDA: "
+        "PGD with the identity as the purifier's gradient. Transfer: PGD on the margin of the classifier alone. "
+        "One-shot transfer, against iterative purifiers: PGD with the exact gradient of a purifier of one pass with "
+        f"the same network. AutoAttack rand: APGD-CE and APGD-DLR, {budget['steps']} steps, {budget['eot']} passes. "
+        f"Square: {budget['queries']} queries of {budget['query_passes']} passes. A blank: the attack does not apply, "
+        "or the purifier does not offer that rule."
     )
 
 
@@ -220,20 +237,24 @@ def write_tuning(
 
 
 def _sentences(result: Mapping[str, Any]) -> list[str]:
-    """What the table says, in words: the largest gap between a weak attack and the worst case, and the claims."""
-    rows, sentences = result["rows"], []
-    for name, row in rows.items():
-        cells = row["cells"]
-        present = {column: cells[column]["per_query"]["estimate"] for column in ATTACKS if column in cells}
-        strongest = min(present, key=lambda column: present[column])
-        worst = cells["worst"]["per_query"]["estimate"]
-        sentences.append(
-            f"{TITLES[name]}: {100 * cells['clean']['per_query']['estimate']:.1f}% clean, {100 * worst:.1f}% in the "
-            f"worst case; the strongest single attack is {COLUMNS[strongest]} ({100 * present[strongest]:.1f}%)"
-            + (f", transfer alone leaves {100 * present['transfer']:.1f}%." if "transfer" in present else ".")
-        )
+    """What the table says: each row, the orders that the paper reports, and what the evaluation warns of."""
+    rows = result["rows"]
     alarms = [f"{TITLES[n]}: {f['text']}" for n, r in rows.items() for f in r["findings"] if f["level"] == "alarm"]
-    return [*sentences, *(claim["text"] for claim in result["claims"].values()), *alarms]
+    claimed = [claim["text"] for claim in result["claims"].values()]
+    return [*(_row_in_words(name, row["cells"]) for name, row in rows.items()), *claimed, *alarms]
+
+
+def _row_in_words(name: str, cells: Mapping[str, Any]) -> str:
+    """Clean and worst case, the strongest attack, and what a weak one would have said."""
+    percent = {column: 100 * cell["per_query"]["estimate"] for column, cell in cells.items()}
+    strongest = min((column for column in ATTACKS if column in cells), key=percent.__getitem__)
+    text = f"{TITLES[name]}: {percent['clean']:.1f}% clean, {percent['worst']:.1f}% in the worst case; the strongest "
+    text += f"single attack is {COLUMNS[strongest]} ({percent[strongest]:.1f}%)"
+    if "transfer" in percent:
+        text += f", transfer from the classifier leaves {percent['transfer']:.1f}%"
+    if "pgd-exact" not in percent:
+        text += "; its exact gradient was not at hand, so this is an upper bound"
+    return text + "."
 
 
 def _worst_of_each_image(row: Row) -> list[float]:

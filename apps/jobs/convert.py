@@ -1,4 +1,4 @@
-"""The work of `convert.py`: read an official file, build its network, check that it fits, write our checkpoint."""
+"""The work of `convert.py`: official files to our checkpoints, and a classifier of ours to RobustBench's layout."""
 
 import inspect
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Any
 
 import rp_models
 import torch
+from rp_dra import export_robustbench
 from rp_models import importers
-from rp_models.checkpoint import CheckpointError
+from rp_models.checkpoint import CheckpointError, read_header
 
 READERS = {
     "nvlabs": importers.read_nvlabs,
@@ -49,3 +50,21 @@ def convert(kind: str, source: Path, target: Path, *, options: dict[str, Any], h
     for name, value in imported.arguments.items():
         print(f"  {name}: {value}")
     print(f'written to {target}; load it with rp_models.load("{target}")')
+
+
+def to_robustbench(source: Path, target: Path) -> None:
+    """Write a classifier's weights as RobustBench loads them, and print what its class has to be built with.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read, or RobustBench has no class for its network.
+    """
+    model = rp_models.load(source)
+    try:
+        export_robustbench(model, target)
+    except TypeError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    header = read_header(source)
+    print(f"{source.name}: {header.architecture}")
+    for name, value in header.arguments.items():
+        print(f"  {name}: {value}")
+    print(f"written to {target}: a dictionary of tensors under the network's bare keys")

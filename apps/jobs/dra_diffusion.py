@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +30,7 @@ from rp_models.vae import AutoencoderKL, LatentNormalization
 from torch import nn
 
 from jobs.networks import load_denoiser
+from jobs.several import timed
 
 MANY = 1_000_000  # with more synthetic images the paper takes a second representation of each image
 Network = TypeVar("Network", bound=nn.Module)
@@ -269,11 +269,6 @@ def digest_of_weights(name: str) -> str:
         digest.update(key.encode())
         digest.update(value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else str(value).encode())
     return digest.hexdigest()
-
-
-def timed(folder: RunFolder, stage: str, processes: Processes) -> AbstractContextManager[None]:
-    """`RunFolder.timed` in the first process, nothing in the others."""
-    return folder.timed(stage) if processes.main else nullcontext()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from rp_dra.probe import NoisyProbe, eot_gap
 from rp_models import noise
 from rp_models.data import subset
 from rp_models.edm.precondition import Precond
-from rp_models.training import RunFolder, build_edm, seeded, train_stage
+from rp_models.training import RunFolder, build_edm, seeded, state_path, train_stage
 from torch import nn
 
 from jobs.device import choose_device
@@ -87,8 +87,9 @@ class ProbeJob:
         product = self.folder.path / "checkpoints" / f"{rival.replace(' ', '-')}.safetensors"
         if not product.exists():
             trainer = self._noisy_trainer() if rival == "noisy encoder" else self._fine_tuner(denoiser)
-            self._train(rival, trainer)
+            self._train(product.stem, trainer)
             save_encoder(trainer.average, product)
+            state_path(self.folder, product.stem).unlink(missing_ok=True)
         classifier = load_encoder(product, device=self.models.device)
         if isinstance(classifier, NoisyClassifier):
             return FixedNoise(classifier, seed=noise.derive_seed(self.seed, "probe"))
@@ -177,7 +178,7 @@ class ProbeJob:
         with self.folder.timed(stage):
             train_stage(
                 trainer,
-                stage=stage.replace(" ", "-"),
+                stage=stage,
                 steps=trainer.steps,
                 folder=self.folder,
                 identity={"config": asdict(self.config)},

@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 from jobs import dra_report
 from jobs.device import choose_device
-from jobs.dra_diffusion import Diffusion, alignment_target, timed
+from jobs.dra_diffusion import Diffusion, alignment_target
 from jobs.evaluations import Evaluations
 from jobs.networks import pooled_features
+from jobs.several import Silence, timed
 
 
 def train_dra(
@@ -299,16 +300,3 @@ class TrainDraJob:
         if not self.config.needs_diffusion_model:
             return None
         return self.target(rp_models.load(edm, device=self.device))
-
-
-class Silence:
-    """A `Progress` that shows nothing: of several processes, one is enough."""
-
-    def start(self, title: str, total: int, done: int) -> None:
-        """See `Progress`."""
-
-    def advance(self, done: int, values: Mapping[str, float]) -> None:
-        """See `Progress`."""
-
-    def finish(self) -> None:
-        """See `Progress`."""

@@ -130,10 +130,17 @@ def _networks(making: Making) -> None:
     """The networks of a comparison, trained or found in the cache."""
     config, folder = making.product.config, making.run_folder()
     networks = PurifierNetworks(config.comparison, making.where.cache, choose_device(making.where.device))
-    with folder.timed("networks"):
-        paths = {role: str(Path(networks.path(role)).resolve()) for role in config.roles}
+    paths = {role: _absolute(networks.path(role)) for role in config.roles}
+    folders = {role: RunFolder(Path(path).parent.parent) for role, path in paths.items() if Path(path).exists()}
+    # what their training took, here or in the call that left them in the cache
+    folder.write_json("stages.json", {role: sum(one.seconds().values()) for role, one in folders.items()})
     setting = {"data": config.comparison.data}
     folder.write_json("result.json", {"setting": setting, "paths": paths, "weights": networks.digests()})
+
+
+def _absolute(checkpoint: str) -> str:
+    """A file's whole path; the name of a checkpoint that comes with rp-models as it is."""
+    return str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
 
 
 def _compare(making: Making) -> None:

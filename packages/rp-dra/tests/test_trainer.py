@@ -1,6 +1,7 @@
 """The whole training step against DM-AT's recorded trajectory; alignment; resuming."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from rp_dra import (
     objective_of,
 )
 from rp_models import build
+from rp_models.checkpoint import read_tensors
 from rp_models.data import ImageSet, load_images, subset
 from rp_models.data.catalog import DatasetInfo
-from rp_models.training import RunFolder, train_stage
+from rp_models.settings import ComputeSettings
+from rp_models.training import Interrupted, RunFolder, train_stage
 from torch.nn import functional as F
 
 from .golden.recipe import fill_state
@@ -154,13 +157,14 @@ TRAINING = TrainingSettings(
 )
 
 
-def trainer(target=None, synthetic=None, robust=True, **changes):
+def trainer(target=None, synthetic=None, robust=True, recipe=TRAINING, classifier=None, compute=None, **changes):
     real = subset(load_images("digits", "train"), 64)
     return ClassifierTrainer(
-        ClassifierSettings(depth=10, width=1),
-        TRAINING,
+        classifier or ClassifierSettings(depth=10, width=1),
+        recipe,
         real,
-        objective=objective_of(TRAINING, robust=robust),
+        objective=objective_of(recipe, robust=robust),
+        compute=compute,
         synthetic=synthetic,
         validation=subset(load_images("digits", "validation"), 20),
         target=target,
@@ -280,17 +284,72 @@ def test_the_head_is_a_three_layer_mlp():
     assert [tuple(p.shape) for p in head.parameters()] == [(5, 6), (5,), (5, 5), (5,), (4, 5), (4,)]
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: TrainingSettings(eps=8), "units of"),
-        (lambda: TrainingSettings(epochs=0), "training.epochs must be at least 1"),
-        (lambda: TrainingSettings(lr=-1), "training.lr must be positive"),
-        (lambda: TrainingSettings(synthetic_fraction=2), "training.synthetic_fraction"),
-        (lambda: ClassifierSettings(depth=12), "6 n"),
-        (lambda: AlignmentSettings(sigma=0), "alignment.sigma must be positive"),
-    ],
-)
-def test_settings_out_of_range_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+def test_validation_in_batches_counts_the_same_images():
+    whole, parts = trainer(), trainer(recipe=replace(TRAINING, validation_batch=7))
+    assert whole.validate() == parts.validate()
+
+
+def test_l2_models_are_selected_by_an_l2_attack():
+    recipe = replace(TRAINING, norm="l2", eps=0.5, step_size=0.2)
+    made = trainer(recipe=recipe)
+    x, y = made._validation.images.batch(torch.arange(6))
+    start = made._validation._start(x, torch.arange(6))
+    assert float((start - x).flatten(1).norm(dim=1).max()) <= 0.5 + 1e-5
+    clean, robust = made.validate()
+    assert 0 <= robust <= clean <= 1
+    assert np.isfinite(made.step(0)["loss"])
+
+
+def test_a_target_with_two_representations_gets_a_head_for_each():
+    made = trainer(EdmTarget(denoiser(), random_level=True))
+    assert made.head.representations == 2
+    assert np.isfinite(made.step(0)["alignment"])
+    assert all(parameter.grad is not None for parameter in made.head.parameters())
+
+
+def test_a_vision_transformer_trains_by_lion_with_a_cosine_per_step():
+    recipe = replace(
+        TRAINING, optimizer="lion", lr=1e-3, weight_decay=0.5, undecayed="vectors", schedule="cosine", warmup=0.5
+    )
+    made = trainer(
+        recipe=recipe, classifier=ClassifierSettings(network="vit-digits", depth=1, width=16, arguments={"heads": 2})
+    )
+    before = made.model.pos_embed.clone()
+    rates = [made.step(step)["lr"] for step in range(3)]
+    assert rates == [0.0, pytest.approx(1e-3 * 1 / 4.5), pytest.approx(1e-3 * 2 / 4.5)]
+    assert not torch.equal(made.model.pos_embed, before)
+
+
+def test_half_precision_changes_the_loss_by_rounding_and_leaves_weights_in_float32():
+    plain, half = trainer(), trainer(compute=ComputeSettings(precision="bf16", channels_last=True))
+    a, b = plain.step(0), half.step(0)
+    assert b["loss"] == pytest.approx(a["loss"], rel=0.05)  # bfloat16 has three digits
+    assert {p.dtype for p in half.model.parameters()} == {torch.float32}
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_leaves_the_batch(tmp_path):
+    made = trainer()
+    whole = made.batch(2)
+    train, steps = made.step, iter(range(9))
+
+    def step(number):
+        metrics = train(number)
+        return {**metrics, "loss": float("nan")} if next(steps) == 2 else metrics
+
+    made.step = step
+    folder = RunFolder.open(tmp_path, {}, resume=False)
+    with pytest.raises(Interrupted, match="at step 3"):
+        run(made, folder)
+    saved = read_tensors(folder.path / "failed" / "t-step-3.safetensors")
+    for name, value in whole._asdict().items():
+        assert torch.equal(saved[name], value)
+
+
+def test_validating_without_images_is_an_error():
+    real = subset(load_images("digits", "train"), 64)
+    made = ClassifierTrainer(
+        ClassifierSettings(depth=10, width=1), TRAINING, real, objective=objective_of(TRAINING), seed=0
+    )
+    assert made.after_step(3) == {}
+    with pytest.raises(ValueError, match="pass validation="):
+        made.validate()

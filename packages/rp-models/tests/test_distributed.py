@@ -11,6 +11,8 @@ import torch
 from rp_models.checkpoint import read_tensors
 from rp_models.training import Processes
 
+pytestmark = pytest.mark.slow  # five processes import torch
+
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ALONE = runpy.run_path(str(WORKER))
 

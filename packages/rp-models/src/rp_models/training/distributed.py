@@ -128,7 +128,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     store, rank, count = next(rendezvous("env://", timeout=_PATIENCE))
     # torchrun's store outlives a restart (torch 2.15): without a name of its own, an attempt finds dead addresses there
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = distributed.PrefixStore(f"attempt {attempt}", store)
+    store = distributed.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
     try:
         yield Processes(rank, count)

@@ -1,0 +1,176 @@
+"""`sweep.py`: grids from the command line, statistics, and a whole small sweep that is stopped and goes on."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "apps"))
+
+import sweep as app  # noqa: E402
+from jobs.sweep import Surroundings, run_sweep  # noqa: E402
+from jobs.sweep_statistics import _STUDENT, difference, mean_accuracy, student_interval  # noqa: E402
+from jobs.train_dra import TrainDraJob  # noqa: E402
+from recipes.sweep import SWEEPS, Sweep, name_of  # noqa: E402
+from rp_attacks import PGD  # noqa: E402
+from rp_models.training import RunError  # noqa: E402
+
+
+def test_fig8_varies_the_alignments_weight_alone():
+    sweep = SWEEPS["fig8"]()
+    configs = [app.configuration(sweep, point, 0) for point in sweep.points()]
+    assert [config.alignment.weight for config in configs] == [0.0, 0.3, 0.6, 1.2, 2.4]
+    assert len({replace(config, alignment=configs[0].alignment).__repr__() for config in configs}) == 1
+
+
+def test_the_seeds_recipe_has_five_seeds_of_four_methods():
+    sweep = SWEEPS["seeds"]()
+    assert sweep.seeds == (0, 1, 2, 3, 4)
+    assert sweep.method == ("at", "at+dra", "dm-at", "dm-at+dra")
+    assert [app.configuration(sweep, {}, seed).seed for seed in sweep.seeds] == [0, 1, 2, 3, 4]
+
+
+def test_a_grid_is_all_combinations():
+    grid = app.grid_of(["--training.beta", "3", "5", "--alignment.random-level", "no"])
+    assert grid == {"training.beta": ("3", "5"), "alignment.random_level": ("no",)}
+    points = list(Sweep(grid=grid).points())
+    assert points == [
+        {"training.beta": "3", "alignment.random_level": "no"},
+        {"training.beta": "5", "alignment.random_level": "no"},
+    ]
+    assert name_of(points[0]) == "training.beta=3,alignment.random_level=no"
+    config = app.configuration(Sweep(grid=grid), points[1], 4)
+    assert (config.training.beta, config.alignment.random_level, config.seed) == (5.0, "no", 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["3", "5"], "belongs to no setting"),
+        (["--a", "1", "--a", "2"], "stands twice"),
+    ],
+)
+def test_words_that_are_no_grid_are_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        app.grid_of(words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"base": "digts"}, "base must be a recipe"),
+        ({"seeds": ()}, "at least one seed"),
+        ({"seeds": (1, 1)}, "names one twice"),
+        ({"grid": {"training.beta": ()}}, "--training.beta needs at least one value"),
+        ({"grid": {"training.beta": ("1", "1")}}, "names a value twice"),
+    ],
+)
+def test_a_sweep_that_makes_no_sense_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Sweep(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [({"training.betta": "3"}, "training.betta"), ({"training.beta": "much"}, "training.beta")],
+)
+def test_unknown_settings_and_values_end_before_any_run(point, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        app.configuration(Sweep(), point, 0)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_students_quantiles_are_scipys():
+    expected = stats.t.ppf(0.975, np.arange(1, len(_STUDENT) + 1))
+    np.testing.assert_allclose(_STUDENT, expected, atol=6e-4)  # three decimals
+    far = student_interval([0.0, 1.0] * 20)
+    half = stats.t.ppf(0.975, 39) * np.std([0.0, 1.0] * 20, ddof=1) / np.sqrt(40)
+    assert far.high - far.estimate == pytest.approx(half, rel=2e-3)
+
+
+def test_one_seed_has_wilsons_interval_and_several_students():
+    right = np.array([True] * 30 + [False] * 10)
+    alone = mean_accuracy([right])
+    assert alone.estimate == 0.75
+    assert alone.low == pytest.approx(0.5981, abs=1e-4)  # by hand from Wilson's formula
+    assert alone.high == pytest.approx(0.8581, abs=1e-4)
+    three = mean_accuracy([right, right[:20], right[20:]])
+    assert three.estimate == pytest.approx((0.75 + 1.0 + 0.5) / 3)
+    assert three.high - three.estimate == pytest.approx(4.303 * np.std([0.75, 1.0, 0.5], ddof=1) / np.sqrt(3))
+
+
+def test_a_difference_is_paired_by_seed_and_by_image():
+    generator = np.random.default_rng(0)
+    second = [generator.random(200) < 0.5 for _ in range(3)]
+    first = [np.where(np.arange(200) < 10, True, right) for right in second]  # ten images are always right now
+    found = difference(first, second)
+    gains = [float(a.mean() - b.mean()) for a, b in zip(first, second, strict=True)]
+    assert found.over_seeds.estimate == pytest.approx(np.mean(gains))
+    assert found.over_images.difference.estimate == pytest.approx(np.mean(gains))
+    assert found.over_images.only_second == 0
+    assert difference(first[:1], second[:1]).over_seeds is None
+
+
+@pytest.fixture
+def weak(monkeypatch):
+    """One weak attack, no figures of single runs."""
+    monkeypatch.setattr(TrainDraJob, "attacks", lambda job: {"pgd": PGD(eps=0.1, step_size=0.05, steps=1)})
+
+
+def test_a_sweep_shares_what_it_can_goes_on_where_it_stopped_and_reports(weak, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jobs.dra_report.plot_training", lambda curves: None)
+    monkeypatch.setattr("jobs.dra_report.write", lambda *arguments, **options: None)
+    sweep = replace(SWEEPS["smoke"](), seeds=(0, 1))
+    configs = {seed: [app.configuration(sweep, point, seed) for point in sweep.points()] for seed in sweep.seeds}
+    where = Surroundings("cpu", tmp_path / "cache", None, 0)
+    train, calls = TrainDraJob.classifier, []
+
+    def stopping(job, *arguments):
+        calls.append(arguments[0])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        train(job, *arguments)
+
+    monkeypatch.setattr(TrainDraJob, "classifier", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, configs, tmp_path / "out", resume=False, where=where)
+    with pytest.raises(RunError, match="already holds a run"):
+        run_sweep(sweep, configs, tmp_path / "out", resume=False, where=where)
+    run_sweep(sweep, configs, tmp_path / "out", resume=True, where=where)
+    table = capsys.readouterr().out
+    assert table.count("alignment.weight=1.2") == 1
+    assert len(list((tmp_path / "cache").glob("edm-*"))) == 2  # one for each seed, shared by the points
+    assert len(list((tmp_path / "cache").glob("synthetic-*"))) == 2
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    first, second = result["rows"]
+    assert first["clean_difference"] is None
+    assert len(second["autoattack_per_seed"]) == 2
+    gains = np.subtract(second["clean_per_seed"], first["clean_per_seed"])
+    assert second["clean_difference"]["over_seeds"]["estimate"] == pytest.approx(gains.mean())
+    assert (tmp_path / "out" / "figures" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "table.txt").read_text().strip() in table
+
+
+def test_a_dry_run_shows_every_point_without_torch(tmp_path):
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['sweep.py', '--dry-run', '--training.beta', '3', '5', '--seeds', '7']\n"
+        f"sys.path.insert(0, {str(ROOT / 'apps')!r})\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'apps' / 'sweep.py')!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code in (0, None), end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(done.stdout)["runs"]["7"]
+    assert [run["training"]["beta"] for run in runs] == [3.0, 5.0] * 5
+    assert not list(tmp_path.iterdir())
