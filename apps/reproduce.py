@@ -19,7 +19,8 @@ from typing import Annotated, Literal
 import commandline
 import tyro
 from recipes.dra import RECIPES as DRA_RECIPES
-from recipes.reproduction import SCALES, Plan
+from recipes.reproduction import SCALES
+from recipes.reproduction_plan import Plan
 from reproductions.item import Item
 from reproductions.product import Product, Shelf, in_order
 from reproductions.registry import ITEMS

@@ -57,10 +57,11 @@ def main() -> int:
     out = options.out or Path("runs") / "sweep" / options.recipe
     if commandline.first_process():
         print(f"sweep folder: {out}", file=sys.stderr, flush=True)
-    from jobs.sweep import Surroundings, run_sweep
+    from jobs.sweep import run_sweep
+    from jobs.train_dra import Surroundings
 
-    surroundings = Surroundings(options.device, options.cache, options.data_root, options.workers)
-    return commandline.guarded(lambda: run_sweep(sweep, configs, out, resume=options.resume, where=surroundings))
+    where = Surroundings(options.device, options.cache, options.data_root, options.workers)
+    return commandline.guarded(lambda: run_sweep(sweep, configs, out, resume=options.resume, where=where))
 
 
 def resolve(options: Options, grid: dict[str, tuple[str, ...]]) -> Sweep:

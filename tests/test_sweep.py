@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "apps"))
 
 import sweep as app  # noqa: E402
-from jobs.sweep import Surroundings, run_sweep  # noqa: E402
+from jobs.sweep import run_sweep  # noqa: E402
 from jobs.sweep_statistics import _STUDENT, difference, mean_accuracy, student_interval  # noqa: E402
-from jobs.train_dra import TrainDraJob  # noqa: E402
+from jobs.train_dra import Surroundings, TrainDraJob  # noqa: E402
 from recipes.sweep import SWEEPS, Sweep, name_of  # noqa: E402
 from rp_attacks import PGD  # noqa: E402
 from rp_models.training import RunError  # noqa: E402

@@ -88,7 +88,10 @@ class Diffusion:
         return rp_models.load(given or self.product, device=self.images.device)
 
     def synthetic_images(self, denoiser: nn.Module | None) -> Images:
-        """The synthetic images: from the given files, or drawn from the EDM network, now or in another run."""
+        """The synthetic images: from the given files, or drawn from the EDM network, now or in another run.
+
+        Of several processes the first one draws; `generate.py` makes large sets with all of them.
+        """
         if self.config.synthetic.paths:
             return self._given_images()
         assert denoiser is not None, "TrainDra.needs_diffusion_model"
@@ -99,7 +102,7 @@ class Diffusion:
         return read_synthetic(product, self.images.info).load().to(self.images.device)
 
     def _given_images(self) -> Images:
-        """The images of the given files, on the run's device; small sets are read into its memory."""
+        """The images of the given files, which stay there; batches come out on the run's device."""
         settings, info = self.config.synthetic, self.images.info
         images = read_synthetic(settings.paths, replace(info, image_size=settings.image_size or info.image_size))
         return images.to(self.images.device)

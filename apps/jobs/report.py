@@ -190,7 +190,7 @@ def _table(title: str, rows: Sequence[Record]) -> str:
 def _wide(caption: str, head: str, rows: str) -> str:
     """A table that scrolls sideways where the screen is narrow."""
     return (
-        f'<div class="wide"><table><caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead>'
+        f'<p class="caption">{_text(caption)}</p><div class="wide"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 

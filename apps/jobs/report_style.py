@@ -23,9 +23,9 @@ a {{ color: #0b5394; }}
 section {{ border: 1px solid var(--line); border-radius: 8px; padding: 1rem; margin: 1rem 0; scroll-margin-top: 3rem; }}
 .sides {{ display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); }}
 .half {{ min-width: 0; }}
-.wide {{ overflow-x: auto; margin: .5rem 0 1rem; }}
+.wide {{ overflow-x: auto; margin: .25rem 0 1rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }}
-caption {{ text-align: left; color: var(--quiet); padding-bottom: .25rem; }}
+.caption {{ color: var(--quiet); font-size: .9rem; margin: .75rem 0 0; }}
 th, td {{ padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }}
 th {{ border-bottom: 2px solid #9aa3ad; }}
 th:first-child, td:first-child, .text {{ text-align: left; }}

@@ -1,7 +1,6 @@
 """The work of `reproduce.py`: products that are missing, side by side; then what the items say about them."""
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
-from recipes.reproduction import Plan
+from recipes.reproduction_plan import Plan
 from reproductions.item import Item
 from reproductions.making import Where, make, use_one_thread
 from reproductions.product import Product, Shelf, in_order
@@ -140,7 +139,6 @@ def _make_quietly(product: Product, shelf: Shelf, where: Where) -> str:
             return str(error)
         except Exception as error:  # a fault of the program: the other products shall still be made
             traceback.print_exc()
-            logging.getLogger(__name__).debug("making failed", exc_info=True)
             return f"{type(error).__name__}: {error} (see {log})"
     return ""
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 from recipes.dra_settings import TrainDra
 from recipes.sweep import Sweep, name_of
@@ -12,16 +11,7 @@ from rp_models.training import RunFolder
 
 from jobs import sweep_report
 from jobs.sweep_statistics import Outcome
-from jobs.train_dra import train_dra
-
-
-class Surroundings(NamedTuple):
-    """What a sweep needs that changes no number: device, cache, data folder, evaluating processes."""
-
-    device: str
-    cache: Path
-    root: Path | None
-    workers: int
+from jobs.train_dra import Surroundings, TrainDraJob, prepared
 
 
 def run_sweep(
@@ -41,34 +31,28 @@ def run_sweep(
         DataError: if data and settings do not fit.
         CheckpointError: if a checkpoint is missing or does not fit.
     """
-    from rp_models.training import joined
-
-    from jobs.device import choose_device
-
-    with joined(choose_device(where.device)) as processes:
+    with prepared(where) as (device, processes):
         processes.first(lambda: RunFolder.open(out, asdict(sweep), resume=resume))
-        main = processes.main
-    folder = RunFolder(out)
+        for seed in sweep.seeds:
+            for point, config in zip(sweep.points(), configs[seed], strict=True):
+                folder = _folder(out, name_of(point), seed)
+                job = TrainDraJob.open(config, folder, device, processes, resume=True, where=where)
+                job.run(workers=where.workers, quiet=True)
+        if processes.main:
+            sweep_report.write(RunFolder(out), sweep, configs, _outcomes(sweep, out))
+
+
+def _folder(out: Path, point: str, seed: int) -> Path:
+    """Where a run is kept."""
+    return out / "runs" / point / f"seed-{seed}"
+
+
+def _outcomes(sweep: Sweep, out: Path) -> list[Outcome]:
+    """Which images each classifier of the sweep got right."""
     outcomes = []
     for seed in sweep.seeds:
-        for point, config in zip(sweep.points(), configs[seed], strict=True):
-            run = out / "runs" / name_of(point) / f"seed-{seed}"
-            train_dra(
-                config,
-                run,
-                resume=True,
-                device=where.device,
-                cache=where.cache,
-                root=where.root,
-                workers=where.workers,
-                quiet=True,
-            )
-            outcomes += [_outcome(run, name_of(point), method, seed) for method in sweep.method]
-    if main:
-        sweep_report.write(folder, sweep, configs, outcomes)
-
-
-def _outcome(run: Path, point: str, method: str, seed: int) -> Outcome:
-    """Which images a run's classifier got right."""
-    images = read_tensors(run / "results" / f"{method}.safetensors")
-    return Outcome(point, method, seed, images["clean"].numpy(), images["autoattack"].numpy())
+        for point in map(name_of, sweep.points()):
+            for method in sweep.method:
+                images = read_tensors(_folder(out, point, seed) / "results" / f"{method}.safetensors")
+                outcomes.append(Outcome(point, method, seed, images["clean"].numpy(), images["autoattack"].numpy()))
+    return outcomes

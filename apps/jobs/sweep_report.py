@@ -64,20 +64,17 @@ def table(setting: Mapping[str, Any], rows: Mapping[Series, Mapping[str, Any]]) 
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    several = len(setting["seeds"]) > 1
-    return "\n".join(
-        [
-            f"\n{setting['data']}, {setting['images']} test images, {setting['norm'].capitalize()} eps "
-            f"{setting['eps']:.3g}, {setting['classifier']}, {setting['attack']}, seeds {setting['seeds']}",
-            *lines,
-            "",
-            "95% intervals: of accuracies "
-            + ("Student's over seeds" if several else "Wilson's over images")
-            + f"; differences in points from {setting['compared_with']}, paired"
-            + (" by seed (Student), then by image (bootstrap; McNemar's p)" if several else " by image (bootstrap; ")
-            + ("" if several else "McNemar's p)"),
-        ]
+    if len(setting["seeds"]) > 1:
+        legend = "95% intervals: accuracies, Student's over seeds; differences in points from {0}, paired by seed"
+        legend += " (Student), then by image (bootstrap, McNemar's p)"
+    else:
+        legend = "95% intervals: accuracies, Wilson's over images; differences in points from {0}, paired by image"
+        legend += " (bootstrap, McNemar's p)"
+    title = (
+        f"{setting['data']}, {setting['images']} test images, {setting['norm'].capitalize()} eps {setting['eps']:.3g}, "
+        f"{setting['classifier']}, {setting['attack']}, seeds {' '.join(map(str, setting['seeds']))}"
     )
+    return "\n".join(["", title, *lines, "", legend.format(setting["compared_with"])])
 
 
 def _series(outcomes: Sequence[Outcome]) -> list[Series]:

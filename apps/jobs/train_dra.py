@@ -4,11 +4,11 @@ A stage whose product is in the run folder is done; an unfinished one goes on fr
 all processes train and evaluate together; the first one writes and prints.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import rp_models
 import torch
@@ -36,44 +36,53 @@ from jobs.networks import pooled_features
 from jobs.several import Silence, timed
 
 
-def train_dra(
-    config: TrainDra,
-    out: Path,
-    *,
-    recipe: str = "",
-    resume: bool = False,
-    device: str = "auto",
-    cache: Path,
-    root: Path | None = None,
-    workers: int = 0,
-    quiet: bool = False,
-) -> None:
-    """Do a whole run.
+class Surroundings(NamedTuple):
+    """What a run needs that changes no number.
+
+    Attributes:
+        device: where to compute.
+        cache: folder of what other runs made.
+        root: folder of the data sets; None for the usual places.
+        workers: processes that evaluate beside the training, on a CPU.
+    """
+
+    device: str = "auto"
+    cache: Path = Path("runs/cache")
+    root: Path | None = None
+    workers: int = 0
+
+
+@contextmanager
+def prepared(where: Surroundings) -> Iterator[tuple[torch.device, Processes]]:
+    """The device, and the processes that `torchrun` started, for one run or several.
+
+    Raises:
+        DataError: if there is no such device.
+    """
+    device = choose_device(where.device)
+    with joined(device) as processes:
+        yield device, processes
+
+
+def train_dra(config: TrainDra, out: Path, *, recipe: str, resume: bool, where: Surroundings) -> None:
+    """Do a whole run and print its table.
 
     Args:
         config: everything that determines the numbers.
         out: the run's folder.
         recipe: where the settings started from, for the paper's figures beside the run's own.
         resume: go on with the run that is in the folder.
-        device: where to compute.
-        cache: folder of what other runs made.
-        root: folder of the data sets.
-        workers: processes that evaluate beside the training, on a CPU.
-        quiet: print no table.
+        where: device, cache and the like.
 
     Raises:
         RunError: if the folder cannot be used.
         DataError: if there is no such device, or data and settings do not fit.
         CheckpointError: if a checkpoint is missing or does not fit.
     """
-    where = choose_device(device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    with joined(where) as processes:
-        job = TrainDraJob(config, RunFolder(out), where, cache, root=root, processes=processes)
-        job.check()
-        processes.first(lambda: RunFolder.open(out, asdict(config), resume=resume))
-        job.run(workers=workers, recipe=recipe, quiet=quiet)
+    with prepared(where) as (device, processes):
+        TrainDraJob.open(config, out, device, processes, resume=resume, where=where).run(
+            workers=where.workers, recipe=recipe
+        )
 
 
 class TrainDraJob:
@@ -109,6 +118,31 @@ class TrainDraJob:
         if config.evaluation.images is not None:
             self.test = subset(self.test, config.evaluation.images)
         self.diffusion = Diffusion(config, folder, cache, self.train, self.progress, processes)
+
+    @classmethod
+    def open(
+        cls,
+        config: TrainDra,
+        out: Path,
+        device: torch.device,
+        processes: Processes,
+        *,
+        resume: bool,
+        where: Surroundings,
+    ) -> "TrainDraJob":
+        """Check everything, then start a run in a new folder, or go on with the one that is there.
+
+        Raises:
+            RunError: if the folder cannot be used.
+            DataError: if data and settings do not fit.
+            CheckpointError: if a checkpoint is missing or does not fit.
+        """
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        job = cls(config, RunFolder(out), device, where.cache, root=where.root, processes=processes)
+        job.check()
+        processes.first(lambda: RunFolder.open(out, asdict(config), resume=resume))
+        return job
 
     def check(self) -> None:
         """Find out before any work whether the files are there, fit, and make up a training.

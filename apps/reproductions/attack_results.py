@@ -8,12 +8,12 @@ from recipes.compare_purifiers import TITLES
 from reproductions.claims import Limits
 from reproductions.intervals import paired
 from reproductions.item import Row
-from reproductions.product import Made
+from reproductions.product import Made, Product
 
 WORST = "worst case of each image"
 
 
-def first(products: Mapping[str, Any]) -> Any:
+def first(products: Mapping[str, Product]) -> Product:
     """The product of the first data set, or recipe."""
     return next(iter(products.values()))
 
@@ -65,8 +65,9 @@ def ball_differences(made: Made, ball: str) -> dict[str, Limits]:
 
 def title_of(name: str) -> str:
     """A case's row in words, with what it changes or the classifier behind it."""
-    row, _, rest = name.replace(",", " ,", 1).partition(" ")
-    return TITLES[row] + rest.replace(" ,", ",", 1) if rest.startswith(",") else f"{TITLES[row]} {rest}".strip()
+    system, comma, classifier = name.partition(",")
+    row, space, changes = system.partition(" ")
+    return TITLES[row] + space + changes + comma + classifier
 
 
 def steps_of(made: Made, row: str) -> list[tuple[int, Mapping[str, Any]]]:

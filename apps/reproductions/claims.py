@@ -5,9 +5,8 @@ interval is on its side, it did not hold if the whole interval is on the other s
 scale if the interval contains zero.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 Verdict = Literal["held", "did not hold", "not testable at this scale"]
@@ -80,17 +79,6 @@ def above(first: str, second: str, what: str, *, unit: str = "") -> Check:
     return check
 
 
-def rises(name: str, what: str) -> Check:
-    """Held if the numbers of the list `numbers[name]` never fall."""
-
-    def check(numbers: Numbers) -> Finding:
-        values: Sequence[float] = numbers[name]
-        risen = all(a <= b for a, b in pairwise(values))
-        return Finding(HELD if risen else FAILED, f"{what}: " + ", ".join(f"{value:.3g}" for value in values))
-
-    return check
-
-
 def everyone(*checks: Check) -> Check:
     """Held if all are; one that did not hold decides, then one that cannot be tested."""
 
@@ -101,11 +89,6 @@ def everyone(*checks: Check) -> Check:
         return Finding(verdict, "; ".join(finding.evidence for finding in findings))
 
     return check
-
-
-def untestable(why: str) -> Check:
-    """Never testable here."""
-    return lambda numbers: Finding(OPEN, why)
 
 
 def sign_of(difference: Limits) -> Verdict:

@@ -11,7 +11,7 @@ from reproductions.item import Figure, Item, Outcome, Products, Row, Table
 from reproductions.product import Made
 
 if TYPE_CHECKING:
-    from recipes.reproduction import Plan
+    from recipes.reproduction_plan import Plan
 
 
 def _analysis(plan: "Plan") -> Products:
@@ -209,8 +209,8 @@ FIGURE_10 = Item(
         ),
     ),
     contradictions=(
-        "Section 5.6 calls the sensitivity to middle and high frequencies undesirable; Fig. 3a ties robustness "
-        "to low ones, which DRA is said to lower here.",
+        "Section 5.6 calls the sensitivity to middle and high frequencies undesirable; Fig. 3a ties robustness to low "
+        "ones, which DRA is said to lower here.",
     ),
 )
 

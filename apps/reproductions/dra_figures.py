@@ -9,7 +9,7 @@ from reproductions.item import Figure, Item, Outcome, Products, Row, Table
 from reproductions.product import Made
 
 if TYPE_CHECKING:
-    from recipes.reproduction import Plan
+    from recipes.reproduction_plan import Plan
 
 PROBE, DIFFUSION = "diffusion probe", "diffusion representation"
 

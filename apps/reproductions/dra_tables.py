@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 from reproductions.claims import Check, Claim, Finding, Limits, Numbers, above, everyone, larger, points, sign_of
 from reproductions.intervals import paired, separate
 from reproductions.item import Figure, Item, Outcome, Products, Row, Table
-from reproductions.product import Made
+from reproductions.product import Made, Product
 
 if TYPE_CHECKING:
-    from recipes.reproduction import Plan
+    from recipes.reproduction_plan import Plan
 
 _TITLES = {
     "standard": "standard training",
@@ -105,9 +105,8 @@ TABLE_2 = Item(
     ),
     printed=("dra-table-2",),
     contradictions=(
-        "The rows of ADR and IKL without synthetic images come from their own papers with other optimisers; "
-        "DM-AT's with "
-        "ViT-B/2 and 20M images has 92.27 clean, below DM-AT's 92.44 with a wide ResNet.",
+        "The rows of ADR and IKL without synthetic images come from their own papers with other optimisers; DM-AT's "
+        "with ViT-B/2 and 20M images has 92.27 clean, below DM-AT's 92.44 with a wide ResNet.",
     ),
     remark="One amount of synthetic images and one network at this scale. " + _ONE_SEED,
 )
@@ -221,7 +220,8 @@ TARGET = Item(
 )
 
 
-def _first(plan: "Plan") -> Any:
+def _first(plan: "Plan") -> Product:
+    """The run that is analysed."""
     return next(iter(plan.runs.values()))
 
 
@@ -260,9 +260,8 @@ FINETUNE = Item(
     look=_finetune,
     claims=(
         Claim(
-            "The fine-tuned diffusion encoder beats adversarial training of a classifier (87.77 and 55.76 "
-            "against 84.33 "
-            "and 55.25).",
+            "The fine-tuned diffusion encoder beats adversarial training of a classifier (87.77 and 55.76 against "
+            "84.33 and 55.25).",
             everyone(
                 *(
                     larger(f"fine-tuned minus at, {kind}", f"fine-tuned encoder minus AT, {kind}")
@@ -319,7 +318,10 @@ APPENDIX_C = Item(
     products=lambda plan: {"probe": plan.probe},
     look=_appendix_c,
     claims=(
-        Claim("A head on frozen diffusion features with fresh noise loses most of its robustness to EOT.", _any_gap),
+        Claim(
+            "An attack that averages over the noise leaves less of a noisy head's robustness than one that does not.",
+            _any_gap,
+        ),
     ),
     printed=("dra-appendix-c",),
     remark="The paper's number is of Yagoda et al.'s attention head; here a linear probe with the same kind of noise.",

@@ -8,7 +8,7 @@ from reproductions.claims import OPEN, Claim, Finding, Limits, Numbers
 from reproductions.product import Made, Product, Shelf, in_order
 
 if TYPE_CHECKING:
-    from recipes.reproduction import Plan
+    from recipes.reproduction_plan import Plan
 
 Paper = Literal["MAE-Pure", "DRA"]
 Cell = str | float | int | None | Limits  # an interval of a share is shown in percent
@@ -109,10 +109,9 @@ def setting_of(made: Made) -> dict[str, Any]:
     """What a reader must know about a product's numbers: data, budget, images, seed, versions, machine, folder."""
     done = made.read("product.json")
     result = made.read() if made.has("result.json") else {}
-    config = asdict(made.product.config)
     setting = dict(result.get("setting") or {})
     setting.pop("index", None)
-    setting.setdefault("data", config.get("data"))
+    setting.setdefault("data", _data_of(made.product))
     return {
         "folder": f"products/{made.product.name}",
         "job": made.product.job,
@@ -121,3 +120,12 @@ def setting_of(made: Made) -> dict[str, Any]:
         "environment": done["environment"],
         "device": done["device"],
     }
+
+
+def _data_of(product: Product) -> str | None:
+    """The data set of a product's settings, or of what it needs."""
+    config = asdict(product.config)
+    nested = (config, config.get("comparison") or {}, config.get("models") or {})
+    found = [part["data"] for part in nested if "data" in part]
+    found += [data for need in product.needs.values() if (data := _data_of(need))]
+    return found[0] if found else None

@@ -11,7 +11,7 @@ from reproductions.item import Figure, Item, Outcome, Products, Row, Table
 from reproductions.product import Made
 
 if TYPE_CHECKING:
-    from recipes.reproduction import Plan
+    from recipes.reproduction_plan import Plan
 
 ADVERSARIAL, NOISY, CLEAN = "adversarial", "random signs", "clean"
 _RANK = 0.8  # rank correlation from which two curves are said to move together
@@ -89,8 +89,7 @@ FIGURE_1 = Item(
         ),
     ),
     remark="The paper shows one image of SVHN under AutoAttack; here the loss of all images, under PGD on the "
-    "classifier, "
-    "with random signs of the same size as a control that the paper does not have.",
+    "classifier, with random signs of the same size as a control that the paper does not have.",
 )
 
 
@@ -314,9 +313,8 @@ FIGURE_5 = Item(
             larger("worst, most steps minus none", "most minus no steps, worst of transfer and BPDA"),
         ),
     ),
-    remark="The paper prints no numbers and says that the figure 'confirms our theoretical analysis'; the claims "
-    "are our "
-    "reading. Each setting is judged by the two short attacks that choose settings.",
+    remark="The paper prints no numbers and says that the figure 'confirms our theoretical analysis'; the claims are "
+    "our reading. Each setting is judged by the two short attacks that choose settings.",
 )
 
 FIGURES = (FIGURE_1, FIGURE_2, FIGURE_4, FIGURE_5, FIGURE_6, FIGURE_7)

@@ -1,6 +1,6 @@
 """Tables 1 to 4 of the MAE-Pure paper: purifiers compared, on four data sets and with adversarial training."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from recipes.compare_purifiers import TITLES
@@ -26,7 +26,7 @@ from reproductions.item import Figure, Item, Outcome, Products, Row, Table
 from reproductions.product import Made
 
 if TYPE_CHECKING:
-    from recipes.reproduction import Plan
+    from recipes.reproduction_plan import Plan
 
 SAME_GRADIENT = (
     "PGD with the 'exact' gradient of a sign step is BPDA under another name: the two columns attack the same thing."
@@ -56,7 +56,7 @@ def _table_1(made: Mapping[str, Made]) -> Outcome:
     )
 
 
-def _on(data: str) -> Any:
+def _on(data: str) -> Callable[["Plan"], Products]:
     """Products of a comparison on one data set, where the scale has it."""
 
     def products(plan: "Plan") -> Products:
@@ -197,9 +197,9 @@ TABLE_3 = Item(
     ),
     printed=("mae-pure-table-3",),
     contradictions=(
-        "AutoAttack is the weaker attack in this paper: 75.83 here against 62.13 under PGD in Table 1 (RMaskDiT-Pure), "
-        "47.03 against 27.59 (MAE-Pure on SVHN). Adversarial training's numbers are its worst case; the purifiers' are "
-        "not.",
+        "AutoAttack is the weaker attack in this paper: 75.83 here against 62.13 under PGD in Table 1 "
+        "(RMaskDiT-Pure), 47.03 against 27.59 (MAE-Pure on SVHN). Adversarial training's numbers are its worst case; "
+        "the purifiers' are not.",
     ),
     remark="Differences between systems that were judged on different images have separate intervals (Newcombe).",
 )

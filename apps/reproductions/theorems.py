@@ -8,7 +8,7 @@ from reproductions.item import Figure, Item, Outcome, Products, Table
 from reproductions.product import Made
 
 if TYPE_CHECKING:
-    from recipes.reproduction import Plan
+    from recipes.reproduction_plan import Plan
 
 RANK = 0.8  # rank correlation from which two numbers are said to move together
 
@@ -17,7 +17,11 @@ def _views(plan: "Plan") -> Products:
     return {"views": plan.views}
 
 
-def _theorem(name: str, pick: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]) -> Any:
+def _theorem(
+    name: str, pick: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]]
+) -> Callable[[Mapping[str, Made]], Outcome]:
+    """How an item looks at one of the theorems of `analyze_purifier.py`; `pick` takes its numbers from the rows."""
+
     def look(made: Mapping[str, Made]) -> Outcome:
         rows = made["views"].read()[name]
         picture = name.replace("_", "-")
@@ -97,9 +101,8 @@ THEOREM_3_2 = Item(
         ),
     ),
     contradictions=(
-        "Several steps of the proof do not follow as printed (the split of the squared norm into three, the "
-        "bound on the "
-        "encoder's part); constants C_A, H and c_rec are never named, so that an inequality that holds for some "
+        "Several steps of the proof do not follow as printed (the split of the squared norm into three, the bound on "
+        "the encoder's part); constants C_A, H and c_rec are never named, so that an inequality that holds for some "
         "constant says little.",
     ),
 )
@@ -136,9 +139,8 @@ THEOREM_J_1 = Item(
         Claim("The bound goes to zero with the number of steps.", _shrinks),
     ),
     contradictions=(
-        "The theorem is about plain gradient steps, the average of all iterates and a convex loss; the method "
-        "takes signs "
-        "and the last iterate. In its proof the convexity bound is taken at x and used at the attacked image.",
+        "The theorem is about plain gradient steps, the average of all iterates and a convex loss; the method takes "
+        "signs and the last iterate. In its proof the convexity bound is taken at x and used at the attacked image.",
     ),
 )
 

@@ -292,7 +292,7 @@ def test_validation_in_batches_counts_the_same_images():
 def test_l2_models_are_selected_by_an_l2_attack():
     recipe = replace(TRAINING, norm="l2", eps=0.5, step_size=0.2)
     made = trainer(recipe=recipe)
-    x, y = made._validation.images.batch(torch.arange(6))
+    x, _ = made._validation.images.batch(torch.arange(6))
     start = made._validation._start(x, torch.arange(6))
     assert float((start - x).flatten(1).norm(dim=1).max()) <= 0.5 + 1e-5
     clean, robust = made.validate()

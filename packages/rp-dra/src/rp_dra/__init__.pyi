@@ -6,6 +6,10 @@ from .diffusion_encoder import DiffusionClassifier as DiffusionClassifier
 from .diffusion_encoder import NoisyClassifier as NoisyClassifier
 from .diffusion_encoder import load_encoder as load_encoder
 from .diffusion_encoder import save_encoder as save_encoder
+from .encoder_settings import EncoderSettings as EncoderSettings
+from .encoder_settings import ProbeSettings as ProbeSettings
+from .encoder_trainer import EncoderFineTuner as EncoderFineTuner
+from .encoder_trainer import NoisyClassifierTrainer as NoisyClassifierTrainer
 from .export import export_robustbench as export_robustbench
 from .objectives import Adr as Adr
 from .objectives import Ikl as Ikl
@@ -16,7 +20,10 @@ from .objectives import Standard as Standard
 from .objectives import Trades as Trades
 from .objectives import TradesOriginal as TradesOriginal
 from .probe import DiffusionProbe as DiffusionProbe
+from .probe import NoisyProbe as NoisyProbe
+from .probe import eot_gap as eot_gap
 from .probe import fit_probe as fit_probe
+from .probe_trainer import ProbeTrainer as ProbeTrainer
 from .settings import METHODS as METHODS
 from .settings import AdrSettings as AdrSettings
 from .settings import AlignmentSettings as AlignmentSettings
@@ -28,7 +35,9 @@ from .targets import CachedTarget as CachedTarget
 from .targets import EdmTarget as EdmTarget
 from .targets import EncoderTarget as EncoderTarget
 from .targets import FrozenTarget as FrozenTarget
+from .targets import JoinedTarget as JoinedTarget
 from .targets import LightningDitTarget as LightningDitTarget
 from .targets import ModuleTarget as ModuleTarget
 from .targets import Target as Target
+from .targets import represent as represent
 from .trainer import ClassifierTrainer as ClassifierTrainer
