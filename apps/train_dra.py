@@ -53,11 +53,19 @@ def main() -> int:
     out = options.out or Path("runs") / "train_dra" / options.recipe
     if commandline.first_process():
         print(f"run folder: {out}", file=sys.stderr, flush=True)
-    from jobs.train_dra import Surroundings, train_dra
+    from jobs.train_dra import train_dra
 
-    where = Surroundings(options.device, options.cache, options.data_root, options.workers)
     return commandline.guarded(
-        lambda: train_dra(options.config, out, recipe=options.recipe, resume=options.resume, where=where)
+        lambda: train_dra(
+            options.config,
+            out,
+            recipe=options.recipe,
+            resume=options.resume,
+            device=options.device,
+            cache=options.cache,
+            root=options.data_root,
+            workers=options.workers,
+        )
     )
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "apps"))
 
 import rp_models  # noqa: E402
 from jobs.dra_diffusion import alignment_target  # noqa: E402
-from jobs.train_dra import Surroundings, TrainDraJob, train_dra  # noqa: E402
+from jobs.train_dra import TrainDraJob, train_dra  # noqa: E402
 from recipes.dra import RECIPES  # noqa: E402
 from recipes.dra_paper import PAPER, published  # noqa: E402
 from rp_attacks import PGD  # noqa: E402
@@ -201,8 +201,7 @@ def test_each_large_recipe_runs_at_a_cpus_size(name, surroundings, tmp_path, cap
     config = shrunk(RECIPES[name]())
     every = ("at", "at+dra", "at+ikl", "at+adr") if name == "cifar10-wrn-34-10" else config.method
     config = replace(config, method=every if name in ("cifar10-wrn-34-10", "cifar10-wrn-28-10-1m") else every[-1:])
-    where = Surroundings("cpu", tmp_path / "cache", surroundings)
-    train_dra(config, tmp_path / "run", recipe=name, resume=False, where=where)
+    train_dra(config, tmp_path / "run", recipe=name, device="cpu", cache=tmp_path / "cache", root=surroundings)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert set(result["methods"]) == set(config.method)
     assert f"published for recipe {name}, {config.method[-1]}" in capsys.readouterr().out

@@ -98,14 +98,15 @@ class FinetuneJob:
         return purifiers_around(model, self.config)
 
     def adversarial(self) -> Tensor:
-        """Stage I: training images attacked through the original one-shot purifier, as the file holds them."""
+        """Stage I: training images attacked through the original purifier, as the file holds them."""
         product, settings = self.folder.path / "adversarial.npz", self.config.attack
         if not product.exists():
             with self.folder.timed("stage I"):
                 self.progress.start("stage I", len(self.train), 0)
-                pgd = PGD(eps=settings.eps, step_size=settings.step_size, steps=settings.steps)
+                grad = "exact" if self.config.through == "one-shot" else "identity"
+                pgd = PGD(eps=settings.eps, step_size=settings.step_size, steps=settings.steps, grad=grad)
                 images = adversarial_images(
-                    Defended(self.purifiers(self.load_original()).one_shot, self.classifier),
+                    Defended(self.purifiers(self.load_original()).trained, self.classifier),
                     self.train,
                     _numbered(pgd, noise.derive_seed(self.config.seed, "stage I")),
                     noise_std=self.config.finetune.noise_std,
@@ -127,7 +128,7 @@ class FinetuneJob:
             with self.folder.timed("stage II"):
                 finetuner = Finetuner(
                     self.config.finetune,
-                    self.purifiers(model).one_shot,
+                    self.purifiers(model).trained,
                     self.classifier,
                     self.train,
                     adversarial,

@@ -24,7 +24,7 @@ from jobs.pretrain import pretrain
 class PurifierNetworks:
     """Paths of the networks by role; each is made when it is first asked for.
 
-    Roles: classifier, mae, maskdit, edm, and the robustly fine-tuned rmae and rmaskdit.
+    Roles: classifier, mae, maskdit, edm, and the robustly fine-tuned ones, see `Rows`.
 
     Args:
         config: of the comparison.
@@ -50,6 +50,8 @@ class PurifierNetworks:
             "edm": lambda: config.edm or self._pretrained("edm", config.pretrain_edm),
             "rmae": lambda: self._finetuned(config.finetune_mae),
             "rmaskdit": lambda: self._finetuned(config.finetune_maskdit),
+            "rmae_once": lambda: self._finetuned(config.finetune_mae_once),
+            "rmaskdit_once": lambda: self._finetuned(config.finetune_maskdit_once),
         }
         if role not in makers:
             return role

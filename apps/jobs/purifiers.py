@@ -1,6 +1,8 @@
 """Purifiers from settings."""
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -36,12 +38,14 @@ class Purifiers(NamedTuple):
     """The forms in which robust fine-tuning uses one network.
 
     Attributes:
-        one_shot: what is trained through.
+        one_shot: one reconstruction or denoising step.
+        trained: what is trained through: that, or a few sign steps that have a derivative.
         descent: MAE-Pure or MaskDiT-Pure, which is judged.
         view: how AMV looks at images.
     """
 
     one_shot: OneShot
+    trained: Purifier
     descent: SignDescent
     view: MAEView | MaskDiTView
 
@@ -52,15 +56,20 @@ def purifiers_around(model: Masked, config: Finetuning) -> Purifiers:
     Raises:
         ValueError: if a setting does not suit the network.
     """
-    descent, rate = asdict(config.descent), config.descent.mask_rate
+    rate = config.descent.mask_rate
+    one_shot: OneShot
+    pure: Callable[..., SignDescent]
+    view: MAEView | MaskDiTView
     if isinstance(model, MaskedAutoencoder):
         one_shot = MAEReconstruction(model, mask_rate=config.one_shot_mask_rate)
-        return Purifiers(one_shot, MAEPure(model, **descent), MAEView(model=model, mask_rate=rate))
-    return Purifiers(
-        OneStepDenoise(model, sigma=config.sigma),
-        MaskDiTPure(model, **descent, sigma=config.sigma),
-        MaskDiTView(model=model, sigma=config.sigma, mask_rate=rate),
-    )
+        pure = partial(MAEPure, model)
+        view = MAEView(model=model, mask_rate=rate)
+    else:
+        one_shot = OneStepDenoise(model, sigma=config.sigma)
+        pure = partial(MaskDiTPure, model, sigma=config.sigma)
+        view = MaskDiTView(model=model, sigma=config.sigma, mask_rate=rate)
+    trained = one_shot if config.through == "one-shot" else pure(**asdict(config.unrolled), grad="ste-tanh")
+    return Purifiers(one_shot, trained, pure(**asdict(config.descent)), view)
 
 
 def build_purifier(settings: PurifierChoice, info: DatasetInfo, device: torch.device) -> Purifier:

@@ -11,7 +11,8 @@ from rp_models.training import RunFolder
 
 from jobs import sweep_report
 from jobs.sweep_statistics import Outcome
-from jobs.train_dra import Surroundings, TrainDraJob, prepared
+from jobs.train_dra import Surroundings as Surroundings
+from jobs.train_dra import TrainDraJob, prepared
 
 
 def run_sweep(

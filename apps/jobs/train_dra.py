@@ -13,26 +13,21 @@ from typing import Any, NamedTuple
 import rp_models
 import torch
 from recipes.dra_settings import TrainDra
-from rp_analysis import alignment_score, cknna, uniformity_score
-from rp_attacks import PGD, AutoAttack, evaluate
 from rp_attacks import Progress as EvaluationProgress
 from rp_attacks.problem import Attack
-from rp_attacks.report import Report
 from rp_dra import ClassifierTrainer, build_classifier, export_robustbench, objective_of
 from rp_dra.settings import Method, uses_alignment, uses_synthetic
 from rp_dra.targets import FrozenTarget
-from rp_models import noise
 from rp_models.checkpoint import CheckpointError, save_tensors
 from rp_models.data import Images, open_images, subset
 from rp_models.data.datasets import DataError
 from rp_models.training import ALONE, Processes, ProgressBar, RunFolder, joined, state_path, train_stage
-from torch import Tensor, nn
+from torch import nn
 
-from jobs import dra_report
+from jobs import dra_judgement, dra_report
 from jobs.device import choose_device
 from jobs.dra_diffusion import Diffusion, alignment_target
 from jobs.evaluations import Evaluations
-from jobs.networks import pooled_features
 from jobs.several import Silence, timed
 
 
@@ -64,25 +59,40 @@ def prepared(where: Surroundings) -> Iterator[tuple[torch.device, Processes]]:
         yield device, processes
 
 
-def train_dra(config: TrainDra, out: Path, *, recipe: str, resume: bool, where: Surroundings) -> None:
-    """Do a whole run and print its table.
+def train_dra(
+    config: TrainDra,
+    out: Path,
+    *,
+    recipe: str = "",
+    resume: bool = False,
+    device: str = "auto",
+    cache: Path,
+    root: Path | None = None,
+    workers: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Do a whole run.
 
     Args:
         config: everything that determines the numbers.
         out: the run's folder.
         recipe: where the settings started from, for the paper's figures beside the run's own.
         resume: go on with the run that is in the folder.
-        where: device, cache and the like.
+        device: where to compute.
+        cache: folder of what other runs made.
+        root: folder of the data sets.
+        workers: processes that evaluate beside the training, on a CPU.
+        quiet: print no table.
 
     Raises:
         RunError: if the folder cannot be used.
         DataError: if there is no such device, or data and settings do not fit.
         CheckpointError: if a checkpoint is missing or does not fit.
     """
-    with prepared(where) as (device, processes):
-        TrainDraJob.open(config, out, device, processes, resume=resume, where=where).run(
-            workers=where.workers, recipe=recipe
-        )
+    where = Surroundings(device, cache, root, workers)
+    with prepared(where) as (chosen, processes):
+        job = TrainDraJob.open(config, out, chosen, processes, resume=resume, where=where)
+        job.run(workers=workers, recipe=recipe, quiet=quiet)
 
 
 class TrainDraJob:
@@ -249,82 +259,28 @@ class TrainDraJob:
     def judge(self, method: Method, watch: Callable[[EvaluationProgress], None] | None = None) -> None:
         """Write a method's accuracy under AutoAttack, and what its features look like, on the test images."""
         model = rp_models.load(self.checkpoint(method), device=self.device)
-        report = self.attacked(method, model, watch)
+        settings, seed = self.config.evaluation, self.config.seed
+        report = dra_judgement.attacked(
+            model,
+            self.test,
+            self.attacks(),
+            settings,
+            seed=seed,
+            folder=self.folder.path / "evaluation" / method,
+            processes=self.processes,
+            watch=watch,
+        )
         if report is None:
             return
-        row = dra_report.row(report)
-        features = self.features(model, self._similarity_target())
-        records = {"clean": report.clean, "autoattack": report.worst}
-        right = {name: torch.from_numpy(record.right.mean(axis=1) > 0.5) for name, record in records.items()}
-        save_tensors(
-            {"index": torch.from_numpy(report.index), **right},
-            self.folder.path / "results" / f"{method}.safetensors",
-            {"method": method},
-        )
-        self.folder.write_json(f"results/{method}.json", {**row, **features})
+        target = self._similarity_target()
+        features = dra_judgement.describe_features(model, self.test, target, settings, seed=seed)
+        results = self.folder.path / "results"
+        save_tensors(dra_judgement.right_images(report), results / f"{method}.safetensors", {"method": method})
+        self.folder.write_json(f"results/{method}.json", {**dra_report.row(report), **features})
 
     def attacks(self) -> dict[str, Attack]:
-        """AutoAttack's standard version: its four attacks, each on the images that still stand."""
-        settings = self.config.evaluation
-        return {
-            part: AutoAttack(norm=settings.norm, eps=settings.eps, attacks=(part,), batch_size=settings.batch_size)
-            for part in settings.attacks
-        }
-
-    def attacked(
-        self, method: Method, model: nn.Module, watch: Callable[[EvaluationProgress], None] | None
-    ) -> Report | None:
-        """The report of the evaluation, whose images all processes share; None but in the first one."""
-        settings = self.config.evaluation
-        x, y = self.test.batch(slice(None))
-
-        def part(shard: tuple[int, int]) -> Report:
-            return evaluate(
-                model,
-                x,
-                y,
-                self.attacks(),
-                seed=self.config.seed,
-                batch_size=settings.batch_size,
-                block_size=settings.batch_size,
-                probes=settings.probes,
-                folder=self.folder.path / "evaluation" / method,
-                shard=shard,
-                progress=watch,
-            )
-
-        sharing = min(self.processes.count, -(-len(x) // settings.batch_size))  # a process without a block is idle
-        if sharing > 1 and self.processes.rank < sharing:
-            part((self.processes.rank, sharing))
-        self.processes.wait()
-        return part((0, 1)) if self.processes.main else None
-
-    def features(self, model: nn.Module, target: FrozenTarget | None) -> Mapping[str, float | None]:
-        """The features' geometry on clean and adversarial images, and their similarity with the diffusion model's."""
-        settings = self.config.evaluation
-        attack = PGD(norm=settings.norm, eps=settings.eps, step_size=settings.eps / 4, steps=20)
-        found: list[tuple[Tensor, ...]] = []
-        for index in torch.arange(len(self.test), device=self.device).split(settings.batch_size):
-            x, y = self.test.batch(index)
-            x_adv = attack(model, x, y, seed=self.config.seed, index=index)
-            both = pooled_features(model, x), pooled_features(model, x_adv)
-            if target is None:
-                found.append(both)
-                continue
-            shape = target.noise_shape(x.shape[1:])
-            eps = noise.normal(shape, seed=self.config.seed, purpose="similarity", index=index)
-            # without labels: a condition on the true class would make any good classifier look similar
-            found.append((*both, target(x, None, noise=eps)))
-        clean, adversarial, *diffusion = (torch.cat(column) for column in zip(*found, strict=True))
-        k = min(settings.neighbours, len(clean) - 1)
-        compared = [clean, *diffusion]
-        # constant features, of a collapsed classifier, have no similarity with anything
-        comparable = len(compared) == 2 and not any(bool((part == part[0]).all()) for part in compared)
-        return {
-            "cknna": cknna(clean, diffusion[0], k=k) if comparable else None,
-            "alignment": alignment_score(clean, adversarial),
-            "uniformity": uniformity_score(clean),
-        }
+        """What the classifiers are judged by."""
+        return dra_judgement.autoattack(self.config.evaluation)
 
     def _similarity_target(self) -> FrozenTarget | None:
         """The target with which features are compared, if the run has one."""

@@ -35,7 +35,11 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
-    """The purifier of each row; mae, rmae, maskdit, rmaskdit and edm stand for the networks of the comparison."""
+    """The purifier of each row, its networks named by their roles.
+
+    mae, maskdit, edm: pre-trained. rmae, rmaskdit: robustly fine-tuned through sign steps; rmae_once, rmaskdit_once:
+    through one reconstruction or denoising step.
+    """
 
     none: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="none", mae="mae"))
     noise: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="noise", mae="mae"))
@@ -43,13 +47,13 @@ class Rows:
         default_factory=partial(PurifierChoice, kind="mae-reconstruction", mae="mae")
     )
     rmae_reconstruction: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="mae-reconstruction", mae="rmae")
+        default_factory=partial(PurifierChoice, kind="mae-reconstruction", mae="rmae_once")
     )
     maskdit_denoise: PurifierChoice = field(
         default_factory=partial(PurifierChoice, kind="denoise", mae="mae", model="maskdit")
     )
     rmaskdit_denoise: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="denoise", mae="mae", model="rmaskdit")
+        default_factory=partial(PurifierChoice, kind="denoise", mae="mae", model="rmaskdit_once")
     )
     diffpure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="diffpure", mae="mae", model="edm"))
     likelihood: PurifierChoice = field(
@@ -58,6 +62,10 @@ class Rows:
     mae_pure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="mae"))
     maskdit_pure: PurifierChoice = field(
         default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="maskdit")
+    )
+    rmae_pure_once: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="rmae_once"))
+    rmaskdit_pure_once: PurifierChoice = field(
+        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="rmaskdit_once")
     )
     rmae_pure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="rmae"))
     rmaskdit_pure: PurifierChoice = field(
@@ -76,6 +84,8 @@ TITLES = {
     "likelihood": "likelihood maximisation",
     "mae_pure": "MAE-Pure",
     "maskdit_pure": "MaskDiT-Pure",
+    "rmae_pure_once": "RMAE-Pure, tuned one-shot",
+    "rmaskdit_pure_once": "RMaskDiT-Pure, tuned one-shot",
     "rmae_pure": "RMAE-Pure",
     "rmaskdit_pure": "RMaskDiT-Pure",
 }
@@ -100,8 +110,10 @@ class Comparison:
     pretrain_mae: PretrainMae = field(default_factory=PretrainMae)
     pretrain_maskdit: PretrainMaskDit = field(default_factory=PretrainMaskDit)
     pretrain_edm: PretrainEdm = field(default_factory=PretrainEdm)
-    finetune_mae: Finetuning = field(default_factory=Finetuning)
-    finetune_maskdit: Finetuning = field(default_factory=lambda: Finetuning(kind="maskdit", maskdit="maskdit"))
+    finetune_mae: Finetuning = field(default_factory=Finetuning)  # makes rmae
+    finetune_maskdit: Finetuning = field(default_factory=Finetuning)  # makes rmaskdit
+    finetune_mae_once: Finetuning = field(default_factory=Finetuning)  # makes rmae_once
+    finetune_maskdit_once: Finetuning = field(default_factory=Finetuning)  # makes rmaskdit_once
     budget: Budget = field(default_factory=Budget)
     rows: Rows = field(default_factory=Rows)
 
@@ -120,6 +132,11 @@ class Comparison:
         require(self.probes >= 0, f"probes must not be negative, got {self.probes}")
 
 
+def with_roles(tuning: Finetuning) -> Finetuning:
+    """Fine-tuning of the comparison's own networks, named by their roles."""
+    return replace(tuning, mae="mae", maskdit="maskdit", classifier="classifier")
+
+
 def digits() -> Comparison:
     """The embedded digits at radius 0.15: an hour on a CPU core, most of it the attacks on the iterative purifiers."""
     eps = 0.15
@@ -132,26 +149,30 @@ def digits() -> Comparison:
         pretrain_mae=pretrain_mae.digits(),
         pretrain_maskdit=pretrain_maskdit.digits(),
         pretrain_edm=pretrain_edm.digits_unconditional(),
-        finetune_mae=replace(finetuning.digits(), mae="mae", classifier="classifier"),
-        finetune_maskdit=replace(finetuning.digits_maskdit(), maskdit="maskdit", classifier="classifier"),
+        finetune_mae=with_roles(finetuning.digits_steps()),
+        finetune_maskdit=with_roles(finetuning.digits_maskdit_steps()),
+        finetune_mae_once=with_roles(finetuning.digits()),
+        finetune_maskdit_once=with_roles(finetuning.digits_maskdit()),
         budget=Budget(eps=eps, steps=20, eot=3, curved_steps=10, curved_eot=2, queries=100, query_passes=2, passes=8),
         rows=Rows(
             noise=PurifierChoice(kind="noise", mae="mae", std=0.25),
             maskdit_denoise=PurifierChoice(kind="denoise", mae="mae", model="maskdit"),
-            rmaskdit_denoise=PurifierChoice(kind="denoise", mae="mae", model="rmaskdit"),
+            rmaskdit_denoise=PurifierChoice(kind="denoise", mae="mae", model="rmaskdit_once"),
             diffpure=PurifierChoice(kind="diffpure", mae="mae", model="edm", reverse_steps=5),
             likelihood=PurifierChoice(kind="likelihood", mae="mae", model="edm", steps=3),
             mae_pure=mae,
             rmae_pure=replace(mae, mae="rmae"),
+            rmae_pure_once=replace(mae, mae="rmae_once"),
             maskdit_pure=maskdit,
             rmaskdit_pure=replace(maskdit, model="rmaskdit"),
+            rmaskdit_pure_once=replace(maskdit, model="rmaskdit_once"),
         ),
     )
 
 
 def smoke() -> Comparison:
     """The digits in seconds: every part runs, nothing is learnt; for tests."""
-    base, tune = digits(), finetuning.smoke()
+    base, tune = digits(), with_roles(finetuning.smoke())
     rows = {
         name: replace(choice, steps=min(choice.steps, 2), reverse_steps=2)
         for name, choice in ((row.name, getattr(base.rows, row.name)) for row in fields(Rows))
@@ -162,8 +183,10 @@ def smoke() -> Comparison:
         pretrain_classifier=pretrain_classifier.smoke(),
         pretrain_maskdit=pretrain_maskdit.smoke(),
         pretrain_edm=replace(pretrain_edm.smoke(), edm=replace(pretrain_edm.smoke().edm, conditional=False)),
-        finetune_mae=replace(tune, mae="mae", classifier="classifier"),
-        finetune_maskdit=replace(tune, kind="maskdit", maskdit="maskdit", classifier="classifier"),
+        finetune_mae=replace(tune, through="steps", unrolled=replace(base.finetune_mae.unrolled, steps=1)),
+        finetune_maskdit=replace(tune, kind="maskdit", through="steps", unrolled=replace(tune.unrolled, steps=1)),
+        finetune_mae_once=tune,
+        finetune_maskdit_once=replace(tune, kind="maskdit"),
         budget=replace(base.budget, steps=2, eot=1, curved_steps=1, curved_eot=1, queries=2, query_passes=1, passes=2),
         rows=Rows(**rows),
     )
@@ -175,7 +198,9 @@ def fashion_mnist() -> Comparison:
     base = digits()
     rows = {row.name: replace(getattr(base.rows, row.name), eta=eps, step_size=0.02) for row in fields(Rows)}
     maskdit, edm = pretrain_maskdit.fashion_mnist(), pretrain_edm.fashion_mnist()
-    tune = replace(finetuning.fashion_mnist(), mae="mae", classifier="classifier")
+    tune = with_roles(finetuning.fashion_mnist())
+    tune_maskdit = replace(tune, kind="maskdit", finetune=replace(tune.finetune, mu=1.0))
+    unrolled = replace(base.finetune_mae.unrolled, eta=eps, step_size=0.04)
     return replace(
         base,
         data="fashion-mnist",
@@ -184,8 +209,10 @@ def fashion_mnist() -> Comparison:
         pretrain_mae=pretrain_mae.fashion_mnist(),
         pretrain_maskdit=replace(maskdit, maskdit=replace(maskdit.maskdit, num_classes=0)),
         pretrain_edm=replace(edm, edm=replace(edm.edm, conditional=False)),
-        finetune_mae=tune,
-        finetune_maskdit=replace(tune, kind="maskdit", maskdit="maskdit", finetune=replace(tune.finetune, mu=1.0)),
+        finetune_mae=replace(tune, through="steps", unrolled=unrolled),
+        finetune_maskdit=replace(tune_maskdit, through="steps", unrolled=unrolled),
+        finetune_mae_once=tune,
+        finetune_maskdit_once=tune_maskdit,
         budget=replace(base.budget, eps=eps),
         rows=Rows(**rows),
     )

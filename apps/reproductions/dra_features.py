@@ -119,9 +119,7 @@ def _figure_8(made: Mapping[str, Made]) -> Outcome:
             }
     return Outcome(
         tables=[Table("DM-AT+DRA over the weight of the alignment; 0 is DM-AT, %", rows, "sweep")],
-        figures=[Figure("accuracy over the weight", "sweep", "figures/sweep.png")]
-        if swept.has("figures/sweep.png")
-        else [],
+        figures=[Figure("accuracy over the weight", "sweep", "figures/weights.png")],
         numbers=numbers,
     )
 

@@ -16,7 +16,7 @@ from jobs.probe import ProbeJob
 from jobs.purifier_networks import PurifierNetworks
 from jobs.sweep import Surroundings, run_sweep
 from jobs.train_dra import train_dra
-from rp_analysis import Plot, Sensitivity, plot_sensitivity
+from rp_analysis import Plot, Sensitivity, StrengthPoint, plot_sensitivity, plot_strength_sweep
 from rp_models.checkpoint import read_tensors
 from rp_models.training import RunFolder
 
@@ -124,6 +124,14 @@ def _sweep(making: Making) -> None:
     configs = {seed: [configuration(config, point, seed) for point in config.points()] for seed in config.seeds}
     around = Surroundings(where.device, where.cache, where.root, 0)
     run_sweep(config, configs, making.folder, resume=True, where=around)
+    rows = RunFolder(making.folder).read_json("result.json")["rows"]
+    points = [
+        StrengthPoint(float(weight), row["clean"]["estimate"], row["autoattack"]["estimate"])
+        for weight, row in zip(config.grid["alignment.weight"], rows, strict=True)
+    ]
+    baseline = next((point for point in points if point.strength == 0), None)
+    plot = plot_strength_sweep([point for point in points if point.strength > 0], baseline)
+    plot.save(making.folder / "figures" / "weights", formats=("png",))
 
 
 def _networks(making: Making) -> None:
