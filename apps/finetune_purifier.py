@@ -1,9 +1,11 @@
 """Robust fine-tuning of a purifier's network, RMAE or RMaskDiT, and what it changes.
 
 Two stages: training images are attacked through purifier and classifier and stored; then the network is trained on
-them, the classifier frozen. On the digits, with the autoencoder that ships with rp-models, under two minutes.
+them, the classifier frozen: through one reconstruction, or through a few sign steps with a curved backward rule. On the
+digits, with the autoencoder that ships with rp-models, under two minutes.
 
     uv run apps/finetune_purifier.py --classifier standard.safetensors
+    uv run apps/finetune_purifier.py --recipe digits-steps --classifier standard.safetensors
     uv run apps/finetune_purifier.py --recipe digits-maskdit --classifier c.safetensors --maskdit m.safetensors
 """
 
@@ -21,10 +23,10 @@ from recipes.finetuning import RECIPES, Finetuning
 class Options:
     """Robust fine-tuning of a purifier's network, RMAE or RMaskDiT, and what it changes."""
 
-    recipe: Literal["digits", "digits-maskdit", "fashion-mnist", "smoke"] = (
+    recipe: Literal["digits", "digits-steps", "digits-maskdit", "digits-maskdit-steps", "fashion-mnist", "smoke"] = (
         "digits"  # where the settings below start from
     )
-    out: Path | None = None  # the run's folder; by default runs/finetune_purifier/RECIPE-KIND
+    out: Path | None = None  # the run's folder; by default runs/finetune_purifier/, named after recipe and kind
     resume: bool = False  # go on with the run that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
@@ -42,7 +44,8 @@ def main() -> int:
         commandline.fail("--classifier is missing: name the classifier's checkpoint")
     if config.kind == "maskdit" and not config.maskdit:
         commandline.fail("kind maskdit needs a checkpoint; name it with --maskdit")
-    out = options.out or Path("runs") / "finetune_purifier" / f"{options.recipe}-{config.kind}"
+    name = options.recipe if config.kind in options.recipe else f"{options.recipe}-{config.kind}"
+    out = options.out or Path("runs") / "finetune_purifier" / name
     print(f"run folder: {out}", file=sys.stderr, flush=True)
     from jobs.finetune_purifier import FinetuneJob
 

@@ -155,6 +155,7 @@ def runs(work):
         "rmae interrupted": ("INTERRUPT", *SMOKE_TUNE, "--out", "rmae2"),
         "rmae completed": (*SMOKE_TUNE, "--out", "rmae2", "--resume"),
         "rmaskdit": (*SMOKE_TUNE, "--out", "rmaskdit", "--kind", "maskdit", "--maskdit", "maskdit.safetensors"),
+        "steps": (*SMOKE_TUNE, "--out", "steps", "--through", "steps", "--unrolled.steps", "1"),
         "mae as maskdit": (*SMOKE_TUNE, "--out", "bad", "--kind", "maskdit", "--maskdit", "mae-digits"),
         "nothing visible to descend on": (*SMOKE_TUNE, "--out", "bad", "--descent.mask-rate", "0.99"),
     }
@@ -174,7 +175,7 @@ def same_tensors(one, other):
 def test_every_good_run_ends_well(runs) -> None:
     for name in (
         *("mae", "mae resumed", "mae completed", "half", "edm", "digits", "whole split", "npz", "png"),
-        *("diffpure", "maskdit-pure", "denoise", "likelihood", "none", "rmae", "rmae completed", "rmaskdit"),
+        *("diffpure", "maskdit-pure", "denoise", "likelihood", "none", "rmae", "rmae completed", "rmaskdit", "steps"),
     ):
         assert runs[name].status == 0, f"{name}: {runs[name].err}"
 
@@ -311,6 +312,15 @@ def test_fine_tuning_leaves_the_network_the_images_and_before_and_after(runs, wo
     assert found["before"] != found["after"]
     assert "no robust accuracies" in " ".join(runs[kind].out.split())
     assert (folder / "figures" / "purified.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_through_steps_is_another_training(runs, work) -> None:
+    """The sign has no derivative of its own: without a curved rule the weights would stay where they are."""
+    one_shot, steps = (work / run / "checkpoints" / "rmae.safetensors" for run in ("rmae", "steps"))
+    assert not same_tensors(steps, "mae-digits")
+    assert not same_tensors(steps, one_shot)
+    stored = [read_synthetic(work / run / "adversarial.npz", describe("digits")).images for run in ("rmae", "steps")]
+    assert not torch.equal(*stored)  # each is attacked through what it is trained through
 
 
 @pytest.mark.parametrize(

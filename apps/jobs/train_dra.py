@@ -4,7 +4,7 @@ A stage whose product is in the run folder is done; an unfinished one goes on fr
 all processes train and evaluate together; the first one writes and prints.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
