@@ -69,7 +69,6 @@ class Diffusion:
             DataError: if a model or a file of synthetic images does not fit the data set.
         """
         config, info = self.config, self.images.info
-        denoiser = None
         if config.needs_diffusion_model and config.diffusion_model is not None:
             denoiser = load_denoiser(config.diffusion_model, info)
             _check_classes(denoiser, config.diffusion_model, info, needed=self._condition_needed)
