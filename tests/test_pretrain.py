@@ -262,3 +262,23 @@ def test_every_shipped_model_has_its_card_and_together_they_are_small():
         assert card.startswith(f"# {file.stem}\n")
         assert f"{notes['validation_loss']:.5g}" in card
         assert rp_models.load(file.stem)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mae-fashion-mnist", MAE_RECIPES["fashion-mnist"]().mae),
+        ("edm-fashion-mnist", EDM_RECIPES["fashion-mnist"]().edm),
+        ("maskdit-fashion-mnist", MASKDIT_RECIPES["fashion-mnist"]().maskdit),
+        ("maskdit-digits", MASKDIT_RECIPES["digits"]().maskdit),
+        ("edm-digits-unconditional", EDM_RECIPES["digits-unconditional"]().edm),
+    ],
+)
+def test_a_shipped_model_is_what_its_recipe_makes(name, settings):
+    notes = read_header(ROOT / "weights" / f"{name}.safetensors").notes
+    assert {key: notes[key] for key in ("steps", "batch_size", "lr", "seed")} == {
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
+        "lr": settings.lr,
+        "seed": 0,
+    }

@@ -17,12 +17,12 @@ def digits() -> PretrainMae:
 
 
 def fashion_mnist() -> PretrainMae:
-    """Fashion-MNIST in about twenty minutes on a CPU core."""
+    """Fashion-MNIST in under ten minutes on a CPU core: the checkpoint `mae-fashion-mnist` of `weights/`."""
     return PretrainMae(
         data="fashion-mnist",
         half=True,
         mae=MaeSettings(
-            network="mae-fashion-mnist", mask_rate=0.6, steps=4000, batch_size=128, lr=2e-3, warmup_steps=200
+            network="mae-fashion-mnist", mask_rate=0.6, steps=2500, batch_size=64, lr=1.5e-3, warmup_steps=200
         ),
     )
 

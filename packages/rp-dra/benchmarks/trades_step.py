@@ -147,7 +147,7 @@ def _public_modules(folder: str):  # type: ignore[no-untyped-def]
         stub.__getattr__ = lambda attribute: type(attribute, (), {})  # type: ignore[method-assign]
         stub.__path__ = []
         sys.modules[name] = stub
-    Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign, assignment]
+    Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
     names = ("gowal21uncovering.utils.trades", "core.models.wideresnetwithswish", "gowal21uncovering.utils.watrain")
     return [importlib.import_module(name) for name in names]
 
