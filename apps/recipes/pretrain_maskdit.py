@@ -26,7 +26,7 @@ def digits() -> PretrainMaskDit:
 
 
 def fashion_mnist() -> PretrainMaskDit:
-    """Fashion-MNIST in about fifteen minutes on a CPU core, class-conditional: `maskdit-fashion-mnist` of `weights/`."""
+    """Fashion-MNIST in fifteen minutes on a CPU core, class-conditional: `maskdit-fashion-mnist` of `weights/`."""
     return PretrainMaskDit(
         data="fashion-mnist",
         half=True,

@@ -36,9 +36,7 @@ class EdmSettings:
     num_blocks: int = 4  # residual blocks per resolution
     attn_resolutions: tuple[int, ...] = (16,)  # resolutions with self-attention
     dropout: float = 0.13  # inside the residual blocks
-    conditional: bool = (
-        True  # whether the model knows the class; DiffPure and likelihood purifiers take one that does not
-    )
+    conditional: bool = True  # whether the model knows the class; purifiers take one that does not
     steps: int = 400_000  # optimiser steps
     batch_size: int = 512  # images in a step
     lr: float = 1e-3  # highest rate, of Adam
