@@ -20,9 +20,7 @@ class Pretrain:
     data: str = "digits"  # a data set of the catalogue, or the path of an .npz or a class folder; its training split
     seed: int = 0  # of weights, batches, augmentation, noise, masks and samples
     half: bool = False  # store the weights in float16; the held-out figures are those of the stored weights
-    validate_every: int = (
-        0  # steps between two looks at the validation images; the best weights so far are kept. 0: none
-    )
+    validate_every: int = 0  # steps between two looks at the validation images, which keep the best weights; 0: none
     compute: ComputeSettings = field(default_factory=ComputeSettings)
 
     def __post_init__(self) -> None:

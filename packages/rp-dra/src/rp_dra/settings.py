@@ -158,7 +158,8 @@ class AlignmentSettings:
     """Diffusion representation alignment (Eq. 3 and 4, Appendix D of the DRA paper)."""
 
     weight: float = 1.2  # lambda, the weight of the alignment term
-    target: Literal["edm", "lightningdit", "encoder", "network"] = "edm"  # whose features; "encoder": App. E's
+    # the frozen network that gives the features; "encoder": that of Appendix E
+    target: Literal["edm", "lightningdit", "encoder", "network"] = "edm"
     # "lightningdit": its checkpoint; "encoder": a noisy-input classifier; "network": any network with features
     checkpoint: str | None = None
     autoencoder: str | None = None  # "lightningdit": checkpoint of the VA-VAE
