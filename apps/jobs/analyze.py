@@ -70,7 +70,8 @@ class AnalysisJob:
             name: rp_models.load(self.trained.path / "checkpoints" / f"{name}.safetensors", device=device)
             for name in self.result["methods"]
         }
-        self.target = self._target(setting["alignment"])
+        self.target = self._target(setting)
+        self.tables: dict[str, list[dict[str, Any]]] = {}
         self.page = Report(f"What the classifiers of {config.run} have learnt")
         self.progress = ProgressBar()
 
@@ -85,7 +86,7 @@ class AnalysisJob:
         return cls(config, RunFolder.open(out, asdict(config), resume=resume), chosen)
 
     def run(self) -> None:
-        """All sections, then the page."""
+        """All sections, then `result.json` and the page."""
         sections = [self.similarity, self.geometry, self.curves, self.frequency, self.dimension, self.sparse]
         self.progress.start("analyze", len(sections) + 1, 0)
         self._features()
@@ -99,6 +100,19 @@ class AnalysisJob:
             section()
         self.progress.advance(len(sections) + 1, {})
         self.progress.finish()
+        self.folder.write_json(
+            "result.json",
+            {
+                "setting": {
+                    **{key: self.result["setting"][key] for key in ("data", "split", "classifier", "seed")},
+                    **{"images": len(self.x), "norm": "linf", "eps": self.eps},
+                    "attack": f"PGD on the margin, {self.config.attack_steps} steps",
+                },
+                "tables": self.tables,
+                "config": asdict(self.config),
+                "environment": self.folder.read_json("environment.json"),
+            },
+        )
         print(f"page: {self.page.write(self.folder.path / 'index.html')}")
 
     def similarity(self) -> None:
@@ -215,11 +229,12 @@ class AnalysisJob:
         self._figure("sae", plot_sae_loss(runs), "normalised reconstruction loss; lower is easier to disentangle")
 
     def _target(self, setting: dict[str, Any]) -> EdmTarget | None:
-        """The run's frozen diffusion features, if it has a diffusion model."""
-        path = self.trained.path / "checkpoints" / "edm.safetensors"
-        if not path.exists():
+        """The run's frozen diffusion features, if it trained a diffusion model or was given one."""
+        trained, alignment = self.trained.path / "checkpoints" / "edm.safetensors", setting["alignment"]
+        model = trained if trained.exists() else setting.get("diffusion_model")
+        if model is None:
             return None
-        return EdmTarget(rp_models.load(path, device=self.device), sigma=setting["sigma"], layer=setting["layer"])
+        return EdmTarget(rp_models.load(model, device=self.device), sigma=alignment["sigma"], layer=alignment["layer"])
 
     def _features(self) -> None:
         """Features of clean and adversarial test images, of every classifier and of the diffusion model."""
@@ -247,6 +262,7 @@ class AnalysisJob:
         return float(self.result["methods"][method][kind]["estimate"])
 
     def _table(self, name: str, rows: list[dict[str, Any]], caption: str) -> None:
+        self.tables[name] = rows
         self.folder.write_json(f"tables/{name}.json", rows)
         self.page.table(rows, caption)
 

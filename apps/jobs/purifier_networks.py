@@ -75,10 +75,12 @@ class PurifierNetworks:
     def _finetuned(self, config: Finetuning) -> str:
         """A robustly fine-tuned one by `finetune_purifier.py`'s code."""
         given = self.path(config.mae if config.kind == "mae" else config.maskdit)
-        config = replace(config, classifier=self.path(config.classifier))
+        classifier = self.path(config.classifier)
+        # named by their weights alone: a cache that was moved is still found
+        nameless = replace(config, classifier="", mae="", maskdit="")
+        folder = self._folder(f"r{config.kind}", asdict(nameless), _digest_of(classifier), _digest_of(given))
+        config = replace(config, classifier=classifier)
         config = replace(config, mae=given) if config.kind == "mae" else replace(config, maskdit=given)
-        contents = [_digest_of(config.classifier), _digest_of(given)]
-        folder = self._folder(f"r{config.kind}", asdict(config), *contents)
         product = folder.path / "checkpoints" / f"r{config.kind}.safetensors"
         if not product.exists():
             FinetuneJob(config, folder, self.device).finetuned()

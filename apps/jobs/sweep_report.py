@@ -129,7 +129,8 @@ def _points(value: Mapping[str, Any] | None) -> str:
 
 def _strengths(sweep: Sweep, outcomes: Sequence[Outcome]) -> Plot | None:
     """Accuracy over the alignment's weight, if that alone was varied with one method (Fig. 8 of the DRA paper)."""
-    if list(sweep.grid) != ["alignment.weight"] or len(sweep.method) != 1:
+    varied = [name for name, values in sweep.grid.items() if len(values) > 1]
+    if varied != ["alignment.weight"] or len(sweep.method) != 1:
         return None
     points = []
     for point in sweep.points():

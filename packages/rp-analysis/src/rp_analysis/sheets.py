@@ -12,6 +12,7 @@ HIDDEN = (0.90, 0.76, 0.55)
 PAGE = 0.75
 """The grey between images: a white border would hide where a white image ends."""
 _TILE = 0.55  # inches, height and width of one image
+_LETTER = 0.06  # inches, width of a letter of a row's name
 
 
 def plot_image_grid(images: Mapping[str, Tensor], *, title: str = "", columns: Sequence[str] = ()) -> Plot:
@@ -41,7 +42,8 @@ def plot_image_grid(images: Mapping[str, Tensor], *, title: str = "", columns: S
             page[:, top : top + h, left : left + w] = _painted(image)
             rows.append({"row": name, "column": j, "mean": float(image.nanmean())})
     with style():
-        figure, (axes,) = new_figure(width=_TILE * count + 0.9, height=_TILE * len(images) * h / w + 0.3)
+        names = _LETTER * max(map(len, images)) + 0.3  # room for the rows' names
+        figure, (axes,) = new_figure(width=_TILE * count + names, height=_TILE * len(images) * h / w + 0.3)
         axes.imshow(page.permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_yticks([i * (h + gap) + (h - 1) / 2 for i in range(len(images))], list(images))
         axes.set_xticks([j * (w + gap) + (w - 1) / 2 for j in range(len(columns))], list(columns))
