@@ -11,7 +11,7 @@ from recipes.finetuning import Finetuning
 from rp_analysis import plot_image_grid, wilson_interval
 from rp_attacks import PGD
 from rp_models import noise
-from rp_models.data import ImageSet, describe, load_images, read_synthetic, subset_index, write_synthetic
+from rp_models.data import ImageSet, describe, load_images, read_synthetic, subset, subset_index, write_synthetic
 from rp_models.data.datasets import DataError, to_bytes
 from rp_models.training import ProgressBar, RunFolder, state_path, train_stage
 from rp_purify import Defended, Finetuner, SignDescent, adversarial_images, variation
@@ -46,7 +46,8 @@ class FinetuneJob:
         self.info = describe(config.data)
         self.classifier = load_classifier(config.classifier, self.info).to(device)
         self._check_purifiers()  # complains now, not after stage I
-        self.train = load_images(config.data, "train").to(device)
+        train = load_images(config.data, "train")
+        self.train = (subset(train, config.train_images) if config.train_images else train).to(device)
         test = load_images(config.data, "test").to(device)
         self.index = subset_index(len(test), config.images or len(test)).to(device)
         self.test = ImageSet(test.images[self.index], test.labels[self.index], test.info)
