@@ -28,6 +28,12 @@ def test_a_checkpoint_rebuilds_its_model(model, tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["model.safetensors"]
 
 
+def test_others_may_read_a_checkpoint_as_they_may_any_file_of_its_owner(model, tmp_path):
+    (tmp_path / "any").touch()
+    save(model, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_half_precision_files_load_into_single_precision(model, tmp_path):
     save(model, tmp_path / "half.safetensors", dtype=torch.float16)
     save(model, tmp_path / "single.safetensors")

@@ -138,7 +138,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: Mappin
     metadata = {"format": FORMAT, "header": json.dumps(header)}
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it: safetensors keeps files from everybody else
         save_file(contiguous, temporary, metadata=metadata)
+        temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # the rename must not become visible before the bytes
         temporary.replace(path)
