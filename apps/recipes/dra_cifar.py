@@ -59,6 +59,7 @@ def cifar10_wrn_34_10() -> TrainDra:
     """No synthetic images: AT, AT+DRA, AT+IKL and AT+ADR, batches of 128, 200 epochs.
 
     The rows of IKL and ADR come from their own papers, whose optimisers differ; here all methods share one.
+    Open, and so chosen: SiLU as in the other wide ResNets.
     """
     base = _longer(cifar10_wrn_28_10_1m(), batch_size=128, epochs=200)
     return replace(

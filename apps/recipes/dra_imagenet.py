@@ -20,7 +20,8 @@ def imagenet_convnext_b() -> TrainDra:
     """ConvNeXt-B: 100 epochs of 3-step TRADES with beta 10 by Lion, radius 4/255.
 
     Open, and so chosen: batch 1024, rate 2e-5 with a cosine after 5 epochs, weight decay 0.5, half of each batch
-    synthetic, attack steps of 2/255, random parts of at least a quarter of the image, gradients clipped to norm 1.
+    synthetic, attack steps of 2/255, random parts of at least a quarter of the image, gradients clipped to norm 1;
+    label smoothing and averaging of the weights are those of the small images.
     """
     eps = 4 / 255
     return TrainDra(
