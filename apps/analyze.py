@@ -22,6 +22,7 @@ class Options:
     resume: bool = False  # go on with the analysis that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
+    data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     config: Annotated[Analysis, tyro.conf.arg(name="")] = field(default_factory=Analysis)
 
 
@@ -38,7 +39,9 @@ def main() -> int:
     from jobs.analyze import AnalysisJob
 
     return commandline.guarded(
-        lambda: AnalysisJob.open(options.config, out, resume=options.resume, device=options.device).run()
+        lambda: AnalysisJob.open(
+            options.config, out, resume=options.resume, device=options.device, root=options.data_root
+        ).run()
     )
 
 

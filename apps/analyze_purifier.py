@@ -26,6 +26,7 @@ class Options:
     resume: bool = False  # use the classifier that an interrupted analysis in the folder has trained
     dry_run: bool = False  # print the resolved configuration as JSON and stop
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
+    data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     config: Annotated[PurifierAnalysis, tyro.conf.arg(name="")] = field(default_factory=PurifierAnalysis)
 
 
@@ -40,7 +41,9 @@ def main() -> int:
     from jobs.analyze_purifier import PurifierAnalysisJob
 
     return commandline.guarded(
-        lambda: PurifierAnalysisJob.open(options.config, out, resume=options.resume, device=options.device).run()
+        lambda: PurifierAnalysisJob.open(
+            options.config, out, resume=options.resume, device=options.device, root=options.data_root
+        ).run()
     )
 
 

@@ -25,6 +25,7 @@ class Options:
     recipe: Literal["digits", "fashion-mnist", "smoke"] = "digits"  # where the settings below start from
     out: Path | None = None  # the run's folder; by default runs/compare_purifiers/RECIPE
     cache: Path = Path("runs/cache")  # networks that other runs made
+    data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     resume: bool = False  # go on with the run that is in the folder
     tune: bool = False  # try settings of the purifiers on the validation split instead
     dry_run: bool = False  # print the resolved configuration as JSON and stop
@@ -51,6 +52,7 @@ def main() -> int:
             device=options.device,
             cache=options.cache,
             split="validation" if options.tune else "test",
+            root=options.data_root,
         )
         if options.tune:
             job.tune()

@@ -1,5 +1,6 @@
-"""Attack a classifier, defended or not, and report the accuracy that is left.
+"""Attack a classifier, defended or not, and report the accuracy that is left; without a model, a standard one's.
 
+uv run apps/evaluate.py --defended
 uv run apps/evaluate.py --model runs/train_dra/digits/checkpoints/dm-at+dra.safetensors --suite autoattack
 uv run apps/evaluate.py --model standard.safetensors --suite purifier --defended --purifier.kind mae-pure
 """
@@ -12,6 +13,7 @@ from typing import Annotated
 import commandline
 import tyro
 from recipes.evaluation import Evaluation
+from recipes.standard_classifier import why_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class Options:
     resume: bool = False  # go on with the evaluation that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
+    cache: Path = Path("runs/cache")  # where the standard classifier is kept for other runs
+    data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     config: Annotated[Evaluation, tyro.conf.arg(name="")] = field(default_factory=Evaluation)
 
 
@@ -31,16 +35,25 @@ def main() -> int:
     if options.dry_run:
         commandline.print_json(asdict(options.config))
         return 0
-    if not options.config.model:
-        commandline.fail("--model is missing: name the classifier's checkpoint")
-    name = f"{Path(options.config.model).stem}-{options.config.suite}"
+    if not options.config.model and (missing := why_missing("--model", options.config.data)):
+        commandline.fail(missing)
+    name = f"{options.config.model_name}-{options.config.suite}"
     if options.config.defended:
         name += f"-{options.config.purifier.kind}"
     out = options.out or Path("runs") / "evaluate" / name
     print(f"run folder: {out}", file=sys.stderr, flush=True)
     from jobs.evaluate import run
 
-    return commandline.guarded(lambda: run(options.config, out, resume=options.resume, device=options.device))
+    return commandline.guarded(
+        lambda: run(
+            options.config,
+            out,
+            resume=options.resume,
+            device=options.device,
+            cache=options.cache,
+            root=options.data_root,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 Two stages: training images are attacked through purifier and classifier and stored; then the network is trained on
 them, the classifier frozen: through one reconstruction, or through a few sign steps with a curved backward rule. On the
-digits, with the autoencoder that ships with rp-models, under two minutes.
+digits under two minutes, with the autoencoder that ships with rp-models and a standard classifier that is made first.
 
-    uv run apps/finetune_purifier.py --classifier standard.safetensors
+    uv run apps/finetune_purifier.py
     uv run apps/finetune_purifier.py --recipe digits-steps --classifier standard.safetensors
-    uv run apps/finetune_purifier.py --recipe digits-maskdit --classifier c.safetensors --maskdit m.safetensors
+    uv run apps/finetune_purifier.py --recipe digits-maskdit --maskdit weights/maskdit-digits.safetensors
 """
 
 import sys
@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import commandline
 import tyro
 from recipes.finetuning import RECIPES, Finetuning
+from recipes.standard_classifier import why_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Options:
     resume: bool = False  # go on with the run that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
+    cache: Path = Path("runs/cache")  # where the standard classifier is kept for other runs
+    data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     config: Annotated[Finetuning, tyro.conf.arg(name="")] = field(default_factory=Finetuning)
 
 
@@ -40,8 +43,8 @@ def main() -> int:
     if options.dry_run:
         commandline.print_json(asdict(config))
         return 0
-    if not config.classifier:
-        commandline.fail("--classifier is missing: name the classifier's checkpoint")
+    if not config.classifier and (missing := why_missing("--classifier", config.data)):
+        commandline.fail(missing)
     if config.kind == "maskdit" and not config.maskdit:
         commandline.fail("kind maskdit needs a checkpoint; name it with --maskdit")
     name = options.recipe if config.kind in options.recipe else f"{options.recipe}-{config.kind}"
@@ -50,7 +53,14 @@ def main() -> int:
     from jobs.finetune_purifier import FinetuneJob
 
     return commandline.guarded(
-        lambda: FinetuneJob.open(config, out, resume=options.resume, device=options.device).run()
+        lambda: FinetuneJob.open(
+            config,
+            out,
+            resume=options.resume,
+            device=options.device,
+            cache=options.cache,
+            root=options.data_root,
+        ).run()
     )
 
 

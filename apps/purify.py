@@ -23,6 +23,7 @@ class Options:
     resume: bool = False  # go on with the purification that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
+    data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     config: Annotated[Purification, tyro.conf.arg(name="")] = field(default_factory=Purification)
 
 
@@ -38,7 +39,9 @@ def main() -> int:
     print(f"run folder: {out}", file=sys.stderr, flush=True)
     from jobs.purify import PurifyJob
 
-    return commandline.guarded(lambda: PurifyJob.open(config, out, resume=options.resume, device=options.device).run())
+    return commandline.guarded(
+        lambda: PurifyJob.open(config, out, resume=options.resume, device=options.device, root=options.data_root).run()
+    )
 
 
 if __name__ == "__main__":

@@ -49,8 +49,9 @@ def main() -> int:
         short = [{key: record[key] for key in record if key != "numbers"} for record in run.items.values()]
         text = json.dumps({"scale": run.scale, "items": short}, indent=1) + "\n"
         (results / f"reproduce-{run.scale}.json").write_text(text, encoding="utf-8")
-    for paper, verdicts in counts(items, runs).items():
-        print(f"{paper}: " + ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items()))
+    for scale, papers in counts(items, runs).items():
+        for paper, verdicts in papers.items():
+            print(f"{scale}, {paper}: " + ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items()))
     print(f"page: {target} ({target.stat().st_size / 1e6:.1f} MB)")
     return 0
 

@@ -13,10 +13,10 @@ from rp_models.checkpoint import CheckpointError, read_header
 from rp_models.training import seeded
 from rp_purify import Defended, GaussianNoise, LikelihoodMaximisation, MAEPure, NoPurification
 
-from .test_purification_apps import ROOT, session
+from .running import APPS, app, process, without_torch
 
 ROWS = ("none", "noise", "maskdit_denoise", "rmae_pure")
-SMOKE = ("compare_purifiers.py", "--recipe", "smoke", "--device", "cpu", "--cache", "cache")
+SMOKE = ("compare_purifiers", "--recipe", "smoke", "--device", "cpu", "--cache", "cache")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def work(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(work):
-    """All command lines that need torch, in one process."""
+    """What the command lines did that need torch."""
     given = ("--classifier", "classifier.safetensors")
     commands = {
         "table": (*SMOKE, *given, "--out", "table", "--only", *ROWS),
@@ -42,14 +42,16 @@ def runs(work):
         "tuned": (*SMOKE, *given, "--out", "tuned", "--only", "noise", "--tune"),
         "missing": (*SMOKE, "--out", "missing", "--classifier", "nowhere.safetensors", "--only", "rmae_pure"),
     }
-    done, _ = session(commands, work)
-    return done
+    return {
+        name: (process if name == "from the cache" else app)(*words, cwd=work, status=None)
+        for name, words in commands.items()
+    }
 
 
 @pytest.fixture
 def apps(monkeypatch):
     """The modules of the apps."""
-    monkeypatch.syspath_prepend(str(ROOT / "apps"))
+    monkeypatch.syspath_prepend(str(APPS))
     import jobs.compare_purifiers as compare
     import jobs.compare_report as report
     import jobs.purifier_networks as networks
@@ -64,7 +66,7 @@ def result(work, run):
 
 
 def test_every_row_has_a_cell_for_each_attack_that_fits_it(runs, work) -> None:
-    assert runs["table"].status == 0, runs["table"].err
+    assert runs["table"].returncode == 0, runs["table"].stderr
     rows = result(work, "table")["rows"]
     assert tuple(rows) == ROWS
     everywhere = {"clean", "noise", "pgd-exact", "apgd-ce", "apgd-dlr", "autoattack-rand", "square", "worst"}
@@ -91,7 +93,7 @@ def test_the_worst_case_of_a_deterministic_row_is_below_each_attack(runs, work) 
 
 def test_the_page_and_the_terminal_show_the_numbers_of_the_result(runs, work) -> None:
     page = (work / "table" / "purifiers-digits.md").read_text()
-    for line in runs["table"].out.splitlines()[:6]:
+    for line in runs["table"].stdout.splitlines()[:6]:
         assert line in page
     cell = result(work, "table")["rows"]["rmae_pure"]["cells"]["worst"]["per_query"]
     shown = f"{100 * cell['estimate']:.1f} [{100 * cell['low']:.0f}, {100 * cell['high']:.0f}]"
@@ -103,18 +105,22 @@ def test_the_page_and_the_terminal_show_the_numbers_of_the_result(runs, work) ->
     assert "(figures/purifiers-digits.png)" in page
 
 
-def test_a_finished_table_is_not_made_again_and_another_one_is_refused(runs) -> None:
-    assert runs["resumed"].status == 0
-    assert runs["resumed"].out == runs["table"].out
-    assert "RMAE-Pure:" not in runs["resumed"].err  # no progress bar: nothing was evaluated
-    assert runs["another seed"].status == 2
+def test_a_finished_table_is_not_made_again_and_another_one_is_refused(runs, work) -> None:
+    assert runs["resumed"].returncode == 0
+    assert runs["resumed"].stdout == runs["table"].stdout
+    assert "RMAE-Pure:" not in runs["resumed"].stderr  # no progress bar: nothing was evaluated
+    spent = json.loads((work / "table" / "stages.json").read_text())
+    assert {name: row["seconds"] for name, row in result(work, "table")["rows"].items()} == {
+        name: spent[name] for name in ROWS
+    }  # of the evaluation, and not of looking it up again
+    assert runs["another seed"].returncode == 2
     assert "seed: 0 there, 5 asked for" in runs["another seed"].message
 
 
 def test_networks_are_made_once_and_evaluations_do_not_depend_on_the_other_rows(runs, work) -> None:
-    assert runs["from the cache"].status == 0, runs["from the cache"].err
-    assert "stage I" in runs["table"].err
-    assert "stage I" not in runs["from the cache"].err
+    assert runs["from the cache"].returncode == 0, runs["from the cache"].stderr
+    assert "stage I" in runs["table"].stderr
+    assert "stage I" not in runs["from the cache"].stderr
     first, again = (result(work, run)["rows"]["rmae_pure"]["cells"] for run in ("table", "again"))
     assert first == again
     assert result(work, "again")["rows"]["rmae_pure"]["purifier"]["mae"] == "rmae"  # a role, no path
@@ -126,13 +132,13 @@ def test_networks_are_made_once_and_evaluations_do_not_depend_on_the_other_rows(
 
 
 def test_without_a_given_classifier_a_standard_one_is_trained(runs, work) -> None:
-    assert runs["trained"].status == 0, runs["trained"].err
+    assert runs["trained"].returncode == 0, runs["trained"].stderr
     (product,) = (work / "cache").glob("classifier-digits-*/checkpoints/model.safetensors")
     assert read_header(product).notes["steps"] == 4
 
 
 def test_tuning_looks_at_the_validation_images_and_names_the_best(runs, work) -> None:
-    assert runs["tuned"].status == 0, runs["tuned"].err
+    assert runs["tuned"].returncode == 0, runs["tuned"].stderr
     found = json.loads((work / "tuned" / "tuning.json").read_text())
     tried = found["tried"]["noise"]
     assert [entry["settings"]["std"] for entry in tried] == [0.1, 0.25, 0.4]
@@ -145,9 +151,9 @@ def test_tuning_looks_at_the_validation_images_and_names_the_best(runs, work) ->
 
 
 def test_a_missing_checkpoint_is_one_sentence(runs) -> None:
-    assert runs["missing"].status == 2
+    assert runs["missing"].returncode == 2
     assert "nowhere.safetensors: no such checkpoint file" in runs["missing"].message
-    assert "Traceback" not in runs["missing"].err
+    assert "Traceback" not in runs["missing"].stderr
 
 
 def test_bad_settings_end_in_one_sentence_and_asking_does_not_import_torch(tmp_path) -> None:
@@ -156,16 +162,15 @@ def test_bad_settings_end_in_one_sentence_and_asking_does_not_import_torch(tmp_p
         "images must be at least 8, got 3": (*SMOKE, "--images", "3"),
         "budget.eot must be at least 1, got 0": (*SMOKE, "--budget.eot", "0"),
         "budget.eps must be in (0, 1] pixel units, got 8.0": (*SMOKE, "--budget.eps", "8"),
-        "dry": ("compare_purifiers.py", "--dry-run", "--rows.mae-pure.steps", "7"),
-        "fashion": ("compare_purifiers.py", "--recipe", "fashion-mnist", "--dry-run"),
+        "dry": ("compare_purifiers", "--dry-run", "--rows.mae-pure.steps", "7"),
+        "fashion": ("compare_purifiers", "--recipe", "fashion-mnist", "--dry-run"),
     }
-    done, torch_imported = session(commands, tmp_path)
-    assert not torch_imported
+    done = without_torch(commands, tmp_path)
     for message in list(commands)[:-2]:
-        assert done[message].status == 2
+        assert done[message].returncode == 2
         assert message in done[message].message
-    assert json.loads(done["dry"].out)["rows"]["mae_pure"]["steps"] == 7
-    assert json.loads(done["fashion"].out)["pretrain_maskdit"]["maskdit"]["num_classes"] == 0
+    assert json.loads(done["dry"].stdout)["rows"]["mae_pure"]["steps"] == 7
+    assert json.loads(done["fashion"].stdout)["pretrain_maskdit"]["maskdit"]["num_classes"] == 0
     assert not list(tmp_path.iterdir())
 
 
@@ -173,8 +178,8 @@ def test_each_purifier_meets_every_rule_that_it_offers(apps) -> None:
     classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     budget = replace(apps.recipes.digits().budget, eot=3, curved_steps=10, curved_eot=2)
 
-    def against(purifier):
-        return apps.compare.attacks_on(Defended(purifier, classifier), budget)
+    def against(purifier, **changes):
+        return apps.compare.attacks_on(Defended(purifier, classifier), replace(budget, **changes))
 
     bare = against(NoPurification())
     assert list(bare) == ["pgd-exact", "apgd-ce", "apgd-dlr", "square"]
@@ -198,6 +203,9 @@ def test_each_purifier_meets_every_rule_that_it_offers(apps) -> None:
     }
     assert (descent["pgd-ste-tanh"].steps, descent["pgd-ste-tanh"].eot) == (10, 2)
     assert "pgd-exact" not in against(LikelihoodMaximisation(torch.nn.Identity()))
+    assert descent["pgd-ste-tanh"].step_size == 2.5 * budget.eps / 10
+    assert against(GaussianNoise(0.1), step_size=0.007)["bpda"].step_size == 0.007
+    assert against(purifier, step_size=0.007)["pgd-normalised"].step_size == 0.007
     balls = {(attack.norm, attack.eps) for attack in descent.values()}
     assert balls == {("linf", budget.eps)}  # one ball, else there would be no one worst case
 
@@ -258,6 +266,9 @@ def test_claims_say_whether_the_paper_s_order_is_reached(apps) -> None:
     assert "the other way round" in found["rmaskdit_pure>rmae_pure"]["text"]
     assert found["maskdit_pure>mae_pure"]["difference"]["estimate"] == 0.5
     assert not any("diffpure" in key for key in found)
+    found = apps.report.claims({"maskdit_pure": row(high), "diffpure": row(middle)})
+    assert "MaskDiT-Pure against DiffPure" in found["maskdit_pure>diffpure"]["text"]
+    assert "as in the paper (there +8.4, Table 1)" in found["maskdit_pure>diffpure"]["text"]
     same = apps.report.claims({"mae_pure": row(middle), "rmae_pure": row(middle)})
     assert "not told apart" in same["rmae_pure>mae_pure"]["text"]
 
@@ -290,7 +301,7 @@ def test_a_network_lies_under_a_hash_of_what_it_was_made_from(apps, tmp_path, mo
     made = []
 
     class Job:
-        def __init__(self, config, folder, device):
+        def __init__(self, config, folder, device, *, root):
             made.append(folder.path.name)
 
         def finetuned(self):

@@ -8,8 +8,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,10 +16,12 @@ import torch
 from rp_models.checkpoint import read_tensors
 from rp_models.data import describe, read_synthetic
 from rp_models.sampler_settings import HeunSettings
-from rp_models.sampling import balanced_labels, sample_images, sampler_of
+from rp_models.samplers import sampler_of
+from rp_models.sampling import balanced_labels, sample_images
 from rp_models.training import seeded
 
-ROOT = Path(__file__).parent.parent
+from .running import APPS, ENVIRONMENT, Done, without_torch
+
 SMALL = ("--recipe", "smoke", "--device", "cpu")
 QUICK = (*SMALL, "--fid-images", "0")
 SELECT = ("edm.safetensors", *QUICK, "--classifier", "classifier.safetensors", "--keep", "0.5")
@@ -73,33 +73,9 @@ print(json.dumps(done))
 """
 
 
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-    @property
-    def message(self) -> str:
-        return " ".join(self.err.replace("│", " ").split())
-
-
 def command(name, *arguments, environment=None, die=0):
     out = () if "--out" in arguments else ("--out", name)
     return [name, [str(a) for a in (*arguments, *out)], environment or {}, die]
-
-
-def python(program, *arguments, cwd):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    process = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment,
-        check=False,
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
-    return process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -170,10 +146,18 @@ def runs(work):
             command("same", *edm, "--images", "40", "--out", "whole", "--resume"),
         ],
     ]
-    done = json.loads(python(DRIVER, str(ROOT / "apps"), json.dumps(groups), cwd=work).splitlines()[-1])
+    process = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(APPS), json.dumps(groups)],
+        capture_output=True,
+        text=True,
+        cwd=work,
+        env={**os.environ, **ENVIRONMENT},
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
     return {
         name: Done(status, (work / f"{name}.out").read_text(), (work / f"{name}.err").read_text())
-        for name, status in done.items()
+        for name, status in json.loads(process.stdout.splitlines()[-1]).items()
     }
 
 
@@ -190,8 +174,8 @@ def files(folder):
 
 def test_a_run_leaves_the_images_in_dm_ats_layout_and_says_what_they_are(work, runs):
     done, made = runs["whole"], work / "whole"
-    assert done.status == 0, done.err
-    assert "40 images, 4 to 4 of each class" in done.out
+    assert done.returncode == 0, done.stderr
+    assert "40 images, 4 to 4 of each class" in done.stdout
     paths = sorted((made / "images").iterdir())
     assert [path.name for path in paths] == [f"digits-0000{n}-of-00003.npz" for n in range(3)]
     parts = [dict(np.load(path)) for path in paths]
@@ -227,12 +211,12 @@ def test_the_quality_figure_names_its_network_and_stands_beside_that_of_real_ima
 
 
 def test_a_finished_run_is_not_made_again_and_not_mixed_with_another(work, runs):
-    assert runs["again"].status == 2
+    assert runs["again"].returncode == 2
     assert "already holds a run" in runs["again"].message
-    assert runs["other"].status == 2
+    assert runs["other"].returncode == 2
     assert "seed: 0 there, 1 asked for" in runs["other"].message
-    assert runs["same"].status == 0
-    assert runs["same"].out == runs["whole"].out
+    assert runs["same"].returncode == 0
+    assert runs["same"].stdout == runs["whole"].stdout
 
 
 def test_images_do_not_depend_on_how_they_are_cut_into_files(work, runs):
@@ -241,7 +225,7 @@ def test_images_do_not_depend_on_how_they_are_cut_into_files(work, runs):
 
 
 def test_selection_keeps_the_most_confident_of_each_class(work, runs):
-    assert runs["chosen"].status == 0, runs["chosen"].err
+    assert runs["chosen"].returncode == 0, runs["chosen"].stderr
     candidates = [dict(np.load(path)) for path in sorted((work / "kept" / "candidates").iterdir())]
     image, label = (np.concatenate([part[name] for part in candidates]) for name in ("image", "label"))
     scores = [read_tensors(path)["score"] for path in sorted((work / "kept" / "scores").iterdir())]
@@ -264,21 +248,21 @@ def test_killed_at_any_file_and_resumed_the_bytes_are_the_same(work, runs):
     expected = files(work / "chosen")
     assert len(expected) == 2 + 3 + 1  # images, scores, selection
     for name in (name for name in runs if name.startswith("died")):
-        assert runs[name].status == -9
-        assert runs[name.replace("died", "lived")].status == 0, runs[name.replace("died", "lived")].err
+        assert runs[name].returncode == -9
+        assert runs[name.replace("died", "lived")].returncode == 0, runs[name.replace("died", "lived")].stderr
         assert files(work / name) == expected
         assert not list((work / name).rglob(".*.npz"))
 
 
 def test_two_processes_make_the_same_files_as_one_and_one_of_them_reports(work, runs):
-    assert [runs[f"rank-{r}"].status for r in range(2)] == [0, 0], runs["rank-0"].err + runs["rank-1"].err
+    assert [runs[f"rank-{r}"].returncode for r in range(2)] == [0, 0], runs["rank-0"].stderr + runs["rank-1"].stderr
     assert files(work / "ranks") == files(work / "chosen")
-    assert runs["rank-0"].out.splitlines()[:2] == runs["chosen"].out.splitlines()[:2]
-    assert runs["rank-1"].out == ""
+    assert runs["rank-0"].stdout.splitlines()[:2] == runs["chosen"].stdout.splitlines()[:2]
+    assert runs["rank-1"].stdout == ""
 
 
 def test_images_without_classes_have_no_label_or_the_classifiers(work, runs):
-    assert "12 images, without labels" in runs["plain"].out
+    assert "12 images, without labels" in runs["plain"].stdout
     assert np.load(next((work / "plain" / "images").iterdir()))["label"].tolist() == [-1] * 12
     part = dict(np.load(next((work / "pseudo" / "images").iterdir())))
     classifier = rp_models.load(work / "classifier.safetensors")
@@ -294,9 +278,9 @@ def test_classes_and_labels_say_which_images_are_made(work, runs):
 
 
 def test_other_models_are_sampled_by_the_same_command(work, runs):
-    assert runs["maskdit"].status == 0, runs["maskdit"].err
+    assert runs["maskdit"].returncode == 0, runs["maskdit"].stderr
     assert result(work / "maskdit")["config"]["heun"]["guidance"] == 1.5
-    assert runs["latent"].status == 0, runs["latent"].err
+    assert runs["latent"].returncode == 0, runs["latent"].stderr
     part = np.load(work / "latent" / "images" / "images-00000-of-00001.npz")
     assert part["image"].shape == (5, 8, 8, 3)
     assert part["label"].tolist() == [0, 1, 2, 0, 1]
@@ -320,28 +304,13 @@ def test_other_models_are_sampled_by_the_same_command(work, runs):
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_leaves_no_folder(work, runs, name, message):
-    assert runs[name].status == 2, runs[name].err
+    assert runs[name].returncode == 2, runs[name].stderr
     assert message in runs[name].message
-    assert "Traceback" not in runs[name].err
+    assert "Traceback" not in runs[name].stderr
     assert not (work / name).exists()
 
 
 def test_settings_are_checked_and_shown_without_torch(work):
-    program = """
-import contextlib, io, json, runpy, sys
-apps, shown = sys.argv[1], []
-sys.path.insert(0, apps)
-for arguments in json.loads(sys.argv[2]):
-    sys.argv = ["generate.py", *arguments, "--dry-run"]
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        try:
-            runpy.run_path(f"{apps}/generate.py", run_name="__main__")
-        except SystemExit:
-            pass
-    shown.append(out.getvalue() + err.getvalue())
-assert "torch" not in sys.modules
-print(json.dumps(shown))
-"""
     lines = [
         ["edm.safetensors", "--heun.S-churn", "40", "--flow.channels", "None"],
         ["e.safetensors", "--recipe", "imagenet64"],
@@ -353,7 +322,8 @@ print(json.dumps(shown))
         ["--data", "digitz"],
         ["--heun.steps", "1"],
     ]
-    shown = json.loads(python(program, str(ROOT / "apps"), json.dumps(lines), cwd=work))
+    done = without_torch({str(n): ("generate", *line, "--dry-run") for n, line in enumerate(lines)}, work)
+    shown = [each.stdout + each.stderr for each in done.values()]
     settings = json.loads(shown[0])
     assert settings["checkpoint"] == "edm.safetensors"
     assert settings["heun"]["S_churn"] == 40.0

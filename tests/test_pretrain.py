@@ -1,13 +1,11 @@
 """`pretrain.py` as a user runs it: every kind, own data, a full disk, two processes; its recipes and model cards."""
 
 import json
-import os
-import subprocess
+import resource
 import sys
 import typing
-from pathlib import Path
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,44 +15,36 @@ from rp_models.checkpoint import read_header, read_tensors
 from rp_models.data import describe, load_images
 from rp_models.training import build_edm, build_mae, build_maskdit, build_standard, standard_held_out
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "apps"))
+from .running import APPS, ROOT, app, process, two_processes
 
-from jobs.model_card import model_card  # noqa: E402
-from pretrain import KINDS  # noqa: E402
-from recipes.pretrain import CLASSIFIER_RECIPES, EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES  # noqa: E402
+sys.path.insert(0, str(APPS))
 
-# Runs command lines in turn; "FULL" in front of one lets no file grow beyond 50 kB, as on a full disk.
-DRIVER = """
-import contextlib, io, json, resource, runpy, sys
-apps = sys.argv[1]
-sys.path.insert(0, apps)
-done = []
-for command in json.loads(sys.argv[2]):
-    if full := command[0] == "FULL":
-        command = command[1:]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
-    sys.argv, status = command, 0
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        try:
-            runpy.run_path(f"{apps}/{command[0]}", run_name="__main__")
-        except SystemExit as end:
-            status = end.code or 0
-    if full:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    done.append([status, out.getvalue(), err.getvalue()])
-print(json.dumps(done))
-"""
+from jobs.model_card import model_card
+from pretrain import KINDS
+from recipes.pretrain import CLASSIFIER_RECIPES, EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES
 
 
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
+@contextmanager
+def full_disk():
+    """No file can grow beyond 50 kB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def outcome(*words, cwd):
+    """What a command line did; "FULL" in front of it lets the disk be full."""
+    if words[0] == "FULL":
+        with full_disk():
+            return outcome(*words[1:], cwd=cwd)
+    return app(*words, cwd=cwd, status=None)
 
 
 def smoke(kind, out, *more):
-    return ("pretrain.py", kind, "--recipe", "smoke", "--device", "cpu", "--out", out, *more)
+    return ("pretrain", kind, "--recipe", "smoke", "--device", "cpu", "--out", out, *more)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +64,6 @@ def runs(work):
         "maskdit": smoke("maskdit", "maskdit", "--half"),
         "classifier": smoke("classifier", "classifier", "--tensorboard"),
         "classifier again": smoke("classifier", "classifier", "--resume"),
-        "own": smoke("classifier", "own", *own),
         "own mae": smoke("mae", "own-mae", "--data", "own.npz", "--mae.batch-size", "8"),
         "own mae of its size": smoke(
             *("mae", "own-mae", "--data", "own.npz", "--mae.batch-size", "8"),
@@ -85,21 +74,13 @@ def runs(work):
         "not a number": smoke("classifier", "nan", "--standard.lr", "1e30"),
         "network": smoke("classifier", "bad", "--standard.network", "mae-digits"),
     }
-    lines = json.dumps([list(command) for command in commands.values()])
-    process = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(ROOT / "apps"), lines],
-        capture_output=True,
-        text=True,
-        cwd=work,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return {name: Done(*row) for name, row in zip(commands, json.loads(process.stdout.splitlines()[-1]), strict=True)}
+    done = {name: outcome(*words, cwd=work) for name, words in commands.items()}
+    done["own"] = process(*smoke("classifier", "own", *own), cwd=work, status=None)
+    return done
 
 
 def test_a_maskdit_leaves_samples_and_reconstructions(runs, work):
-    assert runs["maskdit"].status == 0, runs["maskdit"].err
+    assert runs["maskdit"].returncode == 0, runs["maskdit"].stderr
     result = json.loads((work / "maskdit" / "result.json").read_text())
     assert 0 < result["validation_denoising_loss"] < result["validation_loss"]
     figures = {path.stem for path in (work / "maskdit" / "figures").glob("*.png")}
@@ -111,7 +92,7 @@ def test_a_maskdit_leaves_samples_and_reconstructions(runs, work):
 
 
 def test_a_classifier_keeps_its_last_and_its_best_weights_with_their_figures(runs, work):
-    assert runs["classifier"].status == 0, runs["classifier"].err
+    assert runs["classifier"].returncode == 0, runs["classifier"].stderr
     folder = work / "classifier"
     result, validation = json.loads((folder / "result.json").read_text()), load_images("digits", "validation")
     for name, said in (("model", result), ("best", result["best"])):
@@ -123,7 +104,7 @@ def test_a_classifier_keeps_its_last_and_its_best_weights_with_their_figures(run
     assert losses.keys() == {2, 4}
     assert result["best"]["steps"] == min(losses, key=losses.__getitem__)
     assert list((folder / "tensorboard").glob("events*"))
-    assert runs["classifier again"].out == runs["classifier"].out
+    assert runs["classifier again"].stdout == runs["classifier"].stdout
 
 
 def test_a_card_says_where_weights_come_from_and_how_good_they_are(runs, work):
@@ -145,52 +126,45 @@ def test_a_card_says_where_weights_come_from_and_how_good_they_are(runs, work):
 
 
 def test_data_of_one_s_own_are_named_by_their_path(runs, work):
-    assert runs["own"].status == 0, runs["own"].err
+    assert runs["own"].returncode == 0, runs["own"].stderr
     model = rp_models.load(work / "own" / "checkpoints" / "model.safetensors")
     assert model(torch.rand(2, 3, 12, 12)).shape == (2, 3)
-    assert runs["own mae"].status == 2
-    assert "mae.network 'mae-digits' does not suit own.npz" in runs["own mae"].err
-    assert runs["own mae of its size"].status == 0, runs["own mae of its size"].err
+    assert runs["own mae"].returncode == 2
+    assert "mae.network 'mae-digits' does not suit own.npz" in runs["own mae"].stderr
+    assert runs["own mae of its size"].returncode == 0, runs["own mae of its size"].stderr
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on(runs, work):
     full = runs["full"]
-    assert full.status == 2
-    message = full.err.strip().splitlines()[-1]
+    assert full.returncode == 2
+    message = full.stderr.strip().splitlines()[-1]
     assert message.startswith("error: ")
     assert "could not be written" in message
     assert "File too large" in message
     assert message.endswith("free some space, and go on with --resume")
-    assert "Traceback" not in full.err
-    assert runs["not full any more"].status == 0
+    assert "Traceback" not in full.stderr
+    assert runs["not full any more"].returncode == 0
     first, second = (read_tensors(work / run / "checkpoints" / "model.safetensors") for run in ("classifier", "full"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_a_loss_that_is_no_number_keeps_its_batch(runs, work):
-    assert runs["not a number"].status == 2
-    assert "lower the learning rate" in runs["not a number"].err
+    assert runs["not a number"].returncode == 2
+    assert "lower the learning rate" in runs["not a number"].stderr
     (kept,) = (work / "nan" / "failed").iterdir()
-    assert str(kept.relative_to(work)) in runs["not a number"].err
+    assert str(kept.relative_to(work)) in runs["not a number"].stderr
     assert read_tensors(kept)["x"].shape == (16, 1, 8, 8)
 
 
 def test_a_network_that_is_no_classifier_is_refused_before_anything_is_written(runs, work):
-    assert runs["network"].status == 2
-    assert "standard.network 'mae-digits' does not suit digits" in runs["network"].err
+    assert runs["network"].returncode == 2
+    assert "standard.network 'mae-digits' does not suit digits" in runs["network"].stderr
     assert not (work / "bad").exists()
 
 
 @pytest.mark.slow
 def test_two_processes_leave_the_weights_of_one(runs, work):
-    launch = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"),
-        *("--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1", str(ROOT / "apps" / "pretrain.py")),
-        *smoke("classifier", "two")[1:],
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(launch, capture_output=True, text=True, cwd=work, env=environment, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = two_processes(*smoke("classifier", "two"), cwd=work)
     assert done.stderr.count("run folder: two") == 1
     assert done.stdout.count("checkpoint: ") == 1
     one, two = (read_tensors(work / run / "checkpoints" / "model.safetensors") for run in ("classifier", "two"))

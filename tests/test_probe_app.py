@@ -1,31 +1,18 @@
-"""`probe.py` as a user runs it: on the command line, in a process of its own."""
+"""`probe.py` as a user runs it."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from rp_dra import load_encoder
 
-ROOT = Path(__file__).parent.parent
-
-
-def probe(*arguments, cwd, status=0):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, str(ROOT / "apps" / "probe.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
-    assert done.returncode == status, done.stdout + done.stderr
-    assert status == 0 or "Traceback" not in done.stderr
-    return done
+from .running import app, process
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole study of the smallest recipe."""
     cwd = tmp_path_factory.mktemp("study")
-    done = probe("--recipe", "smoke", "--device", "cpu", cwd=cwd)
+    done = process("probe", "--recipe", "smoke", "--device", "cpu", cwd=cwd)
     return cwd, cwd / "runs" / "probe" / "smoke", done
 
 
@@ -54,8 +41,8 @@ def test_a_study_leaves_result_figure_and_encoders(finished):
 
 def test_a_finished_study_repeats_its_tables_and_another_one_does_not_take_its_folder(finished):
     cwd, _, done = finished
-    assert probe("--recipe", "smoke", "--device", "cpu", "--resume", cwd=cwd).stdout == done.stdout
-    other = probe("--recipe", "smoke", "--resume", "--passes", 3, cwd=cwd, status=2)
+    assert app("probe", "--recipe", "smoke", "--device", "cpu", "--resume", cwd=cwd).stdout == done.stdout
+    other = app("probe", "--recipe", "smoke", "--resume", "--passes", 3, cwd=cwd, status=2)
     assert "another configuration" in other.stderr
 
 
@@ -66,14 +53,15 @@ def test_a_finished_study_repeats_its_tables_and_another_one_does_not_take_its_f
         (("--noisy-sigmas", -1.0), "noisy_sigmas must be positive"),
         (("--passes", 0), "passes must be at least 1"),
         (("--models.edm", "nowhere.safetensors"), "no such checkpoint file"),
+        (("--models.alignment.layer", "before_up"), "lie behind the encoder; take bottleneck"),
     ],
 )
 def test_bad_options_end_in_one_sentence(arguments, message, tmp_path):
-    assert message in probe("--recipe", "smoke", *arguments, cwd=tmp_path, status=2).stderr
+    assert message in app("probe", "--recipe", "smoke", *arguments, cwd=tmp_path, status=2).stderr
 
 
 def test_a_dry_run_prints_the_settings_and_does_nothing(tmp_path):
-    settings = json.loads(probe("--dry-run", cwd=tmp_path).stdout)
+    settings = json.loads(app("probe", "--dry-run", cwd=tmp_path).stdout)
     assert settings["models"]["data"] == "digits"
     assert settings["rivals"] == ["standard", "at"]
     assert not list(tmp_path.iterdir())

@@ -11,21 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "apps"))
+from .running import APPS
 
-import rp_models  # noqa: E402
-from jobs.dra_diffusion import alignment_target  # noqa: E402
-from jobs.train_dra import TrainDraJob, train_dra  # noqa: E402
-from recipes.dra import RECIPES  # noqa: E402
-from recipes.dra_paper import PAPER, published  # noqa: E402
-from rp_attacks import PGD  # noqa: E402
-from rp_dra import METHODS, build_classifier  # noqa: E402
-from rp_dra.settings import AlignmentSettings, ClassifierSettings  # noqa: E402
-from rp_models.checkpoint import CheckpointError, read_tensors  # noqa: E402
-from rp_models.data import describe  # noqa: E402
-from rp_models.data.datasets import DataError  # noqa: E402
-from rp_models.training import RunFolder, joined  # noqa: E402
+sys.path.insert(0, str(APPS))
+
+import rp_models
+from jobs.dra_diffusion import alignment_target
+from jobs.train_dra import TrainDraJob, train_dra
+from recipes.dra import RECIPES
+from recipes.dra_paper import PAPER, published
+from rp_attacks import PGD
+from rp_dra import METHODS, build_classifier
+from rp_dra.settings import AlignmentSettings, ClassifierSettings
+from rp_models.checkpoint import CheckpointError, read_tensors
+from rp_models.data import describe
+from rp_models.data.datasets import DataError
+from rp_models.training import RunFolder, joined
 
 LARGE = [name for name in RECIPES if name.startswith(("cifar", "imagenet"))]
 
@@ -199,6 +200,7 @@ def surroundings(files, monkeypatch):
     monkeypatch.setattr(
         TrainDraJob, "attacks", lambda job: {"pgd": PGD(eps=job.config.evaluation.eps, step_size=0.01, steps=1)}
     )
+    monkeypatch.setattr("jobs.dra_judgement.PGD", lambda **settings: PGD(**{**settings, "steps": 1}))
     monkeypatch.setattr("rp_analysis.Plot.save", lambda plot, stem: [])  # figures cost more than all the rest
     return files
 

@@ -1,15 +1,13 @@
 """`reproduce.py` and `report.py`: items, claims, products that are made once, and the page."""
 
 import json
-import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
 
-from .test_purification_apps import ROOT, session
+from .running import APPS, app, process, without_torch
 
 ITEMS = {
     *(f"mae-pure/fig-{name}" for name in ("1", "2-8", "4", "5", "6", "7")),
@@ -19,24 +17,20 @@ ITEMS = {
     *(f"dra/table-{number}" for number in (1, 2, 3)),
     *("dra/section-5.6-target", "dra/section-5.6-finetune", "dra/appendix-c"),
 }
-SMOKE = ("reproduce.py", "dra/table-1", "--scale", "smoke", "--device", "cpu", "--processes", "1", "--cache", "cache")
+SMOKE = ("reproduce", "dra/table-1", "--scale", "smoke", "--device", "cpu", "--processes", "1", "--cache", "cache")
 
 
 @pytest.fixture(scope="module")
 def apps():
     """The modules of the apps; none of the first ones imports torch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "apps"))
-        import reproductions.claims as claims
-        import reproductions.intervals as intervals
+        patch.syspath_prepend(str(APPS))
         import reproductions.papers as papers
         import reproductions.product as product
         from recipes.reproduction import SCALES
         from reproductions.registry import ITEMS as items
 
-        yield SimpleNamespace(
-            claims=claims, intervals=intervals, papers=papers, product=product, scales=SCALES, items=items
-        )
+        yield SimpleNamespace(papers=papers, product=product, scales=SCALES, items=items)
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +45,15 @@ def runs(tmp_path_factory):
     commands = {
         "made": (*SMOKE, "--out", "made"),
         "again": (*SMOKE, "--out", "made"),
-        "report": ("report.py", "--run", "made", "--out", "page"),
-        "empty": ("report.py", "--run", "cache", "--out", "page"),
-        "no data": ("reproduce.py", "mae-pure/table-2", "--scale", "paper", "--data-root", "nowhere", "--out", "x"),
+        "report": ("report", "--run", "made", "--out", "page"),
+        "empty": ("report", "--run", "cache", "--out", "page"),
+        "no data": ("reproduce", "mae-pure/table-2", "--scale", "paper", "--data-root", "nowhere", "--out", "x"),
     }
-    done, _ = session(commands, work)
+    as_a_user = ("made", "report")
+    done = {
+        name: (process if name in as_a_user else app)(*words, cwd=work, status=None) for name, words in commands.items()
+    }
     return done, work
-
-
-def interval(estimate, half=0.0):
-    return {"estimate": estimate, "low": estimate - half, "high": estimate + half}
 
 
 def test_every_table_figure_and_theorem_is_an_item(apps) -> None:
@@ -91,141 +84,29 @@ def test_the_papers_tables_are_complete_and_each_is_shown_by_an_item(apps) -> No
 
 def test_list_dry_run_and_wrong_names_need_no_torch(tmp_path) -> None:
     commands = {
-        "list": ("reproduce.py", "list", "--scale", "paper"),
-        "dry run": ("reproduce.py", "mae-pure/table-1", "dra/table-2", "--scale", "paper", "--dry-run"),
-        "unknown": ("reproduce.py", "dra/table-9"),
-        "no process": ("reproduce.py", "all", "--processes", "0"),
+        "list": ("reproduce", "list", "--scale", "paper"),
+        "list of digits": ("reproduce", "list", "--scale", "digits"),
+        "dry run": ("reproduce", "mae-pure/table-1", "dra/table-2", "--scale", "paper", "--dry-run"),
+        "unknown": ("reproduce", "dra/table-9"),
+        "no process": ("reproduce", "all", "--processes", "0"),
     }
-    done, torch = session(commands, tmp_path)
-    assert not torch
-    listed = done["list"].out
+    done = without_torch(commands, tmp_path)
+    listed = done["list"].stdout
     assert all(key in listed for key in ITEMS)
     assert "imagenet" in listed
-    resolved = json.loads(done["dry run"].out)
+    given = listed.partition("to be given")[2].split()
+    assert {"edm-cifar10-32x32-cond-vp", "lightningdit-xl-1", "cifar10/1m.npz"} <= set(given)
+    (line,) = (line for line in done["list of digits"].stdout.splitlines() if line.startswith("mae-pure/fig-1 "))
+    assert "made: classifier" in line
+    assert "shipped: mae-digits" in line
+    resolved = json.loads(done["dry run"].stdout)
     assert set(resolved) == {"mae-pure/table-1", "dra/table-2"}
     comparison = next(value for name, value in resolved["mae-pure/table-1"].items() if name.startswith("compare-"))
     assert (comparison["budget"]["steps"], comparison["budget"]["eot"], comparison["images"]) == (200, 20, 512)
     assert comparison["rows"]["mae_pure"]["steps"] == 150
-    assert done["unknown"].status == 2
+    assert done["unknown"].returncode == 2
     assert "no item dra/table-9" in done["unknown"].message
-    assert done["no process"].status == 2
-
-
-@pytest.mark.parametrize(
-    ("difference", "verdict"),
-    [
-        (interval(0.1, 0.05), "held"),
-        (interval(-0.1, 0.05), "did not hold"),
-        (interval(0.1, 0.2), "not testable at this scale"),
-    ],
-)
-def test_a_difference_counts_if_its_whole_interval_is_on_one_side(apps, difference, verdict) -> None:
-    claim = apps.claims.Claim("one is larger", apps.claims.larger("gap", "one minus other"))
-    finding = claim.judge({"gap": difference})
-    assert finding.verdict == verdict
-    assert "one minus other: " in finding.evidence
-
-
-def test_rules_say_held_and_not_held_for_the_right_numbers(apps) -> None:
-    claims = apps.claims
-    cases = [
-        (claims.reaches("a", 0.8, "value"), {"a": 0.9}, {"a": 0.7}),
-        (claims.above("a", "b", "values"), {"a": 2, "b": 1}, {"a": 1, "b": 2}),
-        (
-            claims.everyone(claims.above("a", "b", "x"), claims.reaches("b", 0, "y")),
-            {"a": 2, "b": 1},
-            {"a": 2, "b": -1},
-        ),
-    ]
-    for rule, good, bad in cases:
-        assert claims.Claim("", rule).judge(good).verdict == "held"
-        assert claims.Claim("", rule).judge(bad).verdict == "did not hold"
-
-
-def test_one_failure_decides_before_what_cannot_be_tested(apps) -> None:
-    claims = apps.claims
-    rule = claims.everyone(claims.larger("a", "a"), claims.larger("b", "b"))
-    judge = claims.Claim("", rule).judge
-    assert judge({"a": interval(0.1, 0.2), "b": interval(-1.0)}).verdict == "did not hold"
-    assert judge({"a": interval(0.1, 0.2), "b": interval(1.0)}).verdict == "not testable at this scale"
-
-
-def test_a_missing_number_makes_a_claim_untestable(apps) -> None:
-    finding = apps.claims.Claim("", apps.claims.larger("nowhere", "x")).judge({})
-    assert finding == ("not testable at this scale", "no number for nowhere")
-
-
-class Number(float):
-    """A made-up number that is an interval too."""
-
-    def __getitem__(self, key):
-        return float(self)
-
-
-class MadeUp(Mapping):
-    """Numbers of every name, drawn when they are asked for."""
-
-    def __init__(self, seed) -> None:
-        self.random, self.found = random.Random(seed), {}
-
-    def number(self):
-        return Number(self.random.choice((-99, -2, -0.5, -0.01, 0.01, 0.5, 2, 99)))
-
-    def __getitem__(self, name):
-        lists = {"ks": [8], "bounds": sorted(self.number() for _ in range(2)), "models": self.random.choice((5, 50))}
-        if self.random.random() < 0.5:
-            lists["bounds"].reverse()
-        lists["gaps"] = {"0.1": self.number()}
-        lists["weights"] = {1.2: {"clean": self.number(), "autoattack": self.number()}}
-        lists["transfer, by steps"] = [self.number(), self.number()]
-        return self.found.setdefault(name, lists.get(name) or self.number())
-
-    def __iter__(self):
-        return iter(self.found)
-
-    def __len__(self) -> int:
-        return len(self.found)
-
-
-def test_every_claim_can_hold_and_can_fail(apps) -> None:
-    for item in apps.items.values():
-        for claim in item.claims:
-            seen = set()
-            for seed in range(4000):
-                seen.add(claim.judge(MadeUp(seed)).verdict)
-                if {"held", "did not hold"} <= seen:
-                    break
-            assert {"held", "did not hold"} <= seen, f"{item.key}: {claim.text}"
-
-
-def test_claims_that_name_an_order_follow_it(apps) -> None:
-    def judge(key, text, numbers):
-        (claim,) = (claim for claim in apps.items[key].claims if text in claim.text)
-        return claim.judge(numbers).verdict
-
-    better, worse = interval(0.2, 0.05), interval(-0.2, 0.05)
-    tuned = "Robust fine-tuning raises the robust accuracy of MAE-Pure"
-    pair = ("rmae_pure>mae_pure", "l2: rmae_pure>mae_pure")
-    assert judge("mae-pure/table-1", tuned, dict.fromkeys(pair, better)) == "held"
-    assert judge("mae-pure/table-1", tuned, {pair[0]: better, pair[1]: worse}) == "did not hold"
-    dra = ("dm-at+dra>dm-at, clean", "dm-at+dra>dm-at, autoattack")
-    assert judge("dra/table-1", "DRA raises", dict.fromkeys(dra, better)) == "held"
-    assert judge("dra/table-1", "DRA raises", {dra[0]: worse, dra[1]: better}) == "did not hold"
-    bpda = {f"{row}, bpda minus worst": worse for row in ("mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")}
-    assert judge("mae-pure/table-11", "no attack does better", bpda) == "held"
-    assert (
-        judge("mae-pure/table-11", "no attack does better", bpda | {"mae_pure, bpda minus worst": better})
-        == "did not hold"
-    )
-
-
-def test_separate_intervals_agree_with_newcombes_example(apps) -> None:
-    # 56/70 against 48/80, Newcombe 1998, Table II (a): 0.2, 0.0524 to 0.3339
-    from rp_attacks.intervals import wilson_interval
-
-    first, second = (wilson_interval(*pair)._asdict() for pair in ((56, 70), (48, 80)))
-    found = apps.intervals.separate(first, second)
-    assert found == pytest.approx({"estimate": 0.2, "low": 0.0524, "high": 0.3339}, abs=1e-4)  # printed digits
+    assert done["no process"].returncode == 2
 
 
 @dataclass(frozen=True)
@@ -301,13 +182,13 @@ def test_an_interrupted_product_is_not_finished(workshop) -> None:
 
 def test_an_item_is_made_and_a_second_call_does_no_work(runs) -> None:
     done, work = runs
-    assert done["made"].status == 0, done["made"].err
-    assert "1 products to make" in done["made"].out
-    assert done["again"].status == 0
-    assert "0 products to make" in done["again"].out
-    assert "..." not in done["again"].err
-    assert [line for line in done["made"].out.splitlines() if line.startswith("dra/table-1")] == [
-        line for line in done["again"].out.splitlines() if line.startswith("dra/table-1")
+    assert done["made"].returncode == 0, done["made"].stderr
+    assert "1 products to make" in done["made"].stdout
+    assert done["again"].returncode == 0
+    assert "0 products to make" in done["again"].stdout
+    assert "..." not in done["again"].stderr
+    assert [line for line in done["made"].stdout.splitlines() if line.startswith("dra/table-1")] == [
+        line for line in done["again"].stdout.splitlines() if line.startswith("dra/table-1")
     ]
     record = json.loads((work / "made" / "items" / "dra-table-1.json").read_text())
     methods = record["tables"][0]["rows"]
@@ -347,7 +228,7 @@ class Page(HTMLParser):
 
 def test_the_page_holds_every_item_and_needs_nothing_outside(runs) -> None:
     done, work = runs
-    assert done["report"].status == 0, done["report"].err
+    assert done["report"].returncode == 0, done["report"].stderr
     text = (work / "page" / "index.html").read_text()
     page = Page(text)
     assert page.open == []
@@ -360,6 +241,30 @@ def test_the_page_holds_every_item_and_needs_nothing_outside(runs) -> None:
     assert "92.44" in words  # the paper's number
     assert "products/train_dra-" in words  # where ours come from
     assert words.count("Not run yet.") == len(ITEMS) - 1
+
+
+def test_verdicts_are_counted_scale_by_scale(runs, apps) -> None:
+    from jobs.report import Run, counts
+
+    _, work = runs
+    record = json.loads((work / "made" / "items" / "dra-table-1.json").read_text())
+    number = len(record["claims"])
+    open_, held = (
+        {**record, "scale": scale, "claims": [{**claim, "verdict": verdict} for claim in record["claims"]]}
+        for scale, verdict in (("large", "not testable at this scale"), ("small", "held"))
+    )
+    both = [Run(work, {"dra/table-1": held}), Run(work, {"dra/table-1": open_})]
+    found = counts(list(apps.items.values()), both)
+    assert found["small"]["DRA"] == {"held": number, "did not hold": 0, "not testable at this scale": 0}
+    assert found["large"]["DRA"] == {"held": 0, "did not hold": 0, "not testable at this scale": number}
+    assert set(found["large"]["MAE-Pure"].values()) == {0}
+
+
+def test_settings_are_shown_with_all_their_parts(apps) -> None:
+    from jobs.report import flat
+
+    setting = {"data": "digits", "eps": 0.15, "root": None, "strength": {"steps": 15, "fab_steps": 20}, "seeds": [0, 1]}
+    assert flat(setting) == "data digits, eps 0.15, strength (steps 15, fab steps 20), seeds 0 1"
 
 
 def test_the_claim_table_has_every_claim_with_a_link(runs, apps) -> None:
@@ -375,8 +280,8 @@ def test_the_claim_table_has_every_claim_with_a_link(runs, apps) -> None:
 
 def test_what_is_missing_is_one_sentence(runs) -> None:
     done, _ = runs
-    assert done["empty"].status == 2
+    assert done["empty"].returncode == 2
     assert "holds no items" in done["empty"].message
-    assert done["no data"].status == 2
+    assert done["no data"].returncode == 2
     assert "cifar100" in done["no data"].message.lower().replace("-", "")
-    assert "Traceback" not in done["no data"].err
+    assert "Traceback" not in done["no data"].stderr

@@ -1,25 +1,24 @@
 """`sweep.py`: grids from the command line, statistics, and a whole small sweep that is stopped and goes on."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "apps"))
+from .running import APPS, without_torch
 
-import sweep as app  # noqa: E402
-from jobs.sweep import run_sweep  # noqa: E402
-from jobs.sweep_statistics import _STUDENT, difference, mean_accuracy, student_interval  # noqa: E402
-from jobs.train_dra import Surroundings, TrainDraJob  # noqa: E402
-from recipes.sweep import SWEEPS, Sweep, name_of  # noqa: E402
-from rp_attacks import PGD  # noqa: E402
-from rp_models.training import RunError  # noqa: E402
+sys.path.insert(0, str(APPS))
+
+import sweep as app
+from jobs.sweep import run_sweep
+from jobs.sweep_statistics import _STUDENT, difference, mean_accuracy, student_interval
+from jobs.train_dra import Surroundings, TrainDraJob
+from recipes.sweep import SWEEPS, Sweep, name_of
+from rp_attacks import PGD
+from rp_models.training import RunError
 
 
 def test_fig8_varies_the_alignments_weight_alone():
@@ -159,17 +158,8 @@ def test_a_sweep_shares_what_it_can_goes_on_where_it_stopped_and_reports(weak, t
 
 
 def test_a_dry_run_shows_every_point_without_torch(tmp_path):
-    code = (
-        "import runpy, sys\n"
-        "sys.argv = ['sweep.py', '--dry-run', '--training.beta', '3', '5', '--seeds', '7']\n"
-        f"sys.path.insert(0, {str(ROOT / 'apps')!r})\n"
-        "try:\n"
-        f"    runpy.run_path({str(ROOT / 'apps' / 'sweep.py')!r}, run_name='__main__')\n"
-        "except SystemExit as end:\n"
-        "    assert end.code in (0, None), end.code\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    words = ("sweep", "--dry-run", "--training.beta", "3", "5", "--seeds", "7")
+    done = without_torch({"dry run": words}, tmp_path)["dry run"]
     assert done.returncode == 0, done.stderr
     runs = json.loads(done.stdout)["runs"]["7"]
     assert [run["training"]["beta"] for run in runs] == [3.0, 5.0] * 5

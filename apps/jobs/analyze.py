@@ -1,6 +1,8 @@
 """The work of `analyze.py`: features of every classifier of a run, then each analysis of the DRA paper."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,16 @@ from rp_analysis import (
 from rp_attacks import PGD
 from rp_dra import EdmTarget, fit_probe
 from rp_models import noise
-from rp_models.data import ImageSet, load_images, subset
+from rp_models.data import Images, open_images
 from rp_models.training import ProgressBar, RunFolder
-from torch import nn
+from torch import Tensor, nn
 
 from jobs.device import choose_device
+from jobs.judged_images import judged_images
 from jobs.networks import pooled_features
 
 PROBE = "diffusion probe"
+VALUES = 2**20  # of pixels in a batch
 
 
 class AnalysisJob:
@@ -54,18 +58,17 @@ class AnalysisJob:
         config: everything that determines the numbers.
         folder: of page and figures.
         device: where to compute.
+        root: folder of the data sets; None for the usual places.
     """
 
-    def __init__(self, config: Analysis, folder: RunFolder, device: torch.device) -> None:
+    def __init__(self, config: Analysis, folder: RunFolder, device: torch.device, *, root: Path | None = None) -> None:
         self.config, self.folder, self.device = config, folder, device
         self.trained = RunFolder(Path(config.run))
         self.result: dict[str, Any] = self.trained.read_json("result.json")
         setting = self.result["config"]
         self.eps = float(setting["evaluation"]["eps"])
-        self.train: ImageSet = load_images(setting["data"], "train").to(device)
-        test = load_images(setting["data"], "test").to(device)
-        self.test = subset(test, config.images) if config.images else test
-        self.x, self.y = self.test.batch(slice(None))
+        self.train: Images = open_images(setting["data"], "train", root=root).to(device)
+        self.test, _ = judged_images(setting["data"], "test", config.images, device=device, root=root)
         self.models = {
             name: rp_models.load(self.trained.path / "checkpoints" / f"{name}.safetensors", device=device)
             for name in self.result["methods"]
@@ -76,14 +79,14 @@ class AnalysisJob:
         self.progress = ProgressBar()
 
     @classmethod
-    def open(cls, config: Analysis, out: Path, *, resume: bool, device: str) -> "AnalysisJob":
+    def open(cls, config: Analysis, out: Path, *, resume: bool, device: str, root: Path | None = None) -> "AnalysisJob":
         """Check folder and device, and load the run's models.
 
         Raises:
             RunError, CheckpointError, DataError: if one of them cannot be used.
         """
         chosen = choose_device(device)
-        return cls(config, RunFolder.open(out, asdict(config), resume=resume), chosen)
+        return cls(config, RunFolder.open(out, asdict(config), resume=resume), chosen, root=root)
 
     def run(self) -> None:
         """All sections, then `result.json` and the page."""
@@ -91,7 +94,7 @@ class AnalysisJob:
         self.progress.start("analyze", len(sections) + 1, 0)
         self._features()
         self.page.text(
-            f"{self.result['setting']['data']}, {len(self.x)} test images, Linf radius {self.eps:.3g}, "
+            f"{self.result['setting']['data']}, {len(self.test)} test images, Linf radius {self.eps:.3g}, "
             f"{self.result['setting']['classifier']}. PGD here has {self.config.attack_steps} steps on the margin; "
             "robust accuracies in tables are AutoAttack's, from the run."
         )
@@ -105,7 +108,7 @@ class AnalysisJob:
             {
                 "setting": {
                     **{key: self.result["setting"][key] for key in ("data", "split", "classifier", "seed")},
-                    **{"images": len(self.x), "norm": "linf", "eps": self.eps},
+                    **{"images": len(self.test), "norm": "linf", "eps": self.eps},
                     "attack": f"PGD on the margin, {self.config.attack_steps} steps",
                 },
                 "tables": self.tables,
@@ -161,7 +164,7 @@ class AnalysisJob:
         self.page.section("Accuracy over the radius")
         radii = [factor * self.eps for factor in self.config.radii]
         curves = {
-            name: robustness_curve(model, lambda eps: self._attack(eps), [(self.x, self.y)], radii)
+            name: robustness_curve(model, lambda eps: self._attack(eps), self._labelled(), radii)
             for name, model in self._with_probe().items()
         }
         self._figure("curves", plot_robustness_curves(curves), "PGD at each radius; the probe's noise is fixed")
@@ -171,13 +174,13 @@ class AnalysisJob:
         self.page.section("Frequency")
         spectra, rows = {}, []
         for name, model in self._with_probe().items():
-            delta = self._attack(self.eps)(model, self.x, self.y) - self.x
+            delta = self._each(partial(self._perturbation, model))
             spectra[name] = frequency_map(delta)
             share = low_frequency_share(frequency_map(delta, quantity="power"))
             rows.append({"model": name, "energy at or below 1/8 cycle per pixel, %": 100 * share})
         self._table("frequency", rows, "share of the perturbations' energy at low frequencies")
         self._figure("saliency", plot_perturbation_saliency(spectra), "PGD perturbations, low frequencies centred")
-        gradients = {name: gradient_saliency(model, [(self.x, self.y)]) for name, model in self.models.items()}
+        gradients = {name: gradient_saliency(model, self._labelled()) for name, model in self.models.items()}
         pairs = [(base, f"{base}+dra") for base in ("at", "dm-at") if {base, f"{base}+dra"} <= gradients.keys()]
         if pairs:
             maps = {
@@ -193,7 +196,7 @@ class AnalysisJob:
         for name, model in self.models.items():
             result = classification_dimension(
                 self.clean[name],
-                self.y,
+                self.test.labels,
                 model.head.weight.detach(),  # type: ignore[union-attr, operator]
                 model.head.bias.detach(),  # type: ignore[union-attr, operator]
                 adversarial=self.adversarial[name],
@@ -215,7 +218,7 @@ class AnalysisJob:
         self.page.section("Sparse autoencoders")
         runs = {}
         for name, model in self.models.items():
-            train = pooled_features(model, self.train.batch(slice(None))[0])
+            train = self._clean_features(model, self.train)
             width = int(train.shape[1] * self.config.sae_expansion)
             config = SaeConfig(expansion=self.config.sae_expansion, epochs=self.config.sae_epochs, batch=256)
             ks = [k for k in self.config.sae_k if k <= width]
@@ -238,25 +241,58 @@ class AnalysisJob:
 
     def _features(self) -> None:
         """Features of clean and adversarial test images, of every classifier and of the diffusion model."""
-        attack = self._attack(self.eps)
-        self.clean = {name: pooled_features(model, self.x) for name, model in self.models.items()}
+        self.clean = {name: self._clean_features(model, self.test) for name, model in self.models.items()}
         self.adversarial = {
-            name: pooled_features(model, attack(model, self.x, self.y)) for name, model in self.models.items()
+            name: self._each(partial(self._adversarial_features, model)) for name, model in self.models.items()
         }
         self.diffusion = self.probe = None
         if self.target is not None:
-            index = torch.arange(len(self.x), device=self.device)
-            eps = noise.normal(self.x.shape[1:], seed=self.config.seed, purpose="similarity", index=index)
-            self.diffusion = self.target(self.x, None, noise=eps)
+            self.diffusion = self._each(partial(self._diffusion_features, self.target))
             self.probe = fit_probe(self.target, self.train, seed=self.config.seed)
 
     def _with_probe(self) -> dict[str, nn.Module]:
         return self.models if self.probe is None else {**self.models, PROBE: self.probe}
 
+    def _pgd(self, eps: float) -> PGD:
+        """PGD on the margin."""
+        steps = self.config.attack_steps
+        return PGD(eps=eps, step_size=2.5 * eps / steps, steps=steps, loss="cw")
+
     def _attack(self, eps: float) -> Any:
-        """PGD on the margin, as a callable of model, images and labels."""
-        attack = PGD(eps=eps, step_size=2.5 * eps / self.config.attack_steps, steps=self.config.attack_steps, loss="cw")
-        return lambda model, x, y: attack(model, x, y, seed=self.config.seed)
+        """PGD as a callable of model, images and labels; each batch has the same random starts."""
+        return partial(self._pgd(eps), seed=self.config.seed)
+
+    def _attacked(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Adversarial versions of the test images of some positions."""
+        return self._pgd(self.eps)(model, x, y, seed=self.config.seed, index=rows)
+
+    def _perturbation(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self._attacked(model, rows, x, y) - x
+
+    def _adversarial_features(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return pooled_features(model, self._attacked(model, rows, x, y))
+
+    def _diffusion_features(self, target: EdmTarget, rows: Tensor, x: Tensor, _: Tensor) -> Tensor:
+        """Unconditional features, with noise that belongs to each image."""
+        return target(x, None, noise=noise.normal(x.shape[1:], seed=self.config.seed, purpose="similarity", index=rows))
+
+    def _clean_features(self, model: nn.Module, images: Images) -> Tensor:
+        return torch.cat([pooled_features(model, x) for _, x, _ in self._batches(images)])
+
+    def _each(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """What a function of positions, images and labels gives for all test images."""
+        return torch.cat([function(*batch) for batch in self._batches(self.test)])
+
+    def _labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test images and their labels, a few at a time."""
+        return ((x, y) for _, x, y in self._batches(self.test))
+
+    def _batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Positions, images and labels, a few at a time."""
+        info = images.info
+        size = max(64, VALUES // (info.channels * info.image_size**2))
+        for rows in torch.arange(len(images), device=self.device).split(size):
+            yield rows, *images.batch(rows)
 
     def _accuracy(self, method: str, kind: str) -> float:
         return float(self.result["methods"][method][kind]["estimate"])

@@ -6,40 +6,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import rp_models
 import torch
 from recipes.analyze_purifier import PurifierAnalysis
-from rp_analysis import Plot, Report, plot_amv_over_iterations, rank_correlation
-from rp_analysis.plots_mae_pure import plot_layer_amv, plot_loss_and_amv
+from rp_analysis import Plot, Report, plot_amv_over_iterations, plot_layer_amv, plot_loss_and_amv, rank_correlation
 from rp_models import noise
-from rp_models.data import describe, load_images, subset_index
-from rp_models.data.datasets import DataError
+from rp_models.data import describe
 from rp_models.training import ProgressBar, RunFolder
-from rp_purify import (
-    MAEPure,
-    MAEView,
-    MaskDiTPure,
-    MaskDiTView,
-    SignDescent,
-    curve_over_radii,
-    curve_over_steps,
-    variation,
-)
-from torch import Tensor, nn
+from rp_purify import MAEView, curve_over_radii, curve_over_steps, variation
+from torch import Tensor
 
 from jobs import purifier_theorems
+from jobs.analyzed_networks import open_views, purifier_around, standard_classifier
 from jobs.device import choose_device
-from jobs.networks import load_classifier, load_mae, load_maskdit
-from jobs.perturbed import PerturbedImages, train_standard
+from jobs.judged_images import judged_images
+from jobs.networks import load_classifier
+from jobs.perturbed import PerturbedImages
 from jobs.purifier_curves import Curves, correlations, plain, trends
+from jobs.purifier_report import ADVERSARIAL, CAUTION, CLEAN, NOISY, PURIFIED, sentence, setting, summary
 from jobs.purifier_views import attention_of_targets, reconstruction_sheet
-
-CAUTION = (
-    "The attack is PGD on the classifier alone; it does not know the purifier. Nothing here is a robust accuracy: "
-    "compare_purifiers.py and evaluate.py measure that."
-)
-ADVERSARIAL, NOISY, CLEAN, PURIFIED = "adversarial", "random signs", "clean", "purified"
-Views = dict[str, MAEView | MaskDiTView]
 
 
 class PurifierAnalysisJob:
@@ -49,57 +33,64 @@ class PurifierAnalysisJob:
         config: everything that determines the numbers.
         folder: of page, figures and numbers.
         device: where to compute.
+        root: folder of the data sets; None for the usual places.
 
     Raises:
         CheckpointError, DataError: if a network cannot be used.
     """
 
-    def __init__(self, config: PurifierAnalysis, folder: RunFolder, device: torch.device) -> None:
-        self.config, self.folder, self.device = config, folder, device
+    def __init__(
+        self, config: PurifierAnalysis, folder: RunFolder, device: torch.device, *, root: Path | None = None
+    ) -> None:
+        self.config, self.folder, self.device, self.root = config, folder, device, root
         self.info, self.eps = describe(config.data), config.radius
-        self.views = self._views()
-        self._check_purifiers()
+        self.views = open_views(config, self.info, device)
+        self.purifiers = {name: purifier_around(name, view, config) for name, view in self.views.items()}
         self.trained = load_classifier(config.classifier, self.info).to(device) if config.classifier else None
-        test = load_images(config.data, "test").to(device)
-        self.index = subset_index(len(test), config.images or len(test)).to(device)
-        self.x, self.y = test.batch(self.index)
+        test, self.index = judged_images(config.data, "test", config.images, device=device, root=root)
+        self.x, self.y = test.batch(slice(None))
         self._purified = dict[str, Tensor]()
         self.page = Report(f"Attention and loss of {' and '.join(self.views)} on {config.data}")
-        self.result: dict[str, Any] = {"setting": self._setting()}
+        self.result: dict[str, Any] = {"setting": setting(config, self.views, len(self.x))}
         self.progress = ProgressBar()
 
     @classmethod
-    def open(cls, config: PurifierAnalysis, out: Path, *, resume: bool, device: str) -> "PurifierAnalysisJob":
+    def open(
+        cls, config: PurifierAnalysis, out: Path, *, resume: bool, device: str, root: Path | None = None
+    ) -> "PurifierAnalysisJob":
         """Load networks and images, then claim the folder.
 
         Raises:
             RunError: if the folder cannot be used.
             CheckpointError, DataError: if a network or the device cannot be used.
         """
-        job = cls(config, RunFolder(out), choose_device(device))
+        job = cls(config, RunFolder(out), choose_device(device), root=root)
         job.folder = RunFolder.open(out, asdict(config), resume=resume)
         return job
 
     def run(self) -> None:
         """All sections, then `result.json`, the page, and the main figures on the terminal."""
-        self.page.text(self._sentence())
+        config = self.config
+        self.page.text(sentence(config, self.result["setting"]))
         self.page.text(CAUTION)
         sections = [self.accuracies, self.over_radii, self.over_steps, self.evidence]
         sections += [self.attention, self.reconstructions, self.theorem_3_2, self.theorem_3_1]
         with self.folder.timed("classifier"):
-            classifier = self.trained or self._standard_classifier()
-        self.images = PerturbedImages(classifier, self.x, self.y, self.index, self.config)
+            classifier = self.trained or standard_classifier(
+                config, self.folder, self.device, root=self.root, progress=self.progress
+            )
+        self.images = PerturbedImages(classifier, self.x, self.y, self.index, config)
         self.progress.start("analyze", len(sections), 0)
         for number, section in enumerate(sections, start=1):
             with self.folder.timed(section.__name__):
                 section()
             self.progress.advance(number, {})
         self.progress.finish()
-        self.result |= {"caution": CAUTION, "seconds": self.folder.seconds(), "config": asdict(self.config)}
+        self.result |= {"caution": CAUTION, "seconds": self.folder.seconds(), "config": asdict(config)}
         self.result["environment"] = self.folder.read_json("environment.json")
         self.folder.write_json("result.json", self.result)
         page = self.page.write(self.folder.path / "index.html")
-        print(self._summary(), f"\npage: {page}")
+        print(summary(config, self.result, self.radii, self.steps), f"\npage: {page}")
 
     @property
     def purifier_seed(self) -> int:
@@ -109,18 +100,11 @@ class PurifierAnalysisJob:
     def purified(self, model: str) -> Tensor:
         """The attacked images after the purifier around a network."""
         if model not in self._purified:
-            attacked, purifier, seed = self.images.attacked(self.eps), self.purifier(model), self.purifier_seed
+            attacked, purifier, seed = self.images.attacked(self.eps), self.purifiers[model], self.purifier_seed
             self._purified[model] = self.images.batched(
                 lambda rows: purifier(attacked[rows], seed=seed, index=self.index[rows])
             )
         return self._purified[model]
-
-    def purifier(self, model: str) -> SignDescent:
-        """MAE-Pure or MaskDiT-Pure around one of the networks."""
-        view, descent = self.views[model], asdict(self.config.descent)
-        if isinstance(view, MAEView):
-            return MAEPure(view.model, **descent)
-        return MaskDiTPure(view.model, **descent, sigma=self.config.sigma)
 
     def accuracies(self) -> None:
         """That the attack works: the classifier's accuracy at each radius."""
@@ -162,7 +146,7 @@ class PurifierAnalysisJob:
         options = {"seed": self.purifier_seed, "index": self.index, "every": self.config.every}
         self.steps: Curves = {
             name: {
-                kind: curve_over_steps(view, self.x, x, self.purifier(name), **options)  # type: ignore[arg-type]
+                kind: curve_over_steps(view, self.x, x, self.purifiers[name], **options)  # type: ignore[arg-type]
                 for kind, x in starts.items()
             }
             for name, view in self.views.items()
@@ -257,37 +241,6 @@ class PurifierAnalysisJob:
         self._table("theorem-3-1", report.rows, "medians and rank correlations over images, layers and heads")
         self._figure("theorem-3-1", report.plot, report.title)
 
-    def _views(self) -> Views:
-        """The networks that were named, each with the masks that belong to the seed."""
-        config = self.config
-        options: dict[str, Any] = {"mask_rate": config.mask_rate, "seed": noise.derive_seed(config.seed, "view")}
-        views: Views = {}
-        for name, file in (("MAE", config.mae), ("RMAE", config.rmae)):
-            if file:
-                views[name] = MAEView(model=load_mae(file, self.info).to(self.device), **options)
-        for name, file in (("MaskDiT", config.maskdit), ("RMaskDiT", config.rmaskdit)):
-            if file:
-                model = load_maskdit(file, self.info).to(self.device)
-                views[name] = MaskDiTView(model=model, sigma=config.sigma, **options)
-        return views
-
-    def _standard_classifier(self) -> nn.Module:
-        """A classifier trained on clean images, from the folder or trained now."""
-        product = self.folder.path / "checkpoints" / "standard.safetensors"
-        if not product.exists():
-            train = load_images(self.config.data, "train").to(self.device)
-            classifier = train_standard(train, self.config, self.progress)
-            rp_models.save(classifier, product, notes={"data": self.config.data, "seed": self.config.seed})
-        return rp_models.load(product, device=self.device)
-
-    def _check_purifiers(self) -> None:
-        """Build the purifiers once, for their errors."""
-        try:
-            for name in self.views:
-                self.purifier(name)
-        except ValueError as error:  # a purifier's own check of its settings against the network
-            raise DataError(f"purifier: {error}") from error
-
     def _autoencoders(self) -> dict[str, MAEView]:
         return {name: view for name, view in self.views.items() if isinstance(view, MAEView)}
 
@@ -315,29 +268,6 @@ class PurifierAnalysisJob:
             "accuracy purified %": 100 * self.images.accuracy(self.purified(model)),
         }
 
-    def _setting(self) -> dict[str, Any]:
-        config = self.config
-        return {
-            "data": config.data,
-            "split": "test",
-            "images": len(self.x),
-            "models": {name: str(getattr(config, name.lower())) for name in self.views},
-            "attack": f"PGD-{config.attack_steps} on the classifier, cross-entropy",
-            "norm": "linf",
-            "eps": self.eps,
-            "amv": "Frobenius norm of each head's difference, mean over heads; last decoder layer, class token kept",
-            "seed": config.seed,
-        }
-
-    def _sentence(self) -> str:
-        setting, descent = self.result["setting"], self.config.descent
-        return (
-            f"{setting['data']}, {setting['images']} test images, {setting['attack']}, Linf radius {self.eps:.4g}; "
-            f"{self.config.mask_rate:.0%} of the patches hidden, the same for clean, attacked and purified images. "
-            f"Purifiers: {descent.steps} steps of {descent.step_size:.3g}, at most {descent.eta:.3g} from the input. "
-            f"AMV: {setting['amv']}."
-        )
-
     def _table(self, name: str, rows: Sequence[Mapping[str, Any]], caption: str) -> None:
         self.folder.write_json(f"tables/{name}.json", rows)
         self.page.table(rows, caption)
@@ -345,24 +275,3 @@ class PurifierAnalysisJob:
     def _figure(self, name: str, plot: Plot, caption: str) -> None:
         plot.save(self.folder.path / "figures" / name, formats=("png",))
         self.page.figure(plot, caption)
-
-    def _summary(self) -> str:
-        """The main numbers for the terminal."""
-        lines = [self._sentence(), "", f"{'':30}{'AMV':>9}{'loss':>9}"]
-        at = self.config.radii.index(1)
-        for name in self.views:
-            end = {kind: points[-1] for kind, points in self.steps[name].items()}
-            rows = {
-                f"{name}, clean": self.radii[name][ADVERSARIAL][0],
-                f"{name}, {NOISY}": self.radii[name][NOISY][at],
-                f"{name}, {ADVERSARIAL}": self.radii[name][ADVERSARIAL][at],
-                f"{name}, {ADVERSARIAL}, purified": end[ADVERSARIAL],
-                f"{name}, {CLEAN}, purified": end[CLEAN],
-            }
-            lines += [f"{title:30}{point.amv:>9.4f}{point.loss:>9.4f}" for title, point in rows.items()]
-        lines.append("")
-        for row in self.result["rank_correlation"]:
-            if row["images"] == ADVERSARIAL:
-                values = ", ".join(f"{name} {row[name]:+.2f}" for name in ("AMV with loss", "AMV", "loss"))
-                lines.append(f"rank correlation over the {row['over']}, {row['model']}: {values}")
-        return "\n".join([*lines, "", CAUTION])

@@ -11,12 +11,13 @@ import torch
 from recipes.compare_purifiers import GRIDS, TITLES, Budget, Comparison
 from recipes.purification import PurifierChoice
 from rp_attacks import APGD, PGD, Attack, Progress, Record, Report, Square, Transfer, evaluate
-from rp_models.data import describe, load_images, subset_index
+from rp_models.data import describe
 from rp_models.training import ProgressBar, RunFolder
 from rp_purify import Defended, NoPurification
 
 from jobs import compare_report
 from jobs.device import choose_device
+from jobs.judged_images import judged_images
 from jobs.networks import load_classifier
 from jobs.purifier_networks import PurifierNetworks
 from jobs.purifiers import build_purifier
@@ -35,21 +36,36 @@ class ComparisonJob:
         device: where to compute.
         cache: folder of networks that other runs made.
         split: whose images are attacked; the validation split for tuning.
+        root: folder of the data sets; None for the usual places.
     """
 
     def __init__(
-        self, config: Comparison, folder: RunFolder, device: torch.device, cache: Path, *, split: str = "test"
+        self,
+        config: Comparison,
+        folder: RunFolder,
+        device: torch.device,
+        cache: Path,
+        *,
+        split: str = "test",
+        root: Path | None = None,
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
         self.info = describe(config.data)
-        self.networks = PurifierNetworks(config, cache, device)
-        images = load_images(config.data, split).to(device)
-        self.index = subset_index(len(images), config.images or len(images)).to(device)
-        self.x, self.y = images.batch(self.index)
+        self.networks = PurifierNetworks(config, cache, device, root=root)
+        images, self.index = judged_images(config.data, split, config.images, device=device, root=root)
+        self.x, self.y = images.batch(slice(None))
 
     @classmethod
     def open(
-        cls, config: Comparison, out: Path, *, resume: bool, device: str, cache: Path, split: str = "test"
+        cls,
+        config: Comparison,
+        out: Path,
+        *,
+        resume: bool,
+        device: str,
+        cache: Path,
+        split: str = "test",
+        root: Path | None = None,
     ) -> "ComparisonJob":
         """Claim the folder.
 
@@ -58,7 +74,7 @@ class ComparisonJob:
             DataError: if there is no such device or no such images.
         """
         where = choose_device(device)
-        return cls(config, RunFolder.open(out, asdict(config), resume=resume), where, cache, split=split)
+        return cls(config, RunFolder.open(out, asdict(config), resume=resume), where, cache, split=split, root=root)
 
     def run(self) -> None:
         """Make what is missing, evaluate every row, write table and figure."""
@@ -174,7 +190,7 @@ def attacks_on(defence: Defended, budget: Budget, one_shot: Defended | None = No
     rules = tuple(defence.gradients)
     bare = is_bare(defence)
     eot = 1 if bare else budget.eot
-    pgd = PGD(eps=budget.eps, step_size=2.5 * budget.eps / budget.steps, steps=budget.steps, eot=eot, select="best")
+    pgd = PGD(eps=budget.eps, step_size=budget.pgd_step(budget.steps), steps=budget.steps, eot=eot, select="best")
     if bare:
         attacks: dict[str, Attack] = {"pgd-exact": pgd}
     else:
@@ -186,7 +202,7 @@ def attacks_on(defence: Defended, budget: Budget, one_shot: Defended | None = No
     passes = 1 if bare else budget.query_passes
     attacks["square"] = Square(eps=budget.eps, queries=budget.queries, passes=passes, rescale_schedule=True)
     steps = budget.curved_steps
-    curved = replace(pgd, steps=steps, step_size=2.5 * budget.eps / steps, eot=budget.curved_eot)
+    curved = replace(pgd, steps=steps, step_size=budget.pgd_step(steps), eot=budget.curved_eot)
     return attacks | {f"pgd-{rule}": replace(curved, grad=rule) for rule in CURVED if rule in rules}
 
 

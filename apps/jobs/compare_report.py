@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from recipes.compare_purifiers import TITLES, Comparison
+from recipes.purification import USES
 from recipes.purification_paper import CLAIMS, PAPER
 from rp_analysis.plot_style import COLOURS, Plot, new_figure, style
 from rp_attacks import Interval, paired_comparison
@@ -37,14 +38,16 @@ def write(folder: RunFolder, config: Comparison, rows: Mapping[str, Row], networ
         rows: results by row, as `ComparisonJob.judge` gives them.
         networks: hashes of the weights.
     """
+    seconds = folder.seconds()  # of all sessions; a report knows those of its last one
     result = {
         "setting": setting(config, next(iter(rows.values()))),
         "rows": {
-            name: {key: row[key] for key in ("purifier", "cells", "findings", "seconds")} for name, row in rows.items()
+            name: {**{key: row[key] for key in ("purifier", "cells", "findings")}, "seconds": seconds.get(name)}
+            for name, row in rows.items()
         },
         "claims": claims(rows),
         "networks": dict(networks),
-        "seconds": folder.seconds(),
+        "seconds": seconds,
         "config": asdict(config),
         "environment": folder.read_json("environment.json"),
     }
@@ -161,10 +164,11 @@ def _setting_in_words(where: Mapping[str, Any]) -> str:
 
 def _attacks_in_words(budget: Mapping[str, Any]) -> str:
     """The columns of the table."""
+    size = f" of {budget['step_size']:.4g}" if budget.get("step_size") else ""
     return (
-        f"PGD: {budget['steps']} steps, gradients averaged over {budget['eot']} passes, best iterate; through the "
-        f"curved rules (ste-tanh, normalised) {budget['curved_steps']} steps and {budget['curved_eot']} passes. BPDA: "
-        "PGD with the identity as the purifier's gradient. Transfer: PGD on the margin of the classifier alone. "
+        f"PGD: {budget['steps']} steps{size}, gradients averaged over {budget['eot']} passes, best iterate; through "
+        f"the curved rules (ste-tanh, normalised) {budget['curved_steps']} steps and {budget['curved_eot']} passes. "
+        "BPDA: PGD with the identity as the purifier's gradient. Transfer: PGD on the margin of the classifier alone. "
         "One-shot transfer, against iterative purifiers: PGD with the exact gradient of a purifier of one pass with "
         f"the same network. AutoAttack rand: APGD-CE and APGD-DLR, {budget['steps']} steps, {budget['eot']} passes. "
         f"Square: {budget['queries']} queries of {budget['query_passes']} passes. A blank: the attack does not apply, "
@@ -188,7 +192,7 @@ def plot_rows(result: Mapping[str, Any]) -> Plot:
     kinds = {"clean": "clean", "transfer": "transfer from the classifier", "worst": "worst case"}
     names, drawn = list(result["rows"]), []
     with style():
-        figure, (axes,) = new_figure(width=1.2 + 0.62 * len(names), height=3.2)
+        figure, (axes,) = new_figure(width=max(4.0, 1.2 + 0.62 * len(names)), height=3.2)
         for offset, (kind, label) in enumerate(kinds.items()):
             places, estimates, below, above = [], [], [], []
             for place, name in enumerate(names):
@@ -264,9 +268,10 @@ def _worst_of_each_image(row: Row) -> list[float]:
 
 
 def _settings(values: Mapping[str, Any]) -> str:
-    """Settings in a line, networks left out."""
-    hidden = ("mae", "model", "kind")
-    return ", ".join(f"{key} {_short(value)}" for key, value in values.items() if key not in hidden) or "as it is"
+    """The settings that count in a line, networks left out."""
+    used = set(USES[values["kind"]]) if "kind" in values else set(values)
+    shown = {key: value for key, value in values.items() if key in used - {"mae", "model"}}
+    return ", ".join(f"{key} {_short(value)}" for key, value in shown.items() if value is not None) or "as it is"
 
 
 def _short(value: Any) -> str:

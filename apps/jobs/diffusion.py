@@ -6,7 +6,7 @@ from recipes.generate import Generation
 from rp_models.checkpoint import CheckpointError, read_header
 from rp_models.data import DatasetInfo, describe
 from rp_models.data.datasets import DataError
-from rp_models.sampling import ImageSampler, LatentDecoder, sampler_of
+from rp_models.samplers import ImageSampler, LatentDecoder, sampler_of
 from rp_models.vae import AutoencoderKL, LatentNormalization
 from torch import nn
 

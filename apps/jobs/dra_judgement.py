@@ -69,9 +69,8 @@ def attacked(
             progress=watch,
         )
 
-    sharing = min(processes.count, -(-len(x) // settings.batch_size))  # a process without a block is idle
-    if sharing > 1 and processes.rank < sharing:
-        part((processes.rank, sharing))
+    if processes.count > 1:
+        part((processes.rank, processes.count))
     processes.wait()
     return part((0, 1)) if processes.main else None
 

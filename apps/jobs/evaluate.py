@@ -7,12 +7,14 @@ from typing import Any
 from recipes.evaluation import Evaluation
 from rp_analysis import RobustnessCurve, plot_robustness_curves
 from rp_attacks import PGD, Classifier, Norm, Progress, Report, accuracy_curve, evaluate, suite
-from rp_models.data import DataError, describe, load_images, subset_index
+from rp_models.data import DataError, describe
 from rp_models.training import ProgressBar, RunFolder
 from rp_purify import Defended
 from torch import nn
 
 from jobs.device import choose_device
+from jobs.judged_images import judged_images
+from jobs.network_cache import standard_classifier
 from jobs.networks import load_classifier
 from jobs.purifiers import build_purifier
 
@@ -20,8 +22,16 @@ SUITE_NORMS: dict[str, Norm] = {"pgd200-eot20-l2": "l2", "pgd200-eot20-l1": "l1"
 RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # of the figure, in multiples of the suite's radius
 
 
-def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
+def run(config: Evaluation, out: Path, *, resume: bool, device: str, cache: Path, root: Path | None = None) -> None:
     """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder.
+
+    Args:
+        config: everything that determines the numbers.
+        out: the run's folder.
+        resume: go on with the evaluation that is there.
+        device: where to compute.
+        cache: where a standard classifier is kept, which is taken if the settings name none.
+        root: folder of the data sets; None for the usual places.
 
     Raises:
         CheckpointError: if a checkpoint cannot be read.
@@ -32,14 +42,14 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str) -> None:
         raise DataError(f"suite {config.suite} replaces a purifier's backward pass; put one in front with --defended")
     where = choose_device(device)
     info = describe(config.data)
-    classifier = load_classifier(config.model, info).to(where)
+    model = config.model or standard_classifier(config.data, cache=cache, device=where, root=root)
+    classifier = load_classifier(model, info).to(where)
     defence: nn.Module = classifier
     if config.defended:
         defence = Defended(build_purifier(config.purifier, info, where), classifier).eval()
     folder = RunFolder.open(out, asdict(config), resume=resume)
-    images = load_images(config.data, "test").to(where)
-    index = subset_index(len(images), config.images or len(images)).to(where)
-    x, y = images.batch(index)
+    images, index = judged_images(config.data, "test", config.images, device=where, root=root)
+    x, y = images.batch(slice(None))
     norm = SUITE_NORMS.get(config.suite, config.norm)
     eps = info.eps.get(norm) if config.eps is None else config.eps  # None: the suite's own
     attacks = suite(
@@ -79,13 +89,13 @@ def _leave(report: Report, config: Evaluation, folder: RunFolder) -> None:
     result = {
         "data": config.data,
         "split": "test",
-        "model": config.model,
+        "model": config.model or config.model_name,
         **report.to_json(),
         "environment": folder.read_json("environment.json"),
     }
     folder.write_json("result.json", result)
     front = config.purifier.kind if config.defended else "none"
-    print(f"{config.data} test split, {Path(config.model).name}, purifier {front}, suite {config.suite}")
+    print(f"{config.data} test split, {config.model_name}, purifier {front}, suite {config.suite}")
     print(report)
     print(f"\neverything else is in {folder.path}/")
 
@@ -103,7 +113,7 @@ def _figure(defence: Classifier, x: Any, y: Any, config: Evaluation, eps: float,
         high=tuple(point.accuracy.high for point in points),
         images=len(x[few]),
     )
-    plot_robustness_curves({Path(config.model).stem: curve}).save(folder.path / "figures" / "accuracy_over_eps")
+    plot_robustness_curves({config.model_name: curve}).save(folder.path / "figures" / "accuracy_over_eps")
 
 
 class _Bar:

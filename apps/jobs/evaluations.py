@@ -78,13 +78,13 @@ class Evaluations:
 
     def _here(self, method: Method) -> float:
         """Evaluate in this process, with a progress bar."""
-        start, done = time.monotonic(), 0
+        start, done = time.monotonic(), dict[str, int]()
         self.job.progress.start(f"evaluate {method}", self.blocks, 0)
 
         def watch(event: EvaluationProgress) -> None:
-            nonlocal done
-            done += 1
-            self.job.progress.advance(done, {f"{event.stage}, standing": event.standing / event.images})
+            # several processes' blocks are gathered at the end: those of this one come by a second time
+            done[event.stage] = max(event.block, done.get(event.stage, 0))
+            self.job.progress.advance(sum(done.values()), {f"{event.stage}, standing": event.standing / event.images})
 
         self.job.judge(method, watch)
         self.job.processes.wait()

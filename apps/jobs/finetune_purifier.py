@@ -1,9 +1,9 @@
 """The work of `finetune_purifier.py`: adversarial images, fine-tuning on them, and the purifier before and after."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import rp_models
 import torch
@@ -11,14 +11,17 @@ from recipes.finetuning import Finetuning
 from rp_analysis import plot_image_grid, wilson_interval
 from rp_attacks import PGD
 from rp_models import noise
-from rp_models.data import ImageSet, describe, load_images, read_synthetic, subset, subset_index, write_synthetic
-from rp_models.data.datasets import DataError, to_bytes
+from rp_models.data import Images, ImageSet, describe, open_images, read_synthetic, subset
+from rp_models.data.datasets import DataError
 from rp_models.training import ProgressBar, RunFolder, state_path, train_stage
-from rp_purify import Defended, Finetuner, SignDescent, adversarial_images, variation
+from rp_purify import Defended, Finetuner, SignDescent, variation
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jobs.adversarial_set import Stored, block_files, write_blocks
 from jobs.device import choose_device
+from jobs.judged_images import judged_images
+from jobs.network_cache import standard_classifier
 from jobs.networks import load_classifier, load_mae, load_maskdit
 from jobs.purifiers import Masked, OneShot, Purifiers, purifiers_around
 
@@ -36,32 +39,44 @@ class FinetuneJob:
         config: everything that determines the numbers.
         folder: of the run.
         device: where to compute.
+        classifier: its checkpoint; "" for the one that `config` names.
+        root: folder of the data sets; None for the usual places.
 
     Raises:
         CheckpointError, DataError: if a network cannot be used.
     """
 
-    def __init__(self, config: Finetuning, folder: RunFolder, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Finetuning,
+        folder: RunFolder,
+        device: torch.device,
+        *,
+        classifier: str = "",
+        root: Path | None = None,
+    ) -> None:
         self.config, self.folder, self.device = config, folder, device
         self.info = describe(config.data)
-        self.classifier = load_classifier(config.classifier, self.info).to(device)
+        self.classifier = load_classifier(classifier or config.classifier, self.info).to(device)
         self._check_purifiers()  # complains now, not after stage I
-        train = load_images(config.data, "train")
+        train: Images = open_images(config.data, "train", root=root)
         self.train = (subset(train, config.train_images) if config.train_images else train).to(device)
-        test = load_images(config.data, "test").to(device)
-        self.index = subset_index(len(test), config.images or len(test)).to(device)
-        self.test = ImageSet(test.images[self.index], test.labels[self.index], test.info)
+        self.test, self.index = judged_images(config.data, "test", config.images, device=device, root=root)
         self.progress = ProgressBar()
 
     @classmethod
-    def open(cls, config: Finetuning, out: Path, *, resume: bool, device: str) -> "FinetuneJob":
-        """Load networks and images, then claim the folder.
+    def open(
+        cls, config: Finetuning, out: Path, *, resume: bool, device: str, cache: Path, root: Path | None = None
+    ) -> "FinetuneJob":
+        """Load networks and images, then claim the folder; without a classifier, take the standard one.
 
         Raises:
             RunError: if the folder cannot be used.
             CheckpointError, DataError: if a network or the device cannot be used.
         """
-        job = cls(config, RunFolder(out), choose_device(device))
+        where = choose_device(device)
+        classifier = config.classifier or standard_classifier(config.data, cache=cache, device=where, root=root)
+        job = cls(config, RunFolder(out), where, classifier=classifier, root=root)
         job.folder = RunFolder.open(out, asdict(config), resume=resume)
         return job
 
@@ -98,26 +113,26 @@ class FinetuneJob:
         """The purifiers around one network."""
         return purifiers_around(model, self.config)
 
-    def adversarial(self) -> Tensor:
-        """Stage I: training images attacked through the original purifier, as the file holds them."""
-        product, settings = self.folder.path / "adversarial.npz", self.config.attack
-        if not product.exists():
+    def adversarial(self) -> Images:
+        """Stage I: training images attacked through the original purifier, as the files hold them."""
+        settings, size = self.config.attack, self.config.batch_size
+        files = block_files(self.folder.path / "adversarial", len(self.train), batch_size=size)
+        if not all(file.exists() for file in files):
             with self.folder.timed("stage I"):
                 self.progress.start("stage I", len(self.train), 0)
                 grad = "exact" if self.config.through == "one-shot" else "identity"
-                pgd = PGD(eps=settings.eps, step_size=settings.step_size, steps=settings.steps, grad=grad)
-                images = adversarial_images(
+                write_blocks(
+                    files,
                     Defended(self.purifiers(self.load_original()).trained, self.classifier),
                     self.train,
-                    _numbered(pgd, noise.derive_seed(self.config.seed, "stage I")),
+                    PGD(eps=settings.eps, step_size=settings.step_size, steps=settings.steps, grad=grad),
                     noise_std=self.config.finetune.noise_std,
                     seed=self.config.seed,
-                    batch_size=self.config.batch_size,
+                    batch_size=size,
                     done=lambda count: self.progress.advance(count, {}),
                 )
                 self.progress.finish()
-                write_synthetic(to_bytes(images), self.train.labels, product)
-        return read_synthetic(product, self.info).to(self.device).batch(slice(None))[0]
+        return read_synthetic(files, self.train.info).to(self.device)
 
     def finetuned(self) -> Masked:
         """Stage II: the network fine-tuned on the adversarial images, trained now if it is not there."""
@@ -125,14 +140,14 @@ class FinetuneJob:
         product = self.folder.path / "checkpoints" / f"{stage}.safetensors"
         model = self.load_original()
         if not product.exists():
-            adversarial = self.adversarial()
+            adversarial = Stored(self.adversarial())
             with self.folder.timed("stage II"):
                 finetuner = Finetuner(
                     self.config.finetune,
                     self.purifiers(model).trained,
                     self.classifier,
-                    self.train,
-                    adversarial,
+                    cast("ImageSet", Stored(self.train)),
+                    cast("Tensor", adversarial),
                     seed=self.config.seed,
                 )
                 train_stage(
@@ -262,18 +277,6 @@ class FinetuneJob:
             line += f"{row['one_shot_class_loss']:>7.3f}"
             print(line + "".join(f"{row['amv'][key]:>10.4f}" for key in ("attacked", "purified")))
         print(f"\n{CAUTION}\ncheckpoint: {self.folder.path / 'checkpoints' / f'r{self.config.kind}.safetensors'}")
-
-
-def _numbered(pgd: PGD, seed: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
-    """The attack as stage I takes it; each call is a batch with random numbers of its own."""
-    calls = 0
-
-    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return pgd(model, x, y, seed=noise.derive_seed(seed, calls))
-
-    return attack
 
 
 def _percent(accuracy: Mapping[str, float]) -> str:

@@ -16,7 +16,8 @@ from rp_analysis import plot_image_grid
 from rp_models.checkpoint import read_tensors, save_tensors
 from rp_models.data import describe, write_synthetic
 from rp_models.data.datasets import DataError
-from rp_models.sampling import ImageSampler, sample_images
+from rp_models.samplers import ImageSampler
+from rp_models.sampling import sample_images
 from rp_models.selection import confidence, most_confident
 from rp_models.training import ProgressBar, RunFolder
 from torch import Tensor, nn

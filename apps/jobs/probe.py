@@ -19,15 +19,20 @@ from rp_dra.diffusion_encoder import DiffusionClassifier, NoisyClassifier
 from rp_dra.encoder_trainer import EncoderFineTuner, EncoderTrainer, NoisyClassifierTrainer
 from rp_dra.probe import NoisyProbe, eot_gap
 from rp_models import noise
-from rp_models.data import subset
+from rp_models.checkpoint import CheckpointError
+from rp_models.data import DataError, DatasetInfo, subset
 from rp_models.edm.precondition import Precond
-from rp_models.training import RunFolder, build_edm, seeded, state_path, train_stage
+from rp_models.edm.stages import Feature
+from rp_models.training import RunFolder, seeded, state_path, train_stage
+from rp_models.zoo import Recipe
 from torch import nn
 
 from jobs.device import choose_device
+from jobs.networks import load_denoiser
 from jobs.train_dra import TrainDraJob
 
 PROBE = "diffusion probe"
+ENCODERS = ("noisy encoder", "fine-tuned encoder")  # rivals that are made of the diffusion model's encoder
 
 
 class ProbeJob:
@@ -60,6 +65,7 @@ class ProbeJob:
         models = replace(config.models, method=("standard", "at"))
         job = TrainDraJob(models, RunFolder(out), where, cache, root=root)
         job.check()
+        _check_network(config, job.train.info)
         RunFolder.open(out, asdict(config), resume=resume)
         return cls(config, job)
 
@@ -86,7 +92,7 @@ class ProbeJob:
             return rp_models.load(self.models.checkpoint(rival), device=self.models.device)
         product = self.folder.path / "checkpoints" / f"{rival.replace(' ', '-')}.safetensors"
         if not product.exists():
-            trainer = self._noisy_trainer() if rival == "noisy encoder" else self._fine_tuner(denoiser)
+            trainer = self._noisy_trainer(denoiser) if rival == "noisy encoder" else self._fine_tuner(denoiser)
             self._train(product.stem, trainer)
             save_encoder(trainer.average, product)
             state_path(self.folder, product.stem).unlink(missing_ok=True)
@@ -153,24 +159,32 @@ class ProbeJob:
             rows.append({"sigma": sigma, "eps": config.noisy_radius * self.eps, "images": len(x), **accuracies})
         return rows
 
+    @property
+    def _layer(self) -> Feature:
+        """Where the features are taken, of probes and encoders alike."""
+        return self.config.models.alignment.layer
+
     def _target(self, denoiser: nn.Module, sigma: float) -> EdmTarget:
         settings = self.config.models.alignment
-        return EdmTarget(denoiser, sigma=sigma, layer=settings.layer, label="null", precision=settings.precision)
+        return EdmTarget(denoiser, sigma=sigma, layer=self._layer, label="null", precision=settings.precision)
 
-    def _noisy_trainer(self) -> EncoderTrainer:
+    def _noisy_trainer(self, denoiser: nn.Module) -> EncoderTrainer:
         """The same encoder with fresh weights, and without labels, which are now what it learns."""
         images, settings = self.models.train, self.config.noisy_encoder
         with seeded(self.seed, "noisy encoder"):
-            network = build_edm(replace(self.config.models.edm, conditional=False), images)
-            assert isinstance(network, Precond)
-            model = NoisyClassifier(network, images.info.num_classes, sigma=settings.sigma, head=settings.head)
+            network = without_labels(denoiser)
+            model = NoisyClassifier(
+                network, images.info.num_classes, sigma=settings.sigma, layer=self._layer, head=settings.head
+            )
         return NoisyClassifierTrainer(model, images, settings, seed=self.seed)
 
     def _fine_tuner(self, denoiser: nn.Module) -> EncoderTrainer:
         images, settings = self.models.train, self.config.fine_tuning
         assert isinstance(denoiser, Precond)
         with seeded(self.seed, "fine-tuned encoder"):
-            model = DiffusionClassifier(denoiser, images.info.num_classes, sigma=settings.sigma, head=settings.head)
+            model = DiffusionClassifier(
+                denoiser, images.info.num_classes, sigma=settings.sigma, layer=self._layer, head=settings.head
+            )
         objective = objective_of(self.config.models.training, method="at", num_classes=images.info.num_classes)
         return EncoderFineTuner(model, images, settings, objective=objective, seed=self.seed)
 
@@ -206,6 +220,37 @@ class ProbeJob:
             "layer": models.alignment.layer,
             "seed": models.seed,
         }
+
+
+def without_labels(denoiser: nn.Module) -> Precond:
+    """A network of the same architecture that takes no labels, with fresh weights.
+
+    Args:
+        denoiser: an EDM network that `rp_models.build` or `rp_models.load` made.
+    """
+    recipe = denoiser.recipe
+    assert isinstance(recipe, Recipe)
+    network = rp_models.build(recipe.name, **{**recipe.arguments, "label_dim": 0})
+    assert isinstance(network, Precond)
+    return network
+
+
+def _check_network(config: ProbeStudy, info: DatasetInfo) -> None:
+    """Whether probes and rivals can be made of the diffusion model, before anything is trained.
+
+    Raises:
+        CheckpointError: if the given one cannot be read, or is no EDM network.
+        DataError: if it does not take the images, or the features lie behind the encoder that rivals are made of.
+    """
+    rivals, layer = [rival for rival in config.rivals if rival in ENCODERS], config.models.alignment.layer
+    if rivals and layer == "before_up":
+        raise DataError(
+            f"{' and '.join(rivals)}: the features of --models.alignment.layer before_up lie behind the encoder; take "
+            "bottleneck, or leave these rivals out with --rivals"
+        )
+    given = config.models.diffusion_model
+    if given is not None and not isinstance(load_denoiser(given, info), Precond):
+        raise CheckpointError(f"{given}: expected an EDM network, whose features are probed")
 
 
 def tables(result: Mapping[str, Any]) -> str:

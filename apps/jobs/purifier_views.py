@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from rp_analysis import Plot, plot_image_grid
-from rp_analysis.plots_mae_pure import TargetMaps, plot_target_attention
+from rp_analysis import Plot, TargetMaps, plot_image_grid, plot_target_attention
 from rp_models.transformer import patchify, unpatchify
-from rp_purify import MAEView, target_attention
-from rp_purify.amv import central_target, moved_attention
+from rp_purify import MAEView, central_target, moved_attention, target_attention
 from torch import Tensor
 
 

@@ -88,8 +88,8 @@ def build_purifier(settings: PurifierChoice, info: DatasetInfo, device: torch.de
 
 
 def _build(settings: PurifierChoice, info: DatasetInfo) -> Purifier:
-    names = ("steps", "step_size", "halve", "eta", "mask_rate", "masks")
-    descent: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    names = ("steps", "step_size", "eta", "mask_rate", "masks")
+    descent: dict[str, Any] = {name: getattr(settings, name) for name in names} | _given(settings, "halve")
     match settings.kind:
         case "none":
             return NoPurification()
@@ -104,8 +104,20 @@ def _build(settings: PurifierChoice, info: DatasetInfo) -> Purifier:
             denoiser = load_denoiser(settings.model, info)
             return LikelihoodMaximisation(denoiser, steps=settings.steps, sigma=settings.levels, lr=settings.lr)
         case "mae-reconstruction":
-            return MAEReconstruction(load_mae(settings.mae, info), mask_rate=settings.mask_rate)
+            options = _given(settings, "keep_visible", noise_std="std")
+            return MAEReconstruction(load_mae(settings.mae, info), mask_rate=settings.mask_rate, **options)
         case "maskdit-pure":
-            return MaskDiTPure(load_maskdit(settings.model, info), sigma=settings.sigma, **descent)
+            options = _given(settings, "schedule", "noise", "mae_weight")
+            return MaskDiTPure(
+                load_maskdit(settings.model, info), sigma=settings.sigmas or settings.sigma, **descent, **options
+            )
         case "mae-pure":
-            return MAEPure(load_mae(settings.mae, info), **descent)
+            options = _given(settings, "masks_per_step", "complementary")
+            return MAEPure(load_mae(settings.mae, info), **descent, **options)
+
+
+def _given(settings: PurifierChoice, *names: str, **renamed: str) -> dict[str, Any]:
+    """The settings among these that are not left to the purifier, by the names of its arguments."""
+    arguments = {**{name: name for name in names}, **renamed}
+    values = {argument: getattr(settings, name) for name, argument in arguments.items()}
+    return {argument: value for argument, value in values.items() if value is not None}

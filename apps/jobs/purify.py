@@ -32,29 +32,34 @@ class PurifyJob:
         config: everything that determines the images.
         folder: of the run.
         device: where to compute.
+        root: folder of the data sets; None for the usual places.
 
     Raises:
         CheckpointError, DataError: if a network or an image cannot be used.
     """
 
-    def __init__(self, config: Purification, folder: RunFolder, device: torch.device) -> None:
+    def __init__(
+        self, config: Purification, folder: RunFolder, device: torch.device, *, root: Path | None = None
+    ) -> None:
         self.config, self.folder, self.device = config, folder, device
         info = describe(config.data)
         self.purifier = build_purifier(config.purifier, info, device)
         self.mae = load_mae(config.purifier.mae, info).to(device) if config.purifier.mae else None
         self.classifier = load_classifier(config.classifier, info).to(device) if config.classifier else None
-        self.pictures = read_pictures(config)
+        self.pictures = read_pictures(config, root=root)
         self.before = self.pictures.images.to(device)
 
     @classmethod
-    def open(cls, config: Purification, out: Path, *, resume: bool, device: str) -> "PurifyJob":
+    def open(
+        cls, config: Purification, out: Path, *, resume: bool, device: str, root: Path | None = None
+    ) -> "PurifyJob":
         """Load networks and images, then claim the folder.
 
         Raises:
             RunError: if the folder cannot be used.
             CheckpointError, DataError: if a network, an image or the device cannot be used.
         """
-        job = cls(config, RunFolder(out), choose_device(device))
+        job = cls(config, RunFolder(out), choose_device(device), root=root)
         job.folder = RunFolder.open(out, asdict(config), resume=resume)
         return job
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproductions.claims import OPEN, VERDICTS, Verdict
+from reproductions.claims import VERDICTS, Verdict
 from reproductions.item import Item, Paper
 from reproductions.papers import PaperTable, paper_table
 
@@ -81,23 +81,25 @@ def claims_markdown(items: Sequence[Item], runs: Sequence[Run], link: str) -> st
     return "\n".join([*lines, ""])
 
 
-def counts(items: Sequence[Item], runs: Sequence[Run]) -> dict[Paper, dict[Verdict, int]]:
-    """How many claims of each paper held, did not, and could not be tested; the last run of a claim counts."""
-    found: dict[Paper, dict[Verdict, int]] = {paper: dict.fromkeys(VERDICTS, 0) for paper in PAPERS}
+def counts(items: Sequence[Item], runs: Sequence[Run]) -> dict[str, dict[Paper, dict[Verdict, int]]]:
+    """By scale and paper, how many of the claims that were run held, did not, and could not be tested."""
+    found: dict[str, dict[Paper, dict[Verdict, int]]] = {
+        run.scale: {paper: dict.fromkeys(VERDICTS, 0) for paper in PAPERS} for run in runs
+    }
     for row in claim_rows(items, runs):
-        verdicts = [one["verdict"] for one in row["found"].values()] or [OPEN]
-        decided = [verdict for verdict in verdicts if verdict != OPEN]
-        found[row["item"].paper][(decided or verdicts)[-1]] += 1
+        for scale, finding in row["found"].items():
+            found[scale][row["item"].paper][finding["verdict"]] += 1
     return found
 
 
 def _summary(items: Sequence[Item], runs: Sequence[Run]) -> str:
     """What was run, how many claims held, and the table of all of them."""
     tiles = "".join(
-        f'<div class="tile"><b>{_text(paper)}</b>'
+        f'<div class="tile"><b>{_text(paper)}, {_text(scale)}</b>'
         + "".join(f'<span class="{_CLASSES[verdict]}">{number} {verdict}</span>' for verdict, number in found.items())
         + "</div>"
-        for paper, found in counts(items, runs).items()
+        for scale, papers in counts(items, runs).items()
+        for paper, found in papers.items()
     )
     tables = "".join(_claim_table(paper, items, runs) for paper in PAPERS)
     ran = "".join(f"<li>{_text(_what_ran(run, len(items)))}</li>" for run in runs)
@@ -153,7 +155,10 @@ def _found(item: Item, run: Run, shown: dict[tuple[Path, str], str]) -> str:
         f"<small>{_text(claim['evidence'])}</small></li>"
         for claim in record["claims"]
     )
-    tables = "".join(_table(table["title"], table["rows"]) for table in record["tables"])
+    tables = "".join(
+        _table(table["title"], table["rows"], _measured_with(record["products"][table["product"]]["setting"]))
+        for table in record["tables"]
+    )
     figures = "".join(_figure(figure, record, run, item, shown) for figure in record["figures"])
     settings = "".join(f"<li>{_text(_setting(one))}</li>" for one in record["products"].values())
     settings = f"<details><summary>settings and run folders</summary><ul>{settings}</ul></details>" if settings else ""
@@ -162,16 +167,32 @@ def _found(item: Item, run: Run, shown: dict[tuple[Path, str], str]) -> str:
 
 def _setting(product: Record) -> str:
     """Where numbers come from, in a line."""
-    plain = {key: value for key, value in product["setting"].items() if not isinstance(value, dict | list)}
     environment = product["environment"]
     versions = environment["versions"]
     code = (environment.get("commit") or "unknown")[:12]
     return (
-        f"{product['folder']} ({product['job']}): "
-        + ", ".join(f"{key} {_short(value)}" for key, value in plain.items() if value is not None)
-        + f"; {product['seconds']:.0f} s on {product['device']}; torch {versions.get('torch', '?')}, "
-        f"Python {environment['python']}, commit {code}, {environment['started']}"
+        f"{product['folder']} ({product['job']}): {flat(product['setting'])}; {product['seconds']:.0f} s on "
+        f"{product['device']}; torch {versions.get('torch', '?')}, Python {environment['python']}, commit {code}, "
+        f"{environment['started']}"
     )
+
+
+def _measured_with(setting: Record) -> str:
+    """What stands below a table: data, images, attack and its budget; the networks are among the details."""
+    return flat({key: value for key, value in setting.items() if key != "models"})
+
+
+def flat(setting: Record) -> str:
+    """A setting in a line, its parts in brackets: `data digits, images 60, strength (steps 15, eot 2)`."""
+    parts = []
+    for key, value in setting.items():
+        if isinstance(value, Mapping):
+            parts.append(f"{key} ({flat(value)})")
+        elif isinstance(value, list):
+            parts.append(f"{key} {' '.join(_short(one) for one in value)}")
+        elif value is not None:
+            parts.append(f"{key.replace('_', ' ')} {_short(value)}")
+    return ", ".join(parts)
 
 
 def _printed(table: PaperTable) -> str:
@@ -180,18 +201,19 @@ def _printed(table: PaperTable) -> str:
     return _wide(f"{table.source}: {table.caption}", head, rows)
 
 
-def _table(title: str, rows: Sequence[Record]) -> str:
+def _table(title: str, rows: Sequence[Record], setting: str) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     head = "".join(f"<th>{_text(column)}</th>" for column in columns)
     lines = "".join("<tr>" + "".join(f"<td>{_cell(row.get(c))}</td>" for c in columns) + "</tr>" for row in rows)
-    return _wide(title, head, lines)
+    return _wide(title, head, lines, setting)
 
 
-def _wide(caption: str, head: str, rows: str) -> str:
-    """A table that scrolls sideways where the screen is narrow."""
+def _wide(caption: str, head: str, rows: str, setting: str = "") -> str:
+    """A table that scrolls sideways where the screen is narrow; below it what its numbers were measured with."""
+    below = f'<p class="setting">{_text(setting)}</p>' if setting else ""
     return (
         f'<p class="caption">{_text(caption)}</p><div class="wide"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f"<tbody>{rows}</tbody></table>{below}</div>"
     )
 
 

@@ -25,6 +25,7 @@ section {{ border: 1px solid var(--line); border-radius: 8px; padding: 1rem; mar
 .half {{ min-width: 0; }}
 .wide {{ overflow-x: auto; margin: .25rem 0 1rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }}
+.setting {{ color: var(--quiet); font-size: .8rem; margin: .25rem 0 0; }}
 .caption {{ color: var(--quiet); font-size: .9rem; margin: .75rem 0 0; }}
 th, td {{ padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }}
 th {{ border-bottom: 2px solid #9aa3ad; }}
@@ -58,7 +59,10 @@ papers' numbers stand beside them and belong to other data sets and networks, as
 <p>A claim about a difference <span class="held">held</span> if its whole interval is on the claim's side, it
 <span class="failed">did not hold</span> if it is on the other side, and it is
 <span class="open">not testable at this scale</span> if the interval contains zero: too few images to
-tell. Claims about other numbers name their rule.</p>
+tell. Where both systems saw the same images, a permutation test must be below 5% too. A number that was measured once
+and has no interval decides a claim only if it is far from the other side, and its evidence says so. Claims about other
+numbers name their rule. With many claims, one in twenty of those without any truth in them would seem to hold or to
+fail.</p>
 <nav><a href="#summary">Summary</a>{links}</nav>
 <h2 id="summary">Summary</h2>
 {summary}

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
+import tyro
 from rp_models.data.catalog import describe
 from rp_models.settings import require
 
 from recipes.finetuning import DescentSettings
+
+NETWORKS = ("mae", "rmae", "maskdit", "rmaskdit")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +32,8 @@ class PurifierAnalysis:
     mask_rate: float = 0.5  # hidden share when AMV and loss are measured
     sigma: float = 0.34  # noise level of the MaskDiT, in the units of [-1, 1]
     descent: DescentSettings = field(default_factory=DescentSettings)  # of MAE-Pure and MaskDiT-Pure
+    # of networks that have one of their own, by the names of the fields above, such as rmae; for recipes
+    descents: Annotated[dict[str, DescentSettings] | None, tyro.conf.Suppress] = None
     every: int = 2  # steps of purification between two points of a curve
     kernel_images: int = 16  # for Theorem 3.1
     features: int = 2000  # random features of its kernel
@@ -57,6 +63,12 @@ class PurifierAnalysis:
         require(all(steps >= 1 for steps in self.weak_steps), f"weak_steps must be positive, got {self.weak_steps}")
         require(0 < self.mask_rate < 1, f"mask_rate must be between 0 and 1, got {self.mask_rate}")
         require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
+        unknown = sorted(set(self.descents or {}) - set(NETWORKS))
+        require(not unknown, f"descents must name networks of {', '.join(NETWORKS)}, got {' '.join(unknown)}")
+
+    def descent_of(self, network: str) -> DescentSettings:
+        """The purifier's steps around one of the networks."""
+        return (self.descents or {}).get(network, self.descent)
 
     @property
     def radius(self) -> float:

@@ -11,7 +11,7 @@ from rp_models.settings import require
 from recipes import finetuning, pretrain_classifier, pretrain_edm, pretrain_mae, pretrain_maskdit
 from recipes.finetuning import Finetuning
 from recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMae, PretrainMaskDit
-from recipes.purification import PurifierChoice
+from recipes.purification import USES, PurifierChoice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +19,7 @@ class Budget:
     """The attacks on each row of the table, in the maximum norm; the defaults are those of the field."""
 
     eps: float = 8 / 255  # radius, in [0, 1] pixel units
+    step_size: float | None = None  # of PGD, in [0, 1] pixel units; None for 2.5 eps / steps
     steps: int = 200  # of PGD and APGD
     eot: int = 20  # passes of a random purifier whose gradients are averaged
     curved_steps: int = 200  # of PGD through the backward rules that differentiate twice, which cost several times more
@@ -31,6 +32,14 @@ class Budget:
         require(0 < self.eps <= 1, f"budget.eps must be in (0, 1] pixel units, got {self.eps}; divide by 255")
         for name in ("steps", "eot", "curved_steps", "curved_eot", "queries", "query_passes", "passes"):
             require(getattr(self, name) >= 1, f"budget.{name} must be at least 1, got {getattr(self, name)}")
+        require(
+            self.step_size is None or 0 < self.step_size <= 1,
+            f"budget.step_size must be in (0, 1] pixel units, got {self.step_size}; divide by 255",
+        )
+
+    def pgd_step(self, steps: int) -> float:
+        """The step size of a PGD of so many steps, in [0, 1] pixel units."""
+        return 2.5 * self.eps / steps if self.step_size is None else self.step_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,15 +70,15 @@ class Rows:
     )
     mae_pure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="mae"))
     maskdit_pure: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="maskdit")
+        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="maskdit", halve=False)
     )
     rmae_pure_once: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="rmae_once"))
     rmaskdit_pure_once: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="rmaskdit_once")
+        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="rmaskdit_once", halve=False)
     )
     rmae_pure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="rmae"))
     rmaskdit_pure: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="rmaskdit")
+        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="rmaskdit", halve=False)
     )
 
 
@@ -176,10 +185,8 @@ def digits() -> Comparison:
 def smoke() -> Comparison:
     """The digits in seconds: every part runs, nothing is learnt; for tests."""
     base, tune = digits(), with_roles(finetuning.smoke())
-    rows = {
-        name: replace(choice, steps=min(choice.steps, 2), reverse_steps=2)
-        for name, choice in ((row.name, getattr(base.rows, row.name)) for row in fields(Rows))
-    }
+    few = {"steps": 2, "reverse_steps": 2}
+    rows = {row.name: _where_used(getattr(base.rows, row.name), **few) for row in fields(Rows)}
     return replace(
         base,
         images=8,
@@ -202,7 +209,7 @@ def fashion_mnist() -> Comparison:
     """
     eps = 0.1
     base = digits()
-    rows = {row.name: replace(getattr(base.rows, row.name), eta=eps, step_size=0.02) for row in fields(Rows)}
+    rows = {row.name: _where_used(getattr(base.rows, row.name), eta=eps, step_size=0.02) for row in fields(Rows)}
     classifier = pretrain_classifier.fashion_mnist()
     maskdit, edm = pretrain_maskdit.fashion_mnist(), pretrain_edm.fashion_mnist()
     once = with_roles(finetuning.fashion_mnist())
@@ -233,6 +240,11 @@ def fashion_mnist() -> Comparison:
         budget=replace(base.budget, eps=eps, steps=10, eot=2, curved_steps=5, curved_eot=1, queries=50, passes=4),
         rows=Rows(**rows),
     )
+
+
+def _where_used(choice: PurifierChoice, **changes: Any) -> PurifierChoice:
+    """The choice with those of the changes that its kind has."""
+    return replace(choice, **{name: value for name, value in changes.items() if name in USES[choice.kind]})
 
 
 RECIPES: dict[str, Callable[[], Comparison]] = {"digits": digits, "fashion-mnist": fashion_mnist, "smoke": smoke}

@@ -1,6 +1,8 @@
 """Settings of `evaluate.py`; importing this does not import torch."""
 
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from rp_models.data.catalog import describe
@@ -28,7 +30,8 @@ SuiteName = Literal[
 class Evaluation:
     """Everything that determines an evaluation's numbers."""
 
-    model: str = ""  # checkpoint of the classifier, a file or a name that ships with rp-models
+    # checkpoint of the classifier, a file or a name; "" for the data set's standard one, where that is soon trained
+    model: str = ""
     data: str = "digits"  # a data set of the catalogue; its test split is attacked
     suite: SuiteName = "quick"  # which family of attacks
     norm: Literal["linf", "l2", "l1"] = "linf"  # of suites that exist in several
@@ -41,7 +44,7 @@ class Evaluation:
     seed: int = 0  # of attacks, controls and verdicts
     batch_size: int = 128  # images attacked at a time
     defended: bool = False  # put the purifier of the settings below in front of the classifier
-    purifier: PurifierChoice = field(default_factory=PurifierChoice)
+    purifier: PurifierChoice = field(default_factory=partial(PurifierChoice, halve=None))
 
     def __post_init__(self) -> None:
         describe(self.data)
@@ -49,3 +52,8 @@ class Evaluation:
         require(self.images is None or self.images >= 1, f"images must be at least 1, got {self.images}")
         require(self.probes >= 0, f"probes must not be negative, got {self.probes}")
         require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+
+    @property
+    def model_name(self) -> str:
+        """What to call the classifier."""
+        return Path(self.model).stem or "standard"

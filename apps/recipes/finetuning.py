@@ -33,14 +33,20 @@ class DescentSettings:
     steps: int = 90  # sign steps
     step_size: float = 1 / 255  # in [0, 1] pixel units
     halve: bool = True  # take half the step size in the second half of the steps
-    eta: float = 8 / 255  # no pixel changes by more, in [0, 1] pixel units
+    eta: float | None = 8 / 255  # no pixel changes by more, in [0, 1] pixel units; None for no limit
     mask_rate: float = 0.25  # share of hidden patches
 
     def __post_init__(self) -> None:
         require(self.steps >= 0, f"descent.steps must not be negative, got {self.steps}")
         require(0 < self.mask_rate < 1, f"descent.mask_rate must be between 0 and 1, got {self.mask_rate}")
         for name in ("step_size", "eta"):
-            require(0 <= getattr(self, name) <= 1, f"descent.{name} must be in [0, 1], got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"descent.{name} must be in [0, 1], got {value}")
+
+    def in_words(self) -> str:
+        """Steps and radius."""
+        far = "as far as they go" if self.eta is None else f"at most {self.eta:.3g} from the input"
+        return f"{self.steps} steps of {self.step_size:.3g}, {far}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +60,8 @@ class Finetuning:
     kind: Literal["mae", "maskdit"] = "mae"  # which network: RMAE or RMaskDiT
     mae: str = "mae-digits"  # masked autoencoder, a file or a shipped name, for kind mae
     maskdit: str = ""  # checkpoint of a MaskDiT, for kind maskdit, which needs one
-    classifier: str = ""  # checkpoint of the classifier, which stays as it is; always needed
+    # checkpoint of the classifier, which stays as it is; "" for the data set's standard one, where that is soon trained
+    classifier: str = ""
     train_images: int | None = None  # only that many training images, drawn once and for all; None for all
     images: int | None = 200  # only that many test images, the field's fixed draw; None for all
     through: Literal["one-shot", "steps"] = "one-shot"  # one reconstruction, or the sign steps of `unrolled`

@@ -87,6 +87,7 @@ CLAIMS: tuple[tuple[str, str], ...] = (
     ("maskdit_pure", "mae_pure"),
     ("rmaskdit_pure", "rmae_pure"),
     ("diffpure", "mae_pure"),
+    ("maskdit_pure", "diffpure"),
     ("rmaskdit_pure", "diffpure"),
 )
 """Pairs of rows of which the paper's Table 1 puts the first above the second under attack."""

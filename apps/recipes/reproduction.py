@@ -54,7 +54,8 @@ def digits() -> Plan:
             larger=larger,
             analysis={"sae_epochs": 100, "sae_seeds": (0, 1)},
             minutes={
-                **{"train_dra": 11, "probe": 7, "noisy": 2, "analyze": 3, "representations": 0.5, "sweep": 9},
+                **{"train_dra": 11, "others": 7, "probe": 7, "noisy": 2, "analyze": 3, "representations": 0.5},
+                **{"sweep": 9},
                 **{"networks": 14, "compare": 25, "norms": 8, "black box": 7, "classifiers": 9, "sensitivity": 5},
                 **{"views": 3, "timing": 0.5, "descent": 0.5},
             },
@@ -141,7 +142,8 @@ def fashion_mnist() -> Plan:
             larger=larger,
             analysis={"images": 1000, "sae_epochs": 20, "sae_seeds": (0, 1)},
             minutes={
-                **{"train_dra": 120, "probe": 90, "noisy": 30, "analyze": 30, "representations": 5, "sweep": 150},
+                **{"train_dra": 120, "others": 80, "probe": 90, "noisy": 30, "analyze": 30, "representations": 5},
+                **{"sweep": 150},
                 **{"networks": 240, "compare": 400, "norms": 120, "black box": 100, "classifiers": 150},
                 **{"sensitivity": 90, "views": 40, "timing": 5, "descent": 5},
             },
@@ -159,7 +161,7 @@ def paper() -> Plan:
     runs["imagenet-vit-b16"] = replace(runs["imagenet-vit-b16"], method=("at", "dm-at", "dm-at+dra"))
     runs["cifar10-wrn-34-10"] = replace(runs["cifar10-wrn-34-10"], method=("at", "at+adr", "at+ikl", "at+dra"))
     runs["cifar10-wrn-28-10-20m"] = replace(runs["cifar10-wrn-28-10-20m"], method=("dm-at", "dm-at+ikl", "dm-at+dra"))
-    standard = comparisons["cifar10"].pretrain_classifier
+    standard, svhn = (comparisons[data].pretrain_classifier for data in ("cifar10", "svhn"))
     larger = {
         "larger": replace(standard, standard=replace(standard.standard, network="wrn-70-16-swish")),
         "other": replace(standard, standard=replace(standard.standard, network="resnet50-cifar")),
@@ -184,6 +186,7 @@ def paper() -> Plan:
                 "rmaskdit_pure": _one_by_one(steps=(15, 20, 25, 30)),
             },
             larger=larger,
+            larger_elsewhere={"svhn": replace(svhn, standard=replace(svhn.standard, network="wrn-70-16-swish"))},
             eps={"imagenet": {"l2": EPS_L2_IMAGENET}},
         )
     )

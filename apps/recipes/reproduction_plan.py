@@ -6,6 +6,7 @@ from typing import Any
 
 from reproductions.product import Product
 from reproductions.settings import AttackTable, Case, DescentCheck, Networks, Representations, Strength, Timing
+from rp_dra.settings import Method
 
 from recipes import analyze_purifier, probe, sweep
 from recipes.analysis import Analysis
@@ -13,6 +14,7 @@ from recipes.compare_purifiers import Comparison
 from recipes.dra_settings import TrainDra
 from recipes.pretrain_settings import PretrainClassifier
 
+OTHER_METHODS: tuple[Method, ...] = ("at+adr", "at+ikl", "dm-at+ikl")  # of Table 2 of the DRA paper
 PURIFIERS = ("diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
 OTHER_NETWORKS = ("larger", "other")  # classifiers behind purifiers that were tuned for another one
 
@@ -24,6 +26,7 @@ class Plan:
     Attributes:
         scale: its name.
         runs: of train_dra.py, by recipe; the first one is analysed.
+        others: the first run's settings with the methods of Table 2 of the DRA paper that no run has; by its recipe.
         noisy: the same with the noisy-input encoder as the alignment's target.
         probe: of probe.py.
         analysis: of analyze.py.
@@ -37,12 +40,14 @@ class Plan:
         classifiers: attacks on purifiers behind other classifiers.
         sensitivity: attacks on other settings of the purifiers.
         views: of analyze_purifier.py.
-        timing: of the purifiers.
+        before_larger: attacks on purifiers behind a larger classifier, by data set; the first is `classifiers`.
+        timings: of the purifiers, by data set.
         descent: Theorem J.1.
     """
 
     scale: str
     runs: Mapping[str, Product]
+    others: Mapping[str, Product]
     noisy: Product
     probe: Product
     analysis: Product
@@ -54,9 +59,10 @@ class Plan:
     norms: Mapping[str, Product]
     black_box: Mapping[str, Product]
     classifiers: Product
+    before_larger: Mapping[str, Product]
     sensitivity: Product
     views: Product
-    timing: Product
+    timings: Mapping[str, Product]
     descent: Product
 
 
@@ -77,6 +83,7 @@ class Sizes:
     strength: Strength
     sensitivity: Mapping[str, tuple[Mapping[str, object], ...]]  # by row
     larger: Mapping[str, PretrainClassifier]
+    larger_elsewhere: Mapping[str, PretrainClassifier] = field(default_factory=dict)  # by further data set
     descent: Mapping[str, object] = field(default_factory=dict)
     timing_repeats: int = 5
     eps: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by data set and norm
@@ -106,6 +113,7 @@ def _classifier_products(sizes: Sizes) -> dict[str, Any]:
     )
     return {
         "runs": runs,
+        "others": _others(sizes, name, config),
         "noisy": noisy_run,
         "probe": study,
         "analysis": _product(sizes, "analyze", analysis, run=runs[name]),
@@ -113,6 +121,13 @@ def _classifier_products(sizes: Sizes) -> dict[str, Any]:
         "representations": _product(sizes, "representations", features, run=runs[name], noisy=noisy_run),
         "sweep": _product(sizes, "sweep", _sweep(sizes)),
     }
+
+
+def _others(sizes: Sizes, name: str, config: TrainDra) -> dict[str, Product]:
+    """A run beside the first one, with the methods that stand in the paper's table and in no run of this scale."""
+    present = {method for run in sizes.runs.values() for method in run.method}
+    methods = tuple(method for method in OTHER_METHODS if method not in present)
+    return {name: _product(sizes, "train_dra", replace(config, method=methods), kind="others")} if methods else {}
 
 
 def _purifier_products(sizes: Sizes) -> dict[str, Any]:
@@ -130,8 +145,14 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
         config = AttackTable(comparison=of, cases=cases, strength=sizes.strength, eps=eps, **options)
         return _product(sizes, "attacks", config, kind=kind, networks=networks[data])
 
-    def look(job: str, config: Any) -> Product:
-        return _product(sizes, job, config, networks=networks[first])
+    def look(job: str, config: Any, data: str = first) -> Product:
+        return _product(sizes, job, config, networks=networks[data])
+
+    def before_larger(data: str, classifier: PretrainClassifier) -> Product:
+        cases = _before(sizes.comparisons[data], ("first", "larger"))
+        return table(data, cases, "classifiers", classifiers={"larger": classifier})
+
+    classifiers = table(first, _other_classifiers(comparison), "classifiers", classifiers=dict(sizes.larger))
 
     return {
         "networks": networks,
@@ -140,10 +161,15 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
         },
         "norms": {data: table(data, _norms(of), "norms") for data, of in sizes.comparisons.items()},
         "black_box": {data: table(data, _black_box(of), "black box") for data, of in sizes.comparisons.items()},
-        "classifiers": table(first, _other_classifiers(comparison), "classifiers", classifiers=dict(sizes.larger)),
+        "classifiers": classifiers,
+        "before_larger": {first: classifiers}
+        | {data: before_larger(data, classifier) for data, classifier in sizes.larger_elsewhere.items()},
         "sensitivity": table(first, _sensitivity(sizes), "sensitivity"),
         "views": look("views", sizes.views),
-        "timing": look("timing", Timing(comparison=comparison, repeats=sizes.timing_repeats)),
+        "timings": {
+            data: look("timing", Timing(comparison=of, repeats=sizes.timing_repeats), data)
+            for data, of in sizes.comparisons.items()
+        },
         "descent": look("descent", DescentCheck(comparison=comparison, **sizes.descent)),  # type: ignore[arg-type]
     }
 
@@ -182,9 +208,13 @@ def _black_box(comparison: Comparison) -> tuple[Case, ...]:
 
 def _other_classifiers(comparison: Comparison) -> tuple[Case, ...]:
     """Table 8 puts purifiers before a larger classifier, Table 5 some before another; "first" is their own."""
+    return _before(comparison, ("first", "larger", "other"))
+
+
+def _before(comparison: Comparison, classifiers: tuple[str, ...]) -> tuple[Case, ...]:
+    """Purifiers before classifiers by name; the one of another kind stands behind what Table 5 has."""
     present = _present(comparison)
     tuned = tuple(row for row in present if row not in ("mae_pure", "maskdit_pure"))
-    rows = {"first": present, "larger": present, "other": tuned}
     return tuple(
         Case(
             name=f"{row}, {name}",
@@ -192,8 +222,8 @@ def _other_classifiers(comparison: Comparison) -> tuple[Case, ...]:
             classifier="" if name == "first" else name,
             families=("linf",) if name == "first" else ("linf", "l2"),
         )
-        for name, behind in rows.items()
-        for row in ("none", *behind)
+        for name in classifiers
+        for row in ("none", *(tuned if name == "other" else present))
     )
 
 

@@ -24,11 +24,14 @@ class AttackTableJob:
         folder: of the run.
         device: where to compute.
         cache: folder of networks.
+        root: folder of the data sets; None for the usual places.
     """
 
-    def __init__(self, config: AttackTable, folder: RunFolder, device: torch.device, cache: Path) -> None:
-        self.config, self.folder, self.device, self.cache = config, folder, device, cache
-        self.jobs = {"": ComparisonJob(config.comparison, folder, device, cache)}
+    def __init__(
+        self, config: AttackTable, folder: RunFolder, device: torch.device, cache: Path, root: Path | None
+    ) -> None:
+        self.config, self.folder, self.device, self.cache, self.root = config, folder, device, cache, root
+        self.jobs = {"": ComparisonJob(config.comparison, folder, device, cache, root=root)}
 
     def run(self) -> None:
         """All cases, then `result.json`."""
@@ -111,9 +114,9 @@ class AttackTableJob:
         if classifier not in self.jobs:
             settings = self.config.classifiers[classifier]
             other = replace(self.config.comparison, pretrain_classifier=settings, classifier="")
-            path = PurifierNetworks(other, self.cache, self.device).path("classifier")
+            path = PurifierNetworks(other, self.cache, self.device, root=self.root).path("classifier")
             config = replace(self.config.comparison, classifier=path)
-            self.jobs[classifier] = ComparisonJob(config, self.folder, self.device, self.cache)
+            self.jobs[classifier] = ComparisonJob(config, self.folder, self.device, self.cache, root=self.root)
         return self.jobs[classifier]
 
 

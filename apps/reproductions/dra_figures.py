@@ -3,8 +3,24 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from reproductions.claims import FAILED, HELD, OPEN, Claim, Finding, Limits, Numbers, above, everyone, larger
-from reproductions.intervals import separate
+from reproductions.claims import (
+    FAILED,
+    HELD,
+    MARGIN,
+    OPEN,
+    Claim,
+    Finding,
+    Limits,
+    Numbers,
+    between,
+    everyone,
+    exceeds,
+    larger,
+    points,
+    together,
+    widened,
+)
+from reproductions.intervals import correlation, rank_test, separate
 from reproductions.item import Figure, Item, Outcome, Products, Row, Table
 from reproductions.product import Made
 
@@ -23,20 +39,20 @@ def _both(plan: "Plan") -> Products:
 
 
 def _figure_1(made: Mapping[str, Made]) -> Outcome:
-    from rp_analysis import rank_correlation
-
     rows = made["analysis"].read("tables/similarity.json")
-    result = made["representations"].read()
-    similar = result["similarity"]
+    similar = made["representations"].read()["similarity"]
     robust = {row["method"]: row["robust accuracy %"] for row in rows}
-    numbers: dict[str, Any] = {"models": len(rows)}
-    for reference in ("diffusion", "standard"):
-        key = f"with {reference}"
-        pairs = [(robust[name], cells[key]) for name, cells in similar.items() if key in cells and name in robust]
-        if reference == "standard":
-            pairs = [(robust[name], similar[name][key]) for name in similar if name != "standard" and name in robust]
-        if len(pairs) >= 3:
-            numbers[reference] = rank_correlation(*map(list, zip(*pairs, strict=True)))
+    names = [name for name in similar if name in robust]
+    others = [name for name in names if name != "standard"]  # a network is as similar to itself as can be
+    numbers = {
+        "all, diffusion": _rank([robust[name] for name in names], [similar[name]["with diffusion"] for name in names]),
+        "others, diffusion": _rank(
+            [robust[name] for name in others], [similar[name]["with diffusion"] for name in others]
+        ),
+        "others, standard": _rank(
+            [robust[name] for name in others], [similar[name].get("with standard") for name in others]
+        ),
+    }
     table: list[Row] = [
         {"method": name, "robust accuracy %": robust.get(name), **cells} for name, cells in similar.items()
     ]
@@ -52,9 +68,27 @@ def _figure_1(made: Mapping[str, Made]) -> Outcome:
     )
 
 
-def _correlated(numbers: Numbers) -> Finding:
-    text = f"rank correlation {numbers['diffusion']:+.2f} over {numbers['models']} classifiers"
-    return Finding(OPEN if numbers["models"] < 8 else HELD if numbers["diffusion"] > 0.3 else FAILED, text)
+def _rank(robust: list[float], scores: list[float | None]) -> dict[str, float] | None:
+    """The rank correlation of robust accuracy with a similarity; None if there is none for each classifier."""
+    present = [score for score in scores if score is not None]
+    return rank_test(robust, present) if len(present) == len(robust) >= 2 else None
+
+
+def _stronger(numbers: Numbers) -> Finding:
+    """Whether one correlation is above the other, over the same classifiers: their intervals must not overlap."""
+    one, other = numbers["others, diffusion"], numbers["others, standard"]
+    if one is None or other is None:
+        return Finding(OPEN, "no standard classifier to compare with")
+    text = (
+        f"rank correlation of robust accuracy with the similarity to diffusion features {one['estimate']:+.2f} "
+        f"(p = {one['p']:.2g}), to standard ones {other['estimate']:+.2f} (p = {other['p']:.2g}), over "
+        f"{one['points']:.0f} classifiers"
+    )
+    first, second = (correlation(test["estimate"], int(test["points"])) for test in (one, other))
+    if first is None or second is None:
+        return Finding(OPEN, f"{text}: too few for an interval")
+    verdict = HELD if first["low"] > second["high"] else FAILED if first["high"] < second["low"] else OPEN
+    return Finding(verdict, f"{text}; intervals {between(first)} and {between(second)}")
 
 
 FIGURE_1 = Item(
@@ -64,16 +98,14 @@ FIGURE_1 = Item(
     products=_both,
     look=_figure_1,
     claims=(
-        Claim("Robust accuracy and similarity with diffusion features are (weakly) correlated.", _correlated),
         Claim(
-            "The correlation is stronger than that with a standard classifier's features (Fig. 9).",
-            above(
-                "diffusion", "standard", "rank correlation with robust accuracy, diffusion against standard features"
-            ),
+            "Robust accuracy and similarity with diffusion features are (weakly) correlated.",
+            together(("all, diffusion",), 1, 0.3, "rank correlation of robust accuracy with the similarity"),
         ),
+        Claim("The correlation is stronger than that with a standard classifier's features (Fig. 9).", _stronger),
     ),
     remark="The paper's points are the CIFAR-10 models of RobustBench; here the classifiers of one run, too few for a "
-    "correlation.",
+    "correlation that is not nearly perfect.",
 )
 
 
@@ -97,14 +129,15 @@ FIGURE_3A = Item(
         Claim(
             "Perturbations of the probe on diffusion features lie at lower frequencies than those of standard "
             "training.",
-            above(PROBE, "standard", "energy at low frequencies, probe against standard training", unit="%"),
+            exceeds(PROBE, "standard", "energy at low frequencies, probe against standard training", unit="%"),
         ),
         Claim(
             "Those of adversarial training do too.",
-            above("at", "standard", "energy at low frequencies, AT against standard training", unit="%"),
+            exceeds("at", "standard", "energy at low frequencies, AT against standard training", unit="%"),
         ),
     ),
-    remark="An 8x8 image has three frequencies along an axis beside the mean; what is low is coarse.",
+    remark="An 8x8 image has three frequencies along an axis beside the mean; what is low is coarse. One number for "
+    "each network, without an interval.",
 )
 
 
@@ -120,10 +153,12 @@ def _figure_3b(made: Mapping[str, Made]) -> Outcome:
         ]
         rows.append({"classifier": name, **{f"{radius:.3g}": cell for radius, cell in zip(radii, cells, strict=True)}})
         numbers[name] = cells
-    small = range(1, max(2, len(radii) // 2 + 1))  # up to half of the radius
     if "standard" in numbers:
-        gaps: list[Limits] = [separate(numbers[PROBE][at], numbers["standard"][at]) for at in small]
-        numbers["small radii"] = max(gaps, key=lambda gap: gap["estimate"])
+        for at, radius in enumerate(radii):  # up to half of the threat's
+            if 0 < radius <= radii[-1] / 2:
+                numbers.setdefault("small radii", {})[f"{radius:.3g}"] = separate(
+                    numbers[PROBE][at], numbers["standard"][at]
+                )
     if "at" in numbers:
         numbers["full radius"] = separate(numbers["at"][-1], numbers[PROBE][-1])
     return Outcome(
@@ -133,6 +168,16 @@ def _figure_3b(made: Mapping[str, Made]) -> Outcome:
     )
 
 
+def _at_small_radii(numbers: Numbers) -> Finding:
+    """Held if the probe is above at a small radius and nowhere below; failed if below somewhere and nowhere above."""
+    gaps: Mapping[str, Limits] = numbers["small radii"]
+    wide = [widened(gap, len(gaps)) for gap in gaps.values()]
+    above, below = any(gap["low"] > 0 for gap in wide), any(gap["high"] < 0 for gap in wide)
+    text = ", ".join(f"radius {at} {points(gap)}" for at, gap in zip(gaps, wide, strict=True))
+    verdict = HELD if above and not below else FAILED if below and not above else OPEN
+    return Finding(verdict, f"probe minus standard training, 95% for all of them together: {text}")
+
+
 FIGURE_3B = Item(
     key="dra/fig-3b",
     paper="DRA",
@@ -140,16 +185,14 @@ FIGURE_3B = Item(
     products=lambda plan: {"probe": plan.probe},
     look=_figure_3b,
     claims=(
-        Claim(
-            "At small radii the probe is more robust than standard training.",
-            larger("small radii", "probe minus standard training, at the small radius where it gains most"),
-        ),
+        Claim("At small radii the probe is more robust than standard training.", _at_small_radii),
         Claim(
             "It is far from adversarial training: diffusion features need robust training.",
             larger("full radius", "AT minus probe at the threat's radius"),
         ),
     ),
-    remark="The probe's noise is fixed and known to the attack.",
+    remark="The probe's noise is fixed and known to the attack. The images are the same, the intervals of differences "
+    "those of separate images.",
 )
 
 
@@ -164,6 +207,17 @@ def _figure_4(made: Mapping[str, Made]) -> Outcome:
     )
 
 
+def _aligned(numbers: Numbers) -> Finding:
+    """Not testable where the features of all images are nearly the same: then attacked ones are near in any case."""
+    check = exceeds(f"{DIFFUSION}, alignment", "standard, alignment", "alignment, diffusion against standard")
+    spread, usual = numbers[f"{DIFFUSION}, uniformity"], numbers["standard, uniformity"]
+    finding = check(numbers)
+    if spread >= MARGIN * usual:
+        return finding
+    text = f"but diffusion features hardly differ between images, uniformity {spread:.3g} against {usual:.3g}"
+    return Finding(OPEN, f"{finding.evidence}; {text}")
+
+
 FIGURE_4 = Item(
     key="dra/fig-4",
     paper="DRA",
@@ -171,23 +225,20 @@ FIGURE_4 = Item(
     products=_both,
     look=_figure_4,
     claims=(
-        Claim(
-            "Diffusion features are more robust (better aligned) than those of standard training.",
-            above(f"{DIFFUSION}, alignment", "standard, alignment", "alignment, diffusion against standard"),
-        ),
+        Claim("Diffusion features are more robust (better aligned) than those of standard training.", _aligned),
         Claim(
             "They are richer (more uniform) than those of standard training.",
-            above(f"{DIFFUSION}, uniformity", "standard, uniformity", "uniformity, diffusion against standard"),
+            exceeds(f"{DIFFUSION}, uniformity", "standard, uniformity", "uniformity, diffusion against standard"),
         ),
         Claim(
             "Adversarial training raises alignment and lowers uniformity.",
             everyone(
-                above("at, alignment", "standard, alignment", "alignment, AT against standard"),
-                above("standard, uniformity", "at, uniformity", "uniformity, standard against AT"),
+                exceeds("at, alignment", "standard, alignment", "alignment, AT against standard"),
+                exceeds("standard, uniformity", "at, uniformity", "uniformity, standard against AT"),
             ),
         ),
     ),
-    remark="The diffusion features are attacked through a linear probe on them.",
+    remark="The diffusion features are attacked through a linear probe on them. One number each, without an interval.",
 )
 
 
@@ -212,7 +263,7 @@ FIGURE_5 = Item(
             "DRA makes features richer: uniformity rises.",
             everyone(
                 *(
-                    above(
+                    exceeds(
                         f"{base}+dra, uniformity",
                         f"{base}, uniformity",
                         f"uniformity, {base.upper()}+DRA against {base.upper()}",
@@ -222,6 +273,7 @@ FIGURE_5 = Item(
             ),
         ),
     ),
+    remark="One network of each method and one number for each, without an interval.",
 )
 
 FIGURES = (FIGURE_1, FIGURE_3A, FIGURE_3B, FIGURE_4, FIGURE_5)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from reproductions.claims import OPEN, Claim, Finding, Limits, Numbers
@@ -115,11 +116,20 @@ def setting_of(made: Made) -> dict[str, Any]:
     return {
         "folder": f"products/{made.product.name}",
         "job": made.product.job,
-        "setting": setting,
+        "setting": _portable(setting),
         "seconds": done["seconds"],
         "environment": done["environment"],
         "device": done["device"],
     }
+
+
+def _portable(value: Any) -> Any:
+    """A setting whose paths begin at the run folder: what stands before it belongs to one machine."""
+    if isinstance(value, Mapping):
+        return {key: _portable(one) for key, one in value.items()}
+    if isinstance(value, str) and Path(value).is_absolute():
+        return str(Path(*Path(value).parts[-3:]))  # run folder, checkpoints/, file
+    return value
 
 
 def _data_of(product: Product) -> str | None:

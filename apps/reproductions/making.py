@@ -106,7 +106,7 @@ def _train_dra(making: Making) -> None:
 
 def _analyze(making: Making) -> None:
     config = replace(making.product.config, run=str(making.needs["run"]))
-    AnalysisJob.open(config, making.folder, resume=True, device=making.where.device).run()
+    AnalysisJob.open(config, making.folder, resume=True, device=making.where.device, root=making.where.root).run()
 
 
 def _probe(making: Making) -> None:
@@ -137,7 +137,8 @@ def _sweep(making: Making) -> None:
 def _networks(making: Making) -> None:
     """The networks of a comparison, trained or found in the cache."""
     config, folder = making.product.config, making.run_folder()
-    networks = PurifierNetworks(config.comparison, making.where.cache, choose_device(making.where.device))
+    where = making.where
+    networks = PurifierNetworks(config.comparison, where.cache, choose_device(where.device), root=where.root)
     paths = {role: _absolute(networks.path(role)) for role in config.roles}
     folders = {role: RunFolder(Path(path).parent.parent) for role, path in paths.items() if Path(path).exists()}
     # what their training took, here or in the call that left them in the cache
@@ -153,13 +154,15 @@ def _absolute(checkpoint: str) -> str:
 
 def _compare(making: Making) -> None:
     where = making.where
-    job = ComparisonJob.open(making.product.config, making.folder, resume=True, device=where.device, cache=where.cache)
+    job = ComparisonJob.open(
+        making.product.config, making.folder, resume=True, device=where.device, cache=where.cache, root=where.root
+    )
     job.run()
 
 
 def _attacks(making: Making) -> None:
-    config, folder = making.product.config, making.run_folder()
-    AttackTableJob(config, folder, choose_device(making.where.device), making.where.cache).run()
+    config, folder, where = making.product.config, making.run_folder(), making.where
+    AttackTableJob(config, folder, choose_device(where.device), where.cache, where.root).run()
     plot = _sensitivity(folder.read_json("result.json")["rows"])
     if plot is not None:
         plot.save(folder.path / "figures" / "sensitivity", formats=("png",))
@@ -170,7 +173,8 @@ def _views(making: Making) -> None:
     paths = RunFolder(making.needs["networks"]).read_json("result.json")["paths"]
     roles = ("mae", "rmae", "maskdit", "rmaskdit", "classifier")
     config = replace(making.product.config, **{role: paths[role] for role in roles if role in paths})
-    PurifierAnalysisJob.open(config, making.folder, resume=True, device=making.where.device).run()
+    where = making.where
+    PurifierAnalysisJob.open(config, making.folder, resume=True, device=where.device, root=where.root).run()
 
 
 def _timing(making: Making) -> None:
@@ -185,7 +189,7 @@ def _descent(making: Making) -> None:
 
 def _comparison(making: Making, folder: RunFolder) -> ComparisonJob:
     config, where = making.product.config.comparison, making.where
-    return ComparisonJob(config, folder, choose_device(where.device), where.cache)
+    return ComparisonJob(config, folder, choose_device(where.device), where.cache, root=where.root)
 
 
 def _representations(making: Making) -> None:

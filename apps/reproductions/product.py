@@ -15,6 +15,9 @@ DONE = "product.json"  # written last
 class Product:
     """The folder that one job makes from one configuration.
 
+    A product is found again by its settings, not by the contents of files that they name: a checkpoint or data file
+    that is replaced by another one of the same name does not make a new product.
+
     Attributes:
         job: name of the job, see `jobs.reproduce.MAKERS`.
         config: dataclass of its settings; paths of what `needs` names are filled in when it is made.

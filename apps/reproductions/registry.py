@@ -1,6 +1,7 @@
 """All items, in the papers' order."""
 
 from reproductions import (
+    dra_ablations,
     dra_features,
     dra_figures,
     dra_tables,
@@ -21,5 +22,6 @@ _ALL = (
     *dra_figures.FIGURES,
     *dra_features.FIGURES,
     *dra_tables.TABLES,
+    *dra_ablations.ABLATIONS,
 )
 ITEMS: dict[str, Item] = {item.key: item for item in _ALL}

@@ -33,14 +33,8 @@ from rp_analysis import (
     plot_sensitivity,
     plot_strength_sweep,
 )
-from rp_analysis.plots_mae_pure import (
-    TargetMaps,
-    plot_inequality,
-    plot_kernel_approximation,
-    plot_layer_amv,
-    plot_loss_and_amv,
-    plot_target_attention,
-)
+from rp_analysis.plots_attention import TargetMaps, plot_target_attention
+from rp_analysis.plots_mae_pure import plot_inequality, plot_kernel_approximation, plot_layer_amv, plot_loss_and_amv
 from rp_analysis.robustness import RobustnessCurve, SimilarityPoint
 from rp_analysis.sae_evaluation import Reconstruction, SaeRun, TopActivations
 

@@ -127,6 +127,28 @@ def test_two_processes_share_the_blocks_and_one_call_gathers_them(tmp_path: Path
     assert np.array_equal(gathered.worst.right, alone.worst.right)
 
 
+@pytest.mark.parametrize("pixels", ["float", "uint8"])
+def test_a_process_without_a_block_sees_no_image_and_the_others_do_the_work(tmp_path: Path, pixels: str) -> None:
+    model, x, y = problem()
+    x = (x * 255).round() / 255
+    attacks = ATTACKS | {"l2": PGD(norm="l2", eps=0.1, step_size=0.05, steps=3)}
+    options = {"attacks": attacks, "pixels": pixels, "folder": tmp_path}
+    parts = [run(model, x, y, shard=(rank, 6), **options) for rank in range(6)]  # 24 images are four blocks of 7
+    assert [len(part.index) for part in parts] == [7, 7, 7, 3, 0, 0]
+    idle = parts[-1]
+    assert [len(threat.images) for threat in idle.threats] == [0, 0]
+    assert "| clean | 0 | none left |" in str(idle)
+    assert json.loads(json.dumps(idle.to_json()))["per_image"]["clean"] == []
+    with pytest.raises(ValueError, match=r"this process had no block; gather all with shard=\(0, 1\)"):
+        _ = idle.robust_accuracy
+    gathered = run(model, x, y, **options)
+    alone = run(model, x, y, attacks=attacks, pixels=pixels)
+    assert np.array_equal(gathered.worst.right, alone.worst.right)
+    for one, other in zip(gathered.threats, alone.threats, strict=True):
+        assert one.images.dtype == other.images.dtype == torch.float32
+        assert torch.equal(one.images, other.images)
+
+
 def test_a_folder_of_another_problem_is_refused(tmp_path: Path) -> None:
     model, x, y = problem(6)
     run(model, x, y, folder=tmp_path)

@@ -142,6 +142,17 @@ def test_a_cache_gives_what_the_target_gives_for_the_same_noise(random_level):
     assert (len(cache), cache.random_level, cache.width(1, 8)) == (27, random_level, target.width(1, 8))
 
 
+def test_a_cache_is_exact_in_its_own_batches_and_no_target_of_a_training_step():
+    target, images = EdmTarget(filled_edm()), subset(load_images("digits", "train"), 12)
+    cache = CachedTarget(target, [images], augmented=False, seed=5, batch_size=6)
+    rows = torch.arange(6, 12)
+    x, y = images.batch(rows)
+    assert torch.equal(cache(x, rows), represent(target, x, y, seed=5, draw=rows))
+    # a step numbers its draws, not its images: other noise than the cached
+    assert not torch.allclose(cache(x, rows), represent(target, x, y, seed=5, draw=rows + 12), atol=1e-3)
+    assert not hasattr(cache, "noise_shape")
+
+
 def test_a_cache_refuses_augmentation_announced_or_not():
     images = subset(load_images("digits", "train"), 20)
     target = EdmTarget(filled_edm())

@@ -11,16 +11,8 @@ from rp_models.edm import sample_heun, to_uint8
 from rp_models.lightningdit import LightningDiT
 from rp_models.maskdit import MaskDiT
 from rp_models.sampler_settings import FlowSettings, HeunSettings
-from rp_models.sampling import (
-    FlowSampler,
-    HeunSampler,
-    LatentDecoder,
-    balanced_labels,
-    conditional,
-    generate,
-    sample_images,
-    sampler_of,
-)
+from rp_models.samplers import FlowSampler, HeunSampler, LatentDecoder, sampler_of
+from rp_models.sampling import balanced_labels, conditional, generate, sample_images
 from rp_models.transport import time_grid
 from rp_models.vae import LatentNormalization
 from torch import Tensor, nn

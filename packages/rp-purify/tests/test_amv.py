@@ -15,12 +15,13 @@ from rp_purify import (
     MAEView,
     MaskDiTView,
     attention_variation,
+    central_target,
     curve_over_radii,
     curve_over_steps,
+    moved_attention,
     target_attention,
     variation,
 )
-from rp_purify.amv import central_target, moved_attention
 
 from .models import tiny_images, tiny_mae, tiny_maskdit
 

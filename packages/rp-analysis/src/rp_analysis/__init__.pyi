@@ -18,6 +18,8 @@ from .geometry import uniformity_score as uniformity_score
 from .plot_maps import plot_latent_sheet as plot_latent_sheet
 from .plot_maps import plot_radial_profiles as plot_radial_profiles
 from .plot_style import Plot as Plot
+from .plots_attention import TargetMaps as TargetMaps
+from .plots_attention import plot_target_attention as plot_target_attention
 from .plots_dra import GeometryPoint as GeometryPoint
 from .plots_dra import StrengthPoint as StrengthPoint
 from .plots_dra import plot_alignment_uniformity as plot_alignment_uniformity
@@ -32,7 +34,6 @@ from .plots_dra import plot_sae_loss as plot_sae_loss
 from .plots_dra import plot_strength_sweep as plot_strength_sweep
 from .plots_mae_pure import LossTrend as LossTrend
 from .plots_mae_pure import Sensitivity as Sensitivity
-from .plots_mae_pure import TargetMaps as TargetMaps
 from .plots_mae_pure import plot_amv_over_iterations as plot_amv_over_iterations
 from .plots_mae_pure import plot_amv_under_attack as plot_amv_under_attack
 from .plots_mae_pure import plot_amv_under_purification as plot_amv_under_purification
@@ -42,7 +43,6 @@ from .plots_mae_pure import plot_layer_amv as plot_layer_amv
 from .plots_mae_pure import plot_loss_and_amv as plot_loss_and_amv
 from .plots_mae_pure import plot_maskdit_amv_under_attack as plot_maskdit_amv_under_attack
 from .plots_mae_pure import plot_sensitivity as plot_sensitivity
-from .plots_mae_pure import plot_target_attention as plot_target_attention
 from .report import Report as Report
 from .robustness import RobustnessCurve as RobustnessCurve
 from .robustness import SimilarityPoint as SimilarityPoint

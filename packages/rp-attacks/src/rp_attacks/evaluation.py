@@ -1,6 +1,16 @@
-"""Robust accuracy of a defence under a family of attacks: the worst case of every image, judged by fresh noise."""
+"""Robust accuracy of a defence under a family of attacks: the worst case of every image, judged by fresh noise.
+
+Attacks are grouped by their ball (norm and radius). Only images that still stand go on: those that at least one
+selecting pass classifies rightly. The candidate kept for an image is the one that most selecting passes misclassify,
+and then the one of largest margin; what is reported comes from other, fresh passes. The clean image is in every ball,
+and so is a candidate too.
+
+Results do not depend on the batch size or on the number of processes, for deterministic models and for random ones that
+offer `with_noise`; library attacks share random numbers inside a block, hence the block size.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -43,13 +53,7 @@ def evaluate(
 ) -> Report:
     """Robust accuracy under the worst of several attacks, image by image, beside two controls.
 
-    Attacks run in the given order (put cheap ones first), grouped by their ball (norm and radius). Only images that
-    still stand go on: those that at least one selecting pass classifies rightly. The candidate kept for an image is the
-    one that most selecting passes misclassify, and then the one of largest margin; what is reported comes from other,
-    fresh passes. The clean image is in every ball, and so is a candidate too.
-
-    Results do not depend on `batch_size` or on the number of processes, for deterministic models and for random ones
-    that offer `with_noise`; library attacks share random numbers inside a block, hence `block_size`.
+    Attacks run in the given order (put cheap ones first) on the images that still stand; the module has the rules.
 
     Args:
         model: images to logits, in eval mode.
@@ -65,7 +69,7 @@ def evaluate(
         pixels: "uint8" keeps and judges adversarial images that an image file can hold; x must be such images.
         folder: where blocks are saved, and an interrupted evaluation resumes.
         shard: (rank, processes): this process does every processes-th block; needs a folder. A last call with
-            (0, 1) gathers them.
+            (0, 1) gathers them. A process that gets no block reports on no image.
         source: an undefended classifier, from which the diagnostics try transfer.
         probes: images on which the diagnostics run; 0 for none.
         level: of the intervals.
@@ -80,35 +84,72 @@ def evaluate(
     index = admit(model, x, y, attacks, index)
     check_shard(shard, folder)
     check_positive(batch_size=batch_size, block_size=block_size)
+    stages = _stages(
+        model, x, y, attacks, index=index, seed=seed, batch_size=batch_size, block_size=block_size, passes=passes,
+        exhaustive=exhaustive, pixels=pixels, folder=folder, shard=shard, progress=progress,
+    )  # fmt: skip
+    report = _report(stages, attacks, exhaustive=exhaustive, level=level)
+    whole = shard[1] == 1  # a part of the images is not diagnosed
+    return _diagnosed(report, stages, attacks, source=source, probes=probes) if whole else report
+
+
+def _stages(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    attacks: Mapping[str, Attack],
+    *,
+    index: Tensor,
+    seed: int,
+    batch_size: int,
+    block_size: int,
+    passes: int | None,
+    exhaustive: bool,
+    pixels: Pixels,
+    folder: Path | None,
+    shard: tuple[int, int],
+    progress: Callable[[Progress], None] | None,
+) -> Stages:
+    """The fixed parts of the evaluation, and its folder claimed for this very problem."""
     random = is_random(model, x[:8], index=index[:8])
     passes = passes or (RANDOM_PASSES if random else 1)
     problem = describe(
         model, x, y, index, attacks,
         seed=seed, block_size=block_size, passes=passes, exhaustive=exhaustive, pixels=pixels,
     )  # fmt: skip
-    stages = Stages(
+    return Stages(
         model=model, x=x, y=y, index=index, seed=seed, passes=passes, random=random, batch_size=batch_size,
         block_size=block_size, shard=shard, pixels=pixels, store=Store(folder, problem), progress=progress,
     )  # fmt: skip
-    clean = stages.clean()
+
+
+def _report(stages: Stages, attacks: Mapping[str, Attack], *, exhaustive: bool, level: float) -> Report:
+    """All attacks on this process's images, without a diagnosis."""
+    clean, rows = stages.clean(), stages.rows
     threats = tuple(_one_threat(stages, clean, ball, group, exhaustive) for ball, group in _by_ball(attacks).items())
-    whole = shard[1] == 1
-    findings = diagnose(
-        model, x, y, index, clean=clean, threats=threats, attacks=attacks, seed=seed, probes=probes,
-        source=source, random=random, batch_size=batch_size,
-    ) if whole else []  # fmt: skip
     return Report(
-        index=index.cpu().numpy()[stages.rows],
-        labels=y.cpu().numpy()[stages.rows],
+        index=stages.index.cpu().numpy()[rows],
+        labels=stages.y.cpu().numpy()[rows],
         clean=clean,
         threats=threats,
-        findings=tuple(findings),
-        passes=passes,
-        random=random,
+        findings=(),
+        passes=stages.passes,
+        random=stages.random,
         level=level,
-        problem=problem,
+        problem=stages.store.problem,
         seconds=perf_counter() - stages.began,
     )
+
+
+def _diagnosed(
+    report: Report, stages: Stages, attacks: Mapping[str, Attack], *, source: Classifier | None, probes: int
+) -> Report:
+    """The report with what speaks against it."""
+    findings = diagnose(
+        stages.model, stages.x, stages.y, stages.index, clean=report.clean, threats=report.threats, attacks=attacks,
+        seed=stages.seed, probes=probes, source=source, random=stages.random, batch_size=stages.batch_size,
+    )  # fmt: skip
+    return replace(report, findings=tuple(findings), seconds=perf_counter() - stages.began)
 
 
 def _by_ball(attacks: Mapping[str, Attack]) -> dict[tuple[Norm, float], dict[str, Attack]]:

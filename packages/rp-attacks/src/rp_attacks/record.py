@@ -55,6 +55,13 @@ class Record:
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @staticmethod
+    def empty(passes: int) -> "Record":
+        """The record of no image."""
+        none = np.empty(0, np.float32)
+        right, tried = np.empty((0, passes), np.bool_), np.empty(0, np.bool_)
+        return Record(right=right, wrong=none, margin=none, distance=none, tried=tried)
+
+    @staticmethod
     def join(records: "list[Record]") -> "Record":
         """Records of several blocks, one after another."""
         return Record(**{f.name: np.concatenate([getattr(r, f.name) for r in records]) for f in fields(Record)})

@@ -85,8 +85,13 @@ class Report:
 
         Args:
             record: of this report, or some rows of one.
+
+        Raises:
+            ValueError: the record is empty, as that of a process without a block is.
         """
         right, n = record.right, len(record)
+        if n == 0:
+            raise ValueError("no accuracy of no image: this process had no block; gather all with shard=(0, 1)")
         mean = right.mean(axis=1)
         vote = int((mean > 0.5).sum())
         every = int(right[:, :RESUBMISSIONS].all(axis=1).sum())
@@ -111,17 +116,16 @@ class Report:
 
         An attack that met only the images still standing is shown on those; None where it met none.
         """
-        rows: list[tuple[str, str, int, Verdict | None]] = [("", "clean", len(self.clean), self.verdict(self.clean))]
+        rows = [("", "clean", self.clean)]
         for threat in self.threats:
-            rows.append((threat.name, "random noise", len(threat.noise), self.verdict(threat.noise)))
+            rows.append((threat.name, "random noise", threat.noise))
             for name, record in threat.attacks.items():
                 whole = bool(record.tried[self.clean.standing].all())
-                part = record if whole else record.take(record.tried)
-                rows.append((threat.name, name, len(part), self.verdict(part) if len(part) else None))
-            rows.append((threat.name, "WORST CASE", len(threat.worst), self.verdict(threat.worst)))
+                rows.append((threat.name, name, record if whole else record.take(record.tried)))
+            rows.append((threat.name, "WORST CASE", threat.worst))
         if len(self.threats) > 1:
-            rows.append(("all", "WORST CASE", len(self.worst), self.verdict(self.worst)))
-        return rows
+            rows.append(("all", "WORST CASE", self.worst))
+        return [(ball, name, len(seen), self.verdict(seen) if len(seen) else None) for ball, name, seen in rows]
 
     def __str__(self) -> str:
         verdicts = ["per query"] + (["majority", f"all of {min(self.passes, RESUBMISSIONS)}"] if self.random else [])

@@ -106,8 +106,10 @@ class Stages:
     def _stage(
         self, name: str, norm: Norm, make: Make, chosen: npt.NDArray[np.bool_]
     ) -> tuple[Record, npt.NDArray[Any]]:
-        records, images, standing, seen = [], [], 0, 0
-        for number, part in self.blocks:
+        # both begin with no image, which is all that a process without a block has
+        records, images = [Record.empty(self.passes)], [to_pixels(self.x[:0], self.pixels)]
+        standing = seen = 0
+        for finished, (number, part) in enumerate(self.blocks, start=1):
             count = part.stop - part.start
             done = self.store.load(name, number)
             if done is None:
@@ -119,7 +121,7 @@ class Stages:
             standing, seen = standing + int((done[0].standing & done[0].tried).sum()), seen + count
             if self.progress:
                 now = time.perf_counter() - self.began
-                self.progress(Progress(name, len(records), len(self.blocks), now, standing, seen))
+                self.progress(Progress(name, finished, len(self.blocks), now, standing, seen))
         return Record.join(records), np.concatenate(images)
 
     def _one_block(

@@ -25,7 +25,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | None, problem: Mapping[str, Any]) -> None:
-        self.folder = folder
+        self.folder, self.problem = folder, problem
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,9 @@ from .mask import random_mask as random_mask
 from .maskdit import MaskDiT as MaskDiT
 from .sampler_settings import FlowSettings as FlowSettings
 from .sampler_settings import HeunSettings as HeunSettings
+from .samplers import sampler_of as sampler_of
 from .sampling import generate as generate
 from .sampling import sample_images as sample_images
-from .sampling import sampler_of as sampler_of
 from .vae import AutoencoderKL as AutoencoderKL
 from .wide_resnet import DMWideResNet as DMWideResNet
 from .wide_resnet import WideResNet as WideResNet

@@ -1,12 +1,7 @@
 from .amv import Convention as Convention
-from .amv import MAEView as MAEView
-from .amv import MaskDiTView as MaskDiTView
 from .amv import attention_variation as attention_variation
-from .amv import central_target as central_target
 from .amv import curve_over_radii as curve_over_radii
 from .amv import curve_over_steps as curve_over_steps
-from .amv import moved_attention as moved_attention
-from .amv import target_attention as target_attention
 from .amv import variation as variation
 from .defended import Defended as Defended
 from .descent import SignDescent as SignDescent
@@ -14,6 +9,9 @@ from .diffpure import DiffPure as DiffPure
 from .diffpure import LikelihoodMaximisation as LikelihoodMaximisation
 from .finetune import Finetuner as Finetuner
 from .finetune import adversarial_images as adversarial_images
+from .hidden_patch import central_target as central_target
+from .hidden_patch import moved_attention as moved_attention
+from .hidden_patch import target_attention as target_attention
 from .mae_pure import MAEPure as MAEPure
 from .maskdit_pure import MaskDiTPure as MaskDiTPure
 from .onednn import onednn_linear as onednn_linear
@@ -24,3 +22,5 @@ from .reconstruct import MAEReconstruction as MAEReconstruction
 from .reconstruct import NoPurification as NoPurification
 from .reconstruct import OneStepDenoise as OneStepDenoise
 from .settings import FinetuneSettings as FinetuneSettings
+from .views import MAEView as MAEView
+from .views import MaskDiTView as MaskDiTView

@@ -10,17 +10,14 @@ Source: "MAE-Pure: Semantic-Preserving Adversarial Purification", sections 3.1 a
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
-from rp_models import noise
-from rp_models.mae import MaskedAutoencoder
-from rp_models.mask import Mask, random_mask
-from rp_models.maskdit import MaskDiT, masked_denoising_loss
 from torch import Tensor
 
 from rp_purify.descent import SignDescent
 from rp_purify.purifier import image_indices
+from rp_purify.views import View
 
 Norm = Literal["frobenius", "spectral"]
 Heads = Literal["each", "mean"]
@@ -78,80 +75,6 @@ def attention_variation(attention: Tensor, other: Tensor, convention: Convention
         difference = difference.mean(dim=1, keepdim=True)
     norms = torch.linalg.matrix_norm(difference, ord="fro" if convention.norm == "frobenius" else 2)
     return (norms.square() if convention.squared else norms).mean(dim=1)
-
-
-class Seen(NamedTuple):
-    """What a view sees in images: the loss (b,) and the decoder's attention, one (b, h, n, n) a layer."""
-
-    loss: Tensor
-    attention: list[Tensor]
-
-
-class View(Protocol):
-    """A masked model that looks at images with the mask (and noise) that belongs to each image's index."""
-
-    def __call__(self, x: Tensor, index: Tensor) -> Seen:
-        """Loss and decoder attention of images (b, c, h, w) in [0, 1] with indices (b,)."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class MAEView:
-    """Looks at images with a masked autoencoder; the paper's figures have a mask rate of 0.5.
-
-    Attributes:
-        model: the autoencoder.
-        mask_rate: share of hidden patches.
-        seed: of the masks.
-    """
-
-    model: MaskedAutoencoder
-    mask_rate: float = 0.5
-    seed: int = 0
-
-    def mask(self, index: Tensor) -> Mask:
-        """The masks of these images."""
-        values = noise.uniform((self.model.tokens,), seed=self.seed, purpose="amv mask", index=index)
-        return random_mask(values, self.mask_rate)
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor, index: Tensor) -> Seen:
-        """Reconstruction loss and decoder attention of images (b, c, h, w) in [0, 1] with indices (b,)."""
-        mask = self.mask(index)
-        return Seen(self.model.loss(x, mask), self.model.attention_maps(x, mask, part="decoder"))
-
-    @torch.no_grad()
-    def reconstruction(self, x: Tensor, index: Tensor) -> Tensor:
-        """The images (b, c, h, w), hidden patches predicted and the others kept, limited to [0, 1]."""
-        return self.model.reconstruct(x, self.mask(index)).clamp(0, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskDiTView:
-    """Looks at images with a pixel-space MaskDiT at one noise level.
-
-    Attributes:
-        model: the denoiser of images scaled to [-1, 1].
-        sigma: noise level in the units of [-1, 1].
-        mask_rate: share of masked patches.
-        seed: of masks and noise.
-    """
-
-    model: MaskDiT
-    sigma: float = 0.34
-    mask_rate: float = 0.5
-    seed: int = 0
-
-    @torch.no_grad()
-    def __call__(self, x: Tensor, index: Tensor) -> Seen:
-        """MaskDiT's training loss and decoder attention of images (b, c, h, w) in [0, 1] with indices (b,)."""
-        values = noise.uniform((self.model.tokens,), seed=self.seed, purpose="amv mask", index=index)
-        mask = random_mask(values, self.mask_rate)
-        unit = noise.normal(x.shape[1:], seed=self.seed, purpose="amv noise", index=index, dtype=x.dtype)
-        sigma = torch.full((len(x),), self.sigma, device=x.device, dtype=x.dtype)
-        loss = masked_denoising_loss(self.model, 2 * x - 1, sigma=sigma, noise=unit, mask=mask)
-        noisy = 2 * x - 1 + self.sigma * unit
-        return Seen(loss, self.model.attention_maps(noisy, sigma, mask=mask, part="decoder"))
 
 
 class Variation(NamedTuple):
@@ -268,60 +191,6 @@ def curve_over_steps(
     images = enumerate(purifier.trajectory(attacked, seed=seed, index=index))
     chosen = ((float(step), image) for step, image in images if step % every == 0 or step == purifier.steps)
     return _curve(view, clean, chosen, index, convention)
-
-
-def central_target(mask: Mask) -> Tensor:
-    """The hidden patch nearest to the middle of each image, int64 (b,); of several the first, row by row.
-
-    Args:
-        mask: over a square grid of patches.
-    """
-    tokens = mask.mask.shape[1]
-    grid = round(tokens**0.5)
-    patch = torch.arange(tokens, device=mask.mask.device)
-    distance = sum((place - (grid - 1) / 2).square() for place in (patch // grid, patch % grid))
-    return torch.where(mask.mask == 1, distance, torch.inf).argmin(dim=1)
-
-
-def target_attention(attention: Tensor, mask: Mask, patch: int | Tensor) -> Tensor:
-    """How much each visible patch matters for the reconstruction of one hidden patch (the paper's Fig. 2 and 8).
-
-    Args:
-        attention: an MAE decoder layer's weights (b, h, 1 + n, 1 + n), usually the last layer's.
-        mask: the masks that were used.
-        patch: number of the target patch, row by row from 0, hidden: one for all images or int64 (b,).
-
-    Returns:
-        Tensor (b, n) in image order, averaged over heads, NaN at hidden patches. Compare pictures on one colour scale.
-
-    Raises:
-        ValueError: if a target is not hidden.
-    """
-    count, tokens = mask.mask.shape
-    if attention.shape[-1] != tokens + 1:
-        raise ValueError(
-            f"expected attention over a class token and {tokens} patches, got {attention.shape[-1]} tokens"
-        )
-    rows, target = torch.arange(count, device=attention.device), torch.as_tensor(patch, device=attention.device)
-    target = target.expand(count)
-    if not bool(((target >= 0) & (target < tokens)).all()) or not bool((mask.mask[rows, target] == 1).all()):
-        raise ValueError(f"the target must be a hidden patch in 0..{tokens - 1}, got {patch}")
-    weights = attention.mean(dim=1)[rows, 1 + target, 1:]
-    return weights.masked_fill(mask.mask == 1, torch.nan)
-
-
-def moved_attention(weights: Tensor, other: Tensor) -> Tensor:
-    """The share of a target's attention to visible patches that lies elsewhere: their total variation distance.
-
-    Args:
-        weights: (b, n) of `target_attention`, NaN at hidden patches.
-        other: the same of attacked or purified images, same masks and targets.
-
-    Returns:
-        Tensor (b,) in [0, 1].
-    """
-    before, after = (part.nan_to_num(0.0) / part.nansum(dim=1, keepdim=True) for part in (weights, other))
-    return (after - before).abs().sum(dim=1) / 2
 
 
 def _curve(

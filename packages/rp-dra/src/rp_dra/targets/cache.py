@@ -1,4 +1,4 @@
-"""A target's features computed once: exact where neither an image nor its noise ever changes."""
+"""A target's features computed once, for probes and analyses of fixed images under fixed noise."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,16 @@ from rp_dra.targets.target import Target, represent
 
 
 class CachedTarget:
-    """The representations of every training image, for noise that is fixed for each image.
+    """The representations of every image of some sets, for noise that is fixed for each image.
 
-    An image that is cropped or mirrored has other features than the ones in the cache, so augmentation is refused. And
-    the noise is drawn once for each image instead of at each step: another method than the paper's, at no cost a step.
+    For code that asks again and again about the same images: probes, similarities, a training loop of one's own. It is
+    no `Target` and `ClassifierTrainer` does not take it: there noise is drawn anew in each step, and a batch does not
+    say which images it consists of, by whose numbers the cache is asked.
+
+    It holds exactly what `represent(target, x, y, seed=seed, draw=number of the image)` gives in batches of
+    `batch_size`, and the same up to rounding in others. An image that is cropped or mirrored has other features, so
+    augmentation is refused. With these features a training has the same noise in each epoch: another method than the
+    paper's.
 
     Attributes:
         table: float32 (n, r, d).
@@ -21,13 +27,13 @@ class CachedTarget:
     Args:
         target: the frozen target.
         images: sets of images, numbered one after another as `BatchPlan` does (real ones first, then synthetic ones).
-        augmented: whether the training augments its images; must be False.
+        augmented: whether the images will be augmented before they are asked about; must be False.
         seed: of the fixed noise.
         batch_size: images in one pass of the target.
         verify: check in each call that the images are the cached ones (on a GPU this waits for the device).
 
     Raises:
-        ValueError: if the training augments its images.
+        ValueError: if the images are augmented, or there are none.
     """
 
     def __init__(
@@ -42,7 +48,7 @@ class CachedTarget:
     ) -> None:
         if augmented:
             raise ValueError(
-                "features can be cached only for images that never change, but the training augments them: switch "
+                "features can be cached only for images that never change, but these are augmented: switch "
                 "crops and flips off (crop_padding=0, flip=False), or align with the target itself"
             )
         if not images or not all(len(part) for part in images):

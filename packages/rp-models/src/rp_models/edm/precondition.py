@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rp_models.adaln import readable
+from rp_models.class_labels import one_hot_labels
 from rp_models.edm.stages import Feature, UNet
 from rp_models.edm.unet import DhariwalUNet, SongUNet
 
@@ -131,7 +133,7 @@ class Precond(nn.Module):
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
         if len(sigma) not in (1, len(x)):
             raise ValueError(f"sigma must hold one value, or one for each of the {len(x)} images, got {len(sigma)}")
-        if _readable(sigma) and not bool((sigma > 0).all()):
+        if readable(sigma) and not bool((sigma > 0).all()):
             raise ValueError(f"sigma must be positive, got a minimum of {float(sigma.min())}")
         if augment_labels is not None and augment_labels.shape != (len(x), self.augment_dim):
             raise ValueError(
@@ -275,44 +277,3 @@ class VEPrecond(Precond):
 def vp_sigma(t: Tensor, beta_d: float = 19.9, beta_min: float = 0.1) -> Tensor:
     """The noise level of the variance-preserving schedule at times in (0, 1] (Table 1 of arXiv:2206.00364)."""
     return ((beta_d / 2 * t.square() + beta_min * t).exp() - 1).sqrt()
-
-
-def one_hot_labels(labels: Tensor | None, label_dim: int, like: Tensor) -> Tensor | None:
-    """Class labels in the form that the networks take: the one place where indices are accepted.
-
-    Args:
-        labels: class indices (b,) of an integer type, one-hot or other weights (b, label_dim) or (1, label_dim), or
-            None for no class.
-        label_dim: number of classes.
-        like: the images (b, ...) they belong to, for their number and device.
-
-    Returns:
-        Float32 tensor (b or 1, label_dim), a zero row for None; None if the model has no classes.
-
-    Raises:
-        ValueError: if there are labels but no classes, or shape or an index does not fit.
-    """
-    if label_dim == 0:
-        if labels is not None:
-            raise ValueError("this model is unconditional (label_dim=0); pass class_labels=None")
-        return None
-    if labels is None:
-        return torch.zeros(1, label_dim, device=like.device)
-    labels = labels.to(like.device)
-    if labels.dim() == 1 and not labels.is_floating_point():
-        if _readable(labels) and not bool(((labels >= 0) & (labels < label_dim)).all()):
-            raise ValueError(
-                f"class labels must be in 0..{label_dim - 1}, got {int(labels.min())}..{int(labels.max())}"
-            )
-        labels = labels[:, None] == torch.arange(label_dim, device=like.device)
-    if labels.dim() != 2 or labels.shape[1] != label_dim or len(labels) not in (1, len(like)):
-        raise ValueError(
-            f"class_labels must be indices ({len(like)},) or one-hot ({len(like)}, {label_dim}), "
-            f"got {tuple(labels.shape)} {labels.dtype}"
-        )
-    return labels.to(torch.float32)
-
-
-def _readable(values: Tensor) -> bool:
-    """Whether values may be looked at, which waits for the device: not under a compiler, not on the meta device."""
-    return not (torch.compiler.is_compiling() or values.is_meta)

@@ -75,31 +75,15 @@ def sample_heun(
     """
     if S_churn > 0 and noise is None:
         raise ValueError("S_churn > 0 adds noise; pass noise, a function from a step's number to unit normal noise")
-    levels = noise_levels(
-        num_steps,
-        sigma_min=max(sigma_min, float(getattr(denoiser, "sigma_min", 0.0))),
-        sigma_max=min(sigma_max, float(getattr(denoiser, "sigma_max", math.inf))),
-        rho=rho,
-    )
-    precision = torch.float32 if latents.device.type == "mps" else torch.float64
-
-    def slope(x: Tensor, t: float) -> Tensor:
-        sigma = torch.tensor(t, dtype=precision, device=x.device)
-        return (x - denoiser(x, sigma, class_labels).to(precision)) / t
-
-    x = latents.to(precision) * levels[0]
+    levels = _levels_within(denoiser, num_steps, sigma_min, sigma_max, rho)
+    x = latents.to(torch.float32 if latents.device.type == "mps" else torch.float64) * levels[0]
     for step, (t, t_next) in enumerate(itertools.pairwise(levels)):
         gamma = min(S_churn / num_steps, math.sqrt(2) - 1) if S_min <= t <= S_max else 0.0
+        t_hat = t
         if gamma > 0 and noise is not None:
             t_hat = t * (1 + gamma)
             x = x + math.sqrt(t_hat**2 - t**2) * S_noise * noise(step).to(x)
-        else:
-            t_hat = t
-        d = slope(x, t_hat)
-        x_next = x + (t_next - t_hat) * d
-        if t_next > 0:  # Heun's correction; the step to 0 stays Euler's
-            x_next = x + (t_next - t_hat) * (d + slope(x_next, t_next)) / 2
-        x = x_next
+        x = _heun_step(denoiser, x, t_hat, t_next, class_labels)
         if callback is not None:
             callback(step, x)
     return x
@@ -108,3 +92,32 @@ def sample_heun(
 def to_uint8(x: Tensor) -> Tensor:
     """Images in [-1, 1] as bytes of the same shape, rounded as the reference does: floor(127.5 x + 128)."""
     return (127.5 * x + 128).clamp(0, 255).to(torch.uint8)
+
+
+def _levels_within(
+    denoiser: Callable[..., Tensor], num_steps: int, sigma_min: float, sigma_max: float, rho: float
+) -> list[float]:
+    """Noise levels that the denoiser was made for."""
+    return noise_levels(
+        num_steps,
+        sigma_min=max(sigma_min, float(getattr(denoiser, "sigma_min", 0.0))),
+        sigma_max=min(sigma_max, float(getattr(denoiser, "sigma_max", math.inf))),
+        rho=rho,
+    )
+
+
+def _heun_step(
+    denoiser: Callable[..., Tensor], x: Tensor, t: float, t_next: float, class_labels: Tensor | None
+) -> Tensor:
+    """From noise level t to t_next; the step to 0 is Euler's."""
+    d = _slope(denoiser, x, t, class_labels)
+    x_next = x + (t_next - t) * d
+    if t_next > 0:  # Heun's correction
+        x_next = x + (t_next - t) * (d + _slope(denoiser, x_next, t_next, class_labels)) / 2
+    return x_next
+
+
+def _slope(denoiser: Callable[..., Tensor], x: Tensor, t: float, class_labels: Tensor | None) -> Tensor:
+    """dx/dt of the probability flow at noise level t, in the state's precision."""
+    sigma = torch.tensor(t, dtype=x.dtype, device=x.device)
+    return (x - denoiser(x, sigma, class_labels).to(x.dtype)) / t

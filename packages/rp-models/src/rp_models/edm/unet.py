@@ -73,15 +73,7 @@ class SongUNet(UNet):
         self._aux_channels = in_channels
         emb_channels = model_channels * channel_mult_emb
         noise_channels = model_channels * channel_mult_noise
-
-        if embedding_type == "positional":
-            self.map_noise: nn.Module = PositionalEmbedding(noise_channels, endpoint=True)
-        else:
-            self.map_noise = FourierEmbedding(noise_channels)
-        self.map_label = nn.Linear(label_dim, noise_channels) if label_dim else None
-        self.map_augment = nn.Linear(augment_dim, noise_channels, bias=False) if augment_dim else None
-        self.map_layer0 = nn.Linear(noise_channels, emb_channels)
-        self.map_layer1 = nn.Linear(emb_channels, emb_channels)
+        self._build_embedding(embedding_type, label_dim, augment_dim, noise_channels, emb_channels)
 
         def block(
             in_channels: int, out_channels: int, *, attention: bool = False, resample: Direction | None = None
@@ -113,6 +105,17 @@ class SongUNet(UNet):
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels)
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
+
+    def _build_embedding(
+        self, kind: Literal["positional", "fourier"], labels: int, augmentations: int, width: int, emb_channels: int
+    ) -> None:
+        """Add the layers of `embed`: noise level, class and augmentation in `width` channels, then two layers."""
+        positional = kind == "positional"
+        self.map_noise = PositionalEmbedding(width, endpoint=True) if positional else FourierEmbedding(width)
+        self.map_label = nn.Linear(labels, width) if labels else None
+        self.map_augment = nn.Linear(augmentations, width, bias=False) if augmentations else None
+        self.map_layer0 = nn.Linear(width, emb_channels)
+        self.map_layer1 = nn.Linear(emb_channels, emb_channels)
 
     def _build_aux(self, stage: str, width: int) -> None:
         """Add the layers that bring the shrunk input back into the encoder."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rp_models.adaln import AdaLNBlock, readable
-from rp_models.edm.precondition import one_hot_labels
+from rp_models.class_labels import one_hot_labels
 from rp_models.mask import Mask
 from rp_models.maskdit.network import MaskDiTNetwork
 

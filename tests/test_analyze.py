@@ -1,0 +1,48 @@
+"""`analyze.py` as a user runs it, on a small run of `train_dra.py`."""
+
+import json
+import shutil
+from functools import partial
+
+import rp_models
+import torch
+from rp_models.data import load_images, subset
+from rp_models.training import seeded
+
+from .running import APPS, app, process
+
+
+def test_the_analysis_of_a_run_is_one_page(tmp_path):
+    weak = ("--workers", 0, "--evaluation.attacks", "apgd-ce")  # the training's own evaluation is not the point
+    app("train_dra", "--recipe", "smoke", "--device", "cpu", "--method", "dm-at", "dm-at+dra", *weak, cwd=tmp_path)
+    run = tmp_path / "runs" / "train_dra" / "smoke"
+    small = ("--images", 40, "--sae-epochs", 2, "--sae-seeds", 0, "--sae-k", 4, "--permutations", 9, "--neighbours", 3)
+    process("analyze", "--run", run, *small, "--attack-steps", 2, "--radii", 0, 1, cwd=tmp_path)
+    folder = tmp_path / "runs" / "analyze" / "smoke"
+    page = (folder / "index.html").read_text()
+    for heading in ("Similarity", "Alignment and uniformity", "Frequency", "Classification dimension", "Sparse"):
+        assert heading in page
+    assert "http" not in page.replace("http://www.w3.org", "")  # nothing from outside
+    rows = json.loads((folder / "tables" / "similarity.json").read_text())
+    assert [row["method"] for row in rows] == ["dm-at", "dm-at+dra"]
+    shutil.rmtree(run)
+    refused = app("analyze", "--run", run, cwd=tmp_path, status=2)
+    assert "no finished run" in refused.stderr
+
+
+def test_images_come_in_batches_that_change_no_number(monkeypatch):
+    monkeypatch.syspath_prepend(str(APPS))
+    import jobs.analyze as analyze
+    from recipes.analysis import Analysis
+
+    with seeded(0, "tiny classifier"):
+        model = rp_models.build("dm-wide-resnet", depth=10, width=1, in_channels=1, mean=[0.3], std=[0.4]).eval()
+    job = object.__new__(analyze.AnalysisJob)
+    job.config, job.eps, job.device = Analysis(attack_steps=2), 0.1, torch.device("cpu")
+    job.test = subset(load_images("digits", "test"), 100)
+    assert [len(rows) for rows, _, _ in job._batches(job.test)] == [100]
+    whole = job._each(partial(job._adversarial_features, model))
+    monkeypatch.setattr(analyze, "VALUES", 1)  # the fewest at a time are 64
+    assert [len(rows) for rows, _, _ in job._batches(job.test)] == [64, 36]
+    parts = job._each(partial(job._adversarial_features, model))
+    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)  # batches of other sizes round differently

@@ -1,0 +1,51 @@
+"""`convert.py` as a user runs it."""
+
+import pytest
+import rp_models
+import torch
+from rp_models.importers import read_nvlabs
+
+from .running import ROOT, app, process
+
+GOLDEN = ROOT / "packages" / "rp-models" / "tests" / "golden"
+
+
+def test_an_official_file_becomes_a_checkpoint_with_the_same_outputs(tmp_path):
+    source = GOLDEN / "edm_network_fixture.pkl"
+    done = process("convert", "nvlabs", source, tmp_path / "edm.safetensors", cwd=tmp_path)
+    assert "261,075 parameters" in done.stdout
+    ours, theirs = rp_models.load(tmp_path / "edm.safetensors"), read_nvlabs(source).build()
+    x, sigma = torch.randn(2, 3, 16, 16), torch.tensor([0.5, 2.0])
+    assert torch.equal(ours(x, sigma), theirs(x, sigma))
+    again = app("convert", "nvlabs", source, tmp_path / "edm.safetensors", cwd=tmp_path, status=2)
+    assert "exists" in again.stderr
+
+
+def test_layout_true_files_of_other_kinds_convert_too(tmp_path):
+    mae = rp_models.build("mae", image_size=32, patch_size=8, width=64, depth=2, heads=4, decoder_width=32)
+    torch.save({"model": mae.state_dict()}, tmp_path / "mae.pth")
+    options = ("--option", "heads=4", "--option", "decoder_heads=16", "--option", "mean=null", "--option", "std=null")
+    app("convert", "mae", tmp_path / "mae.pth", tmp_path / "mae.safetensors", *options, cwd=tmp_path)
+    back = rp_models.load(tmp_path / "mae.safetensors")
+    assert all(torch.equal(value, back.state_dict()[key]) for key, value in mae.state_dict().items())
+    wrn = rp_models.build("wrn-28-10-swish", depth=10, width=1)
+    state = {f"module.0.{key}": value for key, value in wrn.state_dict().items()}
+    torch.save({"model_state_dict": state, "unaveraged_model_state_dict": state}, tmp_path / "weights-best.pt")
+    app("convert", "robust", tmp_path / "weights-best.pt", tmp_path / "wrn.safetensors", cwd=tmp_path)
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(rp_models.load(tmp_path / "wrn.safetensors")(x), wrn.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nvlabs", "none.pkl", "t.safetensors"], "no such file"),
+        (["edm", "none.pkl", "t.safetensors"], "invalid choice 'edm'"),
+        (["mae", GOLDEN / "edm_network_fixture.pkl", "t.safetensors"], "fixture.pkl"),
+        (["nvlabs", GOLDEN / "edm_network_fixture.pkl", "t.safetensors", "--option", "a=1"], "has no option 'a'"),
+        (["nvlabs", GOLDEN / "edm_network_fixture.pkl", "t.safetensors", "--option", "a"], "NAME=VALUE"),
+    ],
+)
+def test_bad_input_to_the_converter_ends_in_one_sentence(arguments, message, tmp_path):
+    assert message in app("convert", *arguments, cwd=tmp_path, status=2).message
+    assert not list(tmp_path.iterdir())

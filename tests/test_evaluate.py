@@ -1,0 +1,88 @@
+"""`evaluate.py` as a user runs it."""
+
+import json
+
+import pytest
+
+from .running import APPS, app, process
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A checkpoint of a linear classifier's quality: the wide ResNet after a few standard steps."""
+    import rp_models
+    from rp_dra import ClassifierSettings, ClassifierTrainer, TrainingSettings, objective_of
+    from rp_models.data import load_images
+
+    recipe = TrainingSettings(epochs=6, batch_size=128, crop_padding=1, flip=False)
+    trainer = ClassifierTrainer(
+        ClassifierSettings(depth=10, width=1, bn_momentum=0.1),
+        recipe,
+        load_images("digits", "train"),
+        objective=objective_of(recipe, robust=False),
+        seed=0,
+    )
+    for step in range(60):
+        trainer.step(step)
+    path = tmp_path_factory.mktemp("model") / "standard.safetensors"
+    rp_models.save(trainer.model, path)
+    return path
+
+
+def test_an_evaluation_leaves_report_images_and_figure_and_resumes(classifier, tmp_path):
+    arguments = ("--model", classifier, "--images", 24, "--suite", "quick", "--eps", 0.1, "--out", tmp_path / "e")
+    done = process("evaluate", *arguments, cwd=tmp_path)
+    result = json.loads((tmp_path / "e" / "result.json").read_text())
+    rows = {row["name"]: row["per_query"]["estimate"] for row in result["table"] if "per_query" in row}
+    assert rows["WORST CASE"] <= min(rows["clean"], rows["pgd20-ce"])
+    assert rows["clean"] > 0.5
+    assert "WORST CASE" in done.stdout
+    assert (tmp_path / "e" / "figures" / "accuracy_over_eps.png").exists()
+    assert list((tmp_path / "e" / "evaluation").rglob("block-*.npz"))
+    assert app("evaluate", *arguments, "--resume", cwd=tmp_path).stdout == done.stdout
+    assert "already holds a run" in app("evaluate", *arguments, cwd=tmp_path, status=2).stderr
+
+
+def test_without_a_model_the_standard_classifier_is_trained_once(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(APPS))
+    from recipes import pretrain_classifier, standard_classifier
+
+    monkeypatch.setitem(standard_classifier.STANDARD, "digits", pretrain_classifier.smoke)
+    few = ("--images", 4, "--suite", "quick", "--device", "cpu", "--cache", "cache")
+    done = app("evaluate", *few, cwd=tmp_path)
+    assert "no classifier is named: taking the standard one for digits" in done.stderr
+    folder = tmp_path / "runs" / "evaluate" / "standard-quick"
+    assert json.loads((folder / "result.json").read_text())["model"] == "standard"
+    (product,) = (tmp_path / "cache").glob("classifier-digits-*/checkpoints/model.safetensors")
+    written = product.stat().st_mtime_ns
+    assert app("evaluate", *few, "--resume", cwd=tmp_path).stdout == done.stdout
+    assert product.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps"),
+    [("l2", 0.5), pytest.param("linf", 0.1, marks=pytest.mark.slow)],  # for Linf also Square and the figure
+)
+def test_a_purified_classifier_is_attacked_with_every_backward_rule(classifier, tmp_path, norm, eps):
+    few = ("--purifier.steps", 1, "--images", 2, "--passes", 3, "--probes", 0)
+    arguments = ("--model", classifier, "--defended", *few, "--norm", norm, "--eps", eps, "--out", tmp_path / "e")
+    done = app("evaluate", *arguments, cwd=tmp_path)
+    for rule in ("identity", "ste-tanh", "normalised"):
+        assert f"pgd20-cw-{rule}" in done.stdout
+    assert "all of 3" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "cifar10"], "--model is missing: name the classifier's checkpoint; pretrain.py classifier"),
+        (["--defended", "--purifier.kind", "noise", "--purifier.eta", "0.1"], "noise does not use purifier.eta"),
+        (["--model", "nowhere.safetensors"], "no such checkpoint file"),
+        (["--model", "mae-digits", "--suite", "purifier"], "put one in front with --defended"),
+        (["--model", "mae-digits"], "does not take the images of digits"),
+        (["--model", "x", "--suite", "autoatack"], "invalid choice 'autoatack'"),
+        (["--model", "x", "--eps", "-1"], "eps must not be negative"),
+    ],
+)
+def test_bad_input_to_an_evaluation_ends_in_one_sentence(arguments, message, tmp_path):
+    assert message in app("evaluate", *arguments, cwd=tmp_path, status=2).message

@@ -1,0 +1,124 @@
+"""The MAE-Pure paper's settings at scale `paper`, and the purifiers that settings make."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import rp_models
+import torch
+from rp_models.data import describe
+from rp_models.training import build_edm, build_maskdit, seeded
+from rp_purify import MAEPure, MAEReconstruction, MaskDiTPure, preset
+
+from .running import APPS
+
+DATA = ("cifar10", "cifar100", "svhn", "imagenet")
+
+
+@pytest.fixture
+def apps(monkeypatch):
+    """The modules of the apps."""
+    monkeypatch.syspath_prepend(str(APPS))
+    import jobs.probe as probe
+    import jobs.purifiers as purifiers
+    import recipes.purification as purification
+    import recipes.reproduction_paper as paper
+
+    return SimpleNamespace(probe=probe, purifiers=purifiers, purification=purification, paper=paper)
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_rows_are_the_tables_and_tuning_goes_through_the_steps(apps, data) -> None:
+    comparison = apps.paper.paper_comparison(data)
+    rows = comparison.rows
+    for row, variant in (
+        (rows.mae_pure, "mae"),
+        (rows.rmae_pure, "rmae"),
+        (rows.maskdit_pure, "maskdit"),
+        (rows.rmaskdit_pure, "rmaskdit"),
+    ):
+        assert {name: getattr(row, name) for name in preset(data, variant)} == preset(data, variant)
+    assert {"diffpure", "maskdit_pure", "rmaskdit_pure"} <= set(comparison.chosen)
+    assert comparison.budget.step_size == pytest.approx(0.0035 if data == "imagenet" else 0.007)
+    for tuning in (comparison.finetune_mae, comparison.finetune_maskdit):
+        assert tuning.through == "steps"
+        assert tuning.unrolled.steps * tuning.unrolled.step_size == pytest.approx(4 / 3 * comparison.budget.eps)
+        assert tuning.unrolled.mask_rate == tuning.descent.mask_rate
+    assert comparison.finetune_mae_once.through == comparison.finetune_maskdit_once.through == "one-shot"
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_the_maskdit_takes_the_classifiers_images_and_no_labels(apps, data) -> None:
+    recipe, info = apps.paper.paper_comparison(data).pretrain_maskdit, describe(data)
+    assert recipe.data == data
+    with torch.device("meta"):
+        model = build_maskdit(recipe.maskdit)
+    assert (model.image_size, model.in_channels, model.num_classes) == (info.image_size, info.channels, 0)
+    assert model.tokens == (14 * 14 if data == "imagenet" else 8 * 8)  # patches of 16 and of 4, Table 13
+
+
+def test_each_network_of_the_analysis_has_its_own_steps(apps) -> None:
+    analysis = apps.paper.paper_purifier_analysis()
+    steps = {name: analysis.descent_of(name).steps for name in ("mae", "rmae", "maskdit", "rmaskdit")}
+    assert steps == {"mae": 150, "rmae": 90, "maskdit": 25, "rmaskdit": 25}
+    assert not analysis.descent_of("maskdit").halve
+    with pytest.raises(ValueError, match="descents must name networks of mae, rmae, maskdit, rmaskdit, got MAE"):
+        apps.paper.PurifierAnalysis(descents={"MAE": analysis.descent})
+
+
+def build(apps, tmp_path, **settings):
+    file = tmp_path / "maskdit.safetensors"
+    if not file.exists():
+        maskdit = rp_models.build("maskdit-digits", width=16, heads=2, depth=1, decoder_width=16, decoder_depth=1)
+        rp_models.save(maskdit, file)
+    if settings["kind"] == "maskdit-pure":
+        settings["model"] = str(file)
+    choice = apps.purification.PurifierChoice(**settings)
+    return apps.purifiers.build_purifier(choice, describe("digits"), torch.device("cpu"))
+
+
+def test_every_option_reaches_its_purifier(apps, tmp_path) -> None:
+    mae = build(apps, tmp_path, kind="mae-pure", masks_per_step=3, complementary=True, eta=None, halve=None)
+    assert isinstance(mae, MAEPure)
+    assert (mae.masks_per_step, mae.complementary, mae.eta, mae.halve) == (3, True, None, True)
+    maskdit = build(
+        apps, tmp_path, kind="maskdit-pure", schedule="annealed", sigmas=(0.5, 0.2), noise="fixed", halve=None
+    )
+    assert isinstance(maskdit, MaskDiTPure)
+    assert (maskdit.schedule, maskdit.sigmas, maskdit.noise, maskdit.halve) == ("annealed", (0.5, 0.2), "fixed", False)
+    assert maskdit.mae_weight == 0.1  # the purifier's own
+    assert build(apps, tmp_path, kind="maskdit-pure", mae_weight=0.0).mae_weight == 0
+    once = build(apps, tmp_path, kind="mae-reconstruction", noise_std=0.2, keep_visible=True)
+    assert isinstance(once, MAEReconstruction)
+    assert (once.std, once.keep_visible) == (0.2, True)
+    assert build(apps, tmp_path, kind="mae-reconstruction").std == 0
+
+
+def test_defaults_that_a_kind_does_not_use_pass_and_others_are_refused(apps) -> None:
+    for kind, uses in apps.purification.USES.items():
+        model = "m" if "model" in uses else ""
+        apps.purification.PurifierChoice(kind=kind, model=model)
+        if "mask_rate" not in uses:
+            with pytest.raises(ValueError, match=f"kind {kind} does not use purifier.mask_rate"):
+                apps.purification.PurifierChoice(kind=kind, model=model, mask_rate=0.6)
+
+
+def test_the_noisy_encoder_has_the_architecture_of_the_given_network(apps) -> None:
+    from recipes.dra import digits
+    from rp_models.data import load_images
+
+    settings, images = digits().edm, load_images("digits", "validation")
+    with seeded(0, "x"):
+        expected = build_edm(replace(settings, conditional=False), images)
+    conditional = build_edm(settings, images)
+    with seeded(0, "x"):
+        same = apps.probe.without_labels(conditional)
+    for (name, one), (other_name, other) in zip(expected.state_dict().items(), same.state_dict().items(), strict=True):
+        assert name == other_name
+        assert torch.equal(one, other)
+    given = rp_models.build(
+        "edm", img_resolution=8, img_channels=1, label_dim=10, model_type="SongUNet", model_channels=24, num_blocks=1
+    )
+    other = apps.probe.without_labels(given)
+    assert other.label_dim == 0
+    assert other.recipe.arguments["model_channels"] == 24
