@@ -267,14 +267,16 @@ def test_claims_that_name_an_order_follow_it(apps) -> None:
         return claim.judge(numbers).verdict
 
     better, worse = interval(0.2, 0.05), interval(-0.2, 0.05)
-    tuned = "Robust fine-tuning raises the robust accuracy of MAE-Pure"
-    pair = ("rmae_pure>mae_pure", "l2: rmae_pure>mae_pure")
-    assert judge("mae-pure/table-1", tuned, dict.fromkeys(pair, better)) == HELD
-    assert judge("mae-pure/table-1", tuned, {pair[0]: better, pair[1]: worse}) == FAILED
+    tuned = "Robust fine-tuning raises the robust accuracy of MAE-Pure, in {}."
+    pair = {"rmae_pure>mae_pure": better, "l2: rmae_pure>mae_pure": worse}
+    assert judge("mae-pure/table-1", tuned.format("Linf"), pair) == HELD
+    assert judge("mae-pure/table-1", tuned.format("L2"), pair) == FAILED
     dra = ("dm-at+dra>dm-at, clean", "dm-at+dra>dm-at, autoattack")
-    for text, run in (("DRA raises clean and robust accuracy of DM-AT", "any"), ("ImageNet, ViT", "imagenet-vit-b16")):
-        assert judge("dra/table-1", text, {"places": {run: dict.fromkeys(dra, better)}}) == HELD
-        assert judge("dra/table-1", text, {"places": {run: {dra[0]: worse, dra[1]: better}}}) == FAILED
+    mixed = {"places": {"any": {dra[0]: worse, dra[1]: better}, "imagenet-vit-b16": {dra[0]: worse, dra[1]: better}}}
+    assert judge("dra/table-1", "DRA raises the clean accuracy of DM-AT.", mixed) == FAILED
+    assert judge("dra/table-1", "DRA raises the robust accuracy of DM-AT.", mixed) == HELD
+    assert judge("dra/table-1", "ImageNet, ViT", mixed) == FAILED
+    assert judge("dra/table-1", "ImageNet, ViT", {"places": {"imagenet-vit-b16": dict.fromkeys(dra, better)}}) == HELD
     assert judge("dra/table-1", "ImageNet, ViT", {"places": {"digits": dict.fromkeys(dra, better)}}) == OPEN
     others = ("diffpure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
     least = {f"l2: {row}>mae_pure": better for row in others}

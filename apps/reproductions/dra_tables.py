@@ -1,19 +1,15 @@
-"""Tables 1 to 3 of the DRA paper: accuracies of its methods, and the dimension of their features."""
+"""Tables 1 and 2 of the DRA paper: accuracies of its methods."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reproductions.claims import (
-    FAILED,
-    HELD,
     OPEN,
     Check,
     Claim,
     Finding,
     Limits,
     Numbers,
-    Z,
     everyone,
     everywhere,
     larger,
@@ -25,7 +21,7 @@ from reproductions.product import Made
 if TYPE_CHECKING:
     from recipes.reproduction_plan import Plan
 
-_TITLES = {
+TITLES = {
     "standard": "standard training",
     "at": "AT",
     "at+dra": "AT+DRA",
@@ -45,7 +41,7 @@ def limits(cell: Mapping[str, Any]) -> Limits:
 def _rows(made: Made) -> list[Row]:
     """A run's methods with their accuracies."""
     return [
-        {"method": _TITLES.get(name, name), "clean": limits(row["clean"]), "AutoAttack": limits(row["autoattack"])}
+        {"method": TITLES.get(name, name), "clean": limits(row["clean"]), "AutoAttack": limits(row["autoattack"])}
         for name, row in made.read()["methods"].items()
     ]
 
@@ -60,21 +56,19 @@ def _differences(*runs: Made) -> dict[str, Limits]:
     }
 
 
-def _both(better: str, worse: str) -> Check:
+_KINDS = {"clean": "clean", "autoattack": "AutoAttack"}
+
+
+def _beats(better: str, worse: str, kinds: Sequence[str] = tuple(_KINDS)) -> Check:
     """That one method beats another one, on clean images and under AutoAttack."""
-    text = f"{_TITLES[better]} minus {_TITLES[worse]}"
-    return everyone(
-        *(
-            larger(f"{better}>{worse}, {kind}", f"{text}, {title}")
-            for kind, title in (("clean", "clean"), ("autoattack", "AutoAttack"))
-        )
-    )
+    text = f"{TITLES[better]} minus {TITLES[worse]}"
+    return everyone(*(larger(f"{better}>{worse}, {kind}", f"{text}, {_KINDS[kind]}") for kind in kinds))
 
 
-def _wherever(*pairs: tuple[str, str]) -> Check:
+def _wherever(*pairs: tuple[str, str], kinds: Sequence[str] = tuple(_KINDS)) -> Check:
     """That methods beat others in every run that has them all."""
     keys = [f"{better}>{worse}, clean" for better, worse in pairs]
-    check = everywhere(everyone(*(_both(*pair) for pair in pairs)))
+    check = everywhere(everyone(*(_beats(*pair, kinds) for pair in pairs)))
 
     def judge(numbers: Numbers) -> Finding:
         places = {name: inner for name, inner in numbers["places"].items() if all(key in inner for key in keys)}
@@ -83,9 +77,15 @@ def _wherever(*pairs: tuple[str, str]) -> Check:
     return judge
 
 
+def _raises(text: str, better: str, worse: str) -> list[Claim]:
+    """Two claims: that one method beats another one on clean images, and under AutoAttack."""
+    words = {"clean": "clean", "robust": "autoattack"}
+    return [Claim(text.format(word), _wherever((better, worse), kinds=(kind,))) for word, kind in words.items()]
+
+
 def _row(recipe: str, *pairs: tuple[str, str]) -> Check:
     """That methods beat others in the run of one row of the paper's table."""
-    check = everyone(*(_both(*pair) for pair in pairs))
+    check = everyone(*(_beats(*pair) for pair in pairs))
 
     def judge(numbers: Numbers) -> Finding:
         inner = numbers["places"].get(recipe)
@@ -137,7 +137,7 @@ TABLE_1 = Item(
     products=_runs,
     look=_accuracies,
     claims=(
-        Claim("DRA raises clean and robust accuracy of DM-AT.", _wherever(("dm-at+dra", "dm-at"))),
+        *_raises("DRA raises the {} accuracy of DM-AT.", "dm-at+dra", "dm-at"),
         Claim(
             "Adversarial training makes the classifier robust at all: the attack breaks standard training.",
             lambda numbers: _breaks_standard(numbers),
@@ -158,9 +158,9 @@ TABLE_2 = Item(
     products=_with_others,
     look=_accuracies,
     claims=(
-        Claim("Without synthetic images DRA raises clean and robust accuracy.", _wherever(("at+dra", "at"))),
-        Claim("With synthetic images it does too.", _wherever(("dm-at+dra", "dm-at"))),
-        Claim("Synthetic images raise clean and robust accuracy.", _wherever(("dm-at", "at"))),
+        *_raises("Without synthetic images DRA raises the {} accuracy.", "at+dra", "at"),
+        *_raises("With synthetic images DRA raises the {} accuracy.", "dm-at+dra", "dm-at"),
+        *_raises("Synthetic images raise the {} accuracy.", "dm-at", "at"),
         Claim("Both together are best.", _wherever(("dm-at+dra", "at"), ("dm-at+dra", "at+dra"))),
         Claim("AT+DRA beats AT+ADR and AT+IKL.", _wherever(("at+dra", "at+adr"), ("at+dra", "at+ikl"))),
         Claim("DM-AT+DRA beats DM-AT+IKL.", _wherever(("dm-at+dra", "dm-at+ikl"))),
@@ -214,94 +214,4 @@ def _breaks_standard(numbers: Numbers) -> Finding:
     return everywhere(larger(key, "DM-AT minus standard training, AutoAttack"))({"places": places})
 
 
-def _table_3(made: Mapping[str, Made]) -> Outcome:
-    analysis = made["analysis"]
-    images = analysis.read()["setting"]["images"] if analysis.has("result.json") else 0
-    numbers: dict[str, Any] = {}
-    rows: list[Row] = []
-    for row in analysis.read("tables/dimension.json"):
-        ranges = _ranges(analysis.read(f"figures/dimension-{row['method']}.json"), images)
-        numbers |= {f"{row['method']}, {name}": (row[name], *found) for name, found in ranges.items()}
-        rows.append({**row, **{f"{name}, 95%": "{} to {}".format(*found) for name, found in ranges.items()}})
-    figures = [
-        Figure(f"accuracy over components, {row['method']}", "analysis", f"figures/dimension-{row['method']}.png")
-        for row in rows
-    ]
-    return Outcome(
-        tables=[Table("Number of principal components", rows, "analysis")],
-        figures=[figure for figure in figures if analysis.has(figure.file)],
-        numbers=numbers,
-    )
-
-
-def _ranges(curve: Sequence[Mapping[str, float]], images: int) -> dict[str, tuple[int, int]]:
-    """The smallest and largest number of components that each dimension could be, from the images' sampling error.
-
-    A curve's point counts as having reached a level if its 95% interval (as if its images were others) reaches it.
-
-    Args:
-        curve: clean and adversarial accuracy over the number of components.
-        images: how many it was measured on.
-    """
-    last = max(int(point["k"]) for point in curve)
-    if not images:
-        return dict.fromkeys(("CLS-95", "CLS-99", "robust"), (0, last))
-
-    def error(share: float) -> float:
-        return Z * math.sqrt(max(share * (1 - share), 1 / images) / images)
-
-    found: dict[str, tuple[int, int]] = {}
-    full = curve[-1]["clean"]
-    for name, share in (("CLS-95", 0.95), ("CLS-99", 0.99)):
-        maybe = [int(point["k"]) for point in curve if point["clean"] + error(point["clean"]) >= share * full]
-        surely = [int(point["k"]) for point in curve if point["clean"] - error(point["clean"]) >= share * full]
-        found[name] = (min(maybe, default=0), min(surely, default=last))
-    peak = max(point["adversarial"] for point in curve[1:])
-    near = [int(point["k"]) for point in curve[1:] if point["adversarial"] + error(peak) >= peak]
-    return {**found, "robust": (min(near), max(near))}
-
-
-def _dimension(better: str, worse: str, which: str) -> Check:
-    """That one method's dimension is larger: the ranges that both could have must not overlap."""
-
-    def check(numbers: Numbers) -> Finding:
-        (one, low, high), (other, least, most) = numbers[f"{better}, {which}"], numbers[f"{worse}, {which}"]
-        text = (
-            f"{which} dimension, {_TITLES[better]} {one} ({low} to {high}) against {_TITLES[worse]} {other} "
-            f"({least} to {most})"
-        )
-        return Finding(HELD if low > most else FAILED if high < least else OPEN, text)
-
-    return check
-
-
-TABLE_3 = Item(
-    key="dra/table-3",
-    paper="DRA",
-    title="Classification dimension and robust-aware dimension",
-    products=lambda plan: {"analysis": plan.analysis},
-    look=_table_3,
-    claims=(
-        Claim(
-            "DRA raises the robust-aware dimension.",
-            everyone(_dimension("at+dra", "at", "robust"), _dimension("dm-at+dra", "dm-at", "robust")),
-        ),
-        Claim(
-            "DRA raises the classification dimension.",
-            everyone(
-                *(_dimension(f"{base}+dra", base, which) for base in ("at", "dm-at") for which in ("CLS-95", "CLS-99"))
-            ),
-        ),
-        Claim(
-            "Synthetic images lower the CLS-99 dimension (representations of lower rank).",
-            everyone(_dimension("at", "dm-at", "CLS-99"), _dimension("at+dra", "dm-at+dra", "CLS-99")),
-        ),
-    ),
-    printed=("dra-table-3",),
-    contradictions=("Synthetic images raise CLS-95 of AT from 9 to 10 and the robust-aware dimension from 9 to 11.",),
-    remark="Dimensions are read off flat curves. The ranges are numbers of components whose accuracy is within the 95% "
-    "error of the images from the level, or from the peak; methods whose ranges overlap are not told apart.",
-)
-
-
-TABLES = (TABLE_1, TABLE_2, TABLE_3)
+TABLES = (TABLE_1, TABLE_2)

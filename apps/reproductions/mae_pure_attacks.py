@@ -55,13 +55,13 @@ def _behind(plan: "Plan") -> Products:
     return {"classifiers": plan.classifiers}
 
 
-def _transfers(better: str, worse: str, classifier: str) -> Check:
-    """That one purifier beats another one before a classifier, in both norms."""
+_NORMS = {"linf": "Linf", "l2": "L2"}
+
+
+def _transfers(better: str, worse: str, classifier: str, ball: str) -> Check:
+    """That one purifier beats another one before a classifier, in one norm."""
     one, other = f"{better}, {classifier}", f"{worse}, {classifier}"
-    balls = ("linf", "l2")
-    return everyone(
-        *(larger(f"{ball}: {one}>{other}", f"{ball}, {title_of(one)} minus {TITLES[worse]}") for ball in balls)
-    )
+    return larger(f"{ball}: {one}>{other}", f"{title_of(one)} minus {TITLES[worse]}, worst case")
 
 
 _STAND_INS = (
@@ -76,12 +76,12 @@ TABLE_5 = Item(
     look=_other_classifiers,
     claims=tuple(
         Claim(
-            f"{TITLES[row]} fine-tuned for one classifier still beats DiffPure before the {classifier} one, in "
-            "both norms.",
-            _transfers(row, "diffpure", classifier),
+            f"{TITLES[row]} fine-tuned for one classifier still beats DiffPure before the {classifier} one, in {norm}.",
+            _transfers(row, "diffpure", classifier, ball),
         )
         for row in ("rmae_pure", "rmaskdit_pure")
         for classifier in ("larger", "other")
+        for ball, norm in _NORMS.items()
     ),
     printed=("mae-pure-table-5",),
     contradictions=(
@@ -111,13 +111,19 @@ TABLE_8 = Item(
                 )
             ),
         ),
-        Claim(
-            "RMaskDiT-Pure is the most robust of the four.",
-            everywhere(
-                everyone(
-                    *(_transfers("rmaskdit_pure", row, "larger") for row in ("mae_pure", "maskdit_pure", "rmae_pure"))
-                )
-            ),
+        *(
+            Claim(
+                f"RMaskDiT-Pure is the most robust of the four, in {norm}.",
+                everywhere(
+                    everyone(
+                        *(
+                            _transfers("rmaskdit_pure", row, "larger", ball)
+                            for row in ("mae_pure", "maskdit_pure", "rmae_pure")
+                        )
+                    )
+                ),
+            )
+            for ball, norm in _NORMS.items()
         ),
     ),
     printed=("mae-pure-table-8",),

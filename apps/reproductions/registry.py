@@ -2,6 +2,7 @@
 
 from reproductions import (
     dra_ablations,
+    dra_dimensions,
     dra_features,
     dra_figures,
     dra_tables,
@@ -22,6 +23,7 @@ _ALL = (
     *dra_figures.FIGURES,
     *dra_features.FIGURES,
     *dra_tables.TABLES,
+    dra_dimensions.TABLE_3,
     *dra_ablations.ABLATIONS,
 )
 ITEMS: dict[str, Item] = {item.key: item for item in _ALL}
