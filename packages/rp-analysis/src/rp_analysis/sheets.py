@@ -44,6 +44,7 @@ def plot_image_grid(images: Mapping[str, Tensor], *, title: str = "", columns: S
     with style():
         names = _LETTER * max(map(len, images)) + 0.3  # room for the rows' names
         figure, (axes,) = new_figure(width=_TILE * count + names, height=_TILE * len(images) * h / w + 0.3)
+        figure.set_layout_engine("compressed")  # the one that keeps names beside pictures of a fixed shape on the page
         axes.imshow(page.permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_yticks([i * (h + gap) + (h - 1) / 2 for i in range(len(images))], list(images))
         axes.set_xticks([j * (w + gap) + (w - 1) / 2 for j in range(len(columns))], list(columns))
