@@ -37,6 +37,9 @@ def main() -> int:
         records = {key: json.loads(file.read_text(encoding="utf-8")) for key, file in found.items() if file.is_file()}
         if not records:
             commandline.fail(f"{folder} holds no items; make some with reproduce.py")
+        texts = {key: [claim["text"] for claim in record["claims"]] for key, record in records.items()}
+        if any(found != [claim.text for claim in ITEMS[key].claims] for key, found in texts.items()):
+            commandline.fail(f"{folder} was judged by other claims; call reproduce.py again, it finds what is made")
         runs.append(Run(folder, records))
     items = list(ITEMS.values())
     options.out.mkdir(parents=True, exist_ok=True)

@@ -269,7 +269,7 @@ def test_settings_are_shown_with_all_their_parts(apps) -> None:
 
 def test_the_claim_table_has_every_claim_with_a_link(runs, apps) -> None:
     _, work = runs
-    lines = (work / "page" / "claims.md").read_text().splitlines()[2:]
+    lines = [line for line in (work / "page" / "claims.md").read_text().splitlines() if line.startswith("| [")]
     assert len(lines) == sum(len(item.claims) for item in apps.items.values())
     ours = [line for line in lines if "index.html#dra-table-1)" in line]
     assert len(ours) == len(apps.items["dra/table-1"].claims)

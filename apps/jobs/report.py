@@ -64,21 +64,28 @@ def claim_rows(items: Sequence[Item], runs: Sequence[Run]) -> list[dict[str, Any
 
 
 def claims_markdown(items: Sequence[Item], runs: Sequence[Run], link: str) -> str:
-    """The claim table for a README.
+    """The claim tables for a README: one a paper, folded, under a line that counts.
 
     Args:
         items: all of them.
         runs: what was found at each scale.
-        link: of the page, from where the table will stand.
+        link: of the page, from where the tables will stand.
     """
-    scales = [run.scale for run in runs]
-    lines = ["| paper | claim | item | " + " | ".join(scales) + " |", "|---|---|---|" + "---|" * len(scales)]
-    for row in claim_rows(items, runs):
-        item: Item = row["item"]
-        cells = [row["found"][scale]["verdict"] if scale in row["found"] else "not run" for scale in scales]
-        name = item.key.partition("/")[2].replace("-", " ")
-        lines.append(f"| {item.paper} | {row['text']} | [{name}]({link}#{item.slug}) | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+    parts = []
+    for paper in PAPERS:
+        tallies = {
+            scale: ", ".join(f"{n} {verdict}" for verdict, n in found[paper].items())
+            for scale, found in counts(items, runs).items()
+        }
+        summary = "; ".join(f"{scale}: {tally}" for scale, tally in tallies.items())
+        lines = ["| item | claim | " + " | ".join(tallies) + " |", "|---|---|" + "---|" * len(tallies)]
+        for row in claim_rows([item for item in items if item.paper == paper], runs):
+            item: Item = row["item"]
+            cells = [row["found"][scale]["verdict"] if scale in row["found"] else "not run" for scale in tallies]
+            lines.append(f"| [{_name(item)}]({link}#{item.slug}) | {row['text']} | " + " | ".join(cells) + " |")
+        head = f"<details>\n<summary>{paper}: {summary}</summary>\n"
+        parts.append("\n".join([head, *lines, "\n</details>\n"]))
+    return "\n".join(parts)
 
 
 def counts(items: Sequence[Item], runs: Sequence[Run]) -> dict[str, dict[Paper, dict[Verdict, int]]]:
