@@ -82,10 +82,10 @@ def digits() -> PurifierAnalysis:
 
 
 def fashion_mnist() -> PurifierAnalysis:
-    """Fashion-MNIST, with an autoencoder from `pretrain.py mae --recipe fashion-mnist`."""
+    """Fashion-MNIST, with the autoencoder of `weights/`."""
     return PurifierAnalysis(
         data="fashion-mnist",
-        mae="runs/pretrain/mae-fashion-mnist/checkpoints/model.safetensors",
+        mae="mae-fashion-mnist",
         classifier_epochs=8,
         images=100,
         descent=DescentSettings(steps=40, step_size=1 / 200, eta=0.1, mask_rate=0.5),

@@ -39,7 +39,7 @@ def test_two_processes_train_as_one(together, tmp_path, name):
     expected = ALONE["trained"](name, tmp_path)
     assert first.keys() == expected.keys()
     # Sums over images are rounded in another order: a sign step may flip where a gradient is near zero, and AdamW
-    # enlarges small gradients. IKL's pair weights are normalised within each process, which its docstring says.
+    # enlarges small gradients. IKL divides by a sum over the images of all processes, one rounding more.
     tolerance = {"trades": 2e-3, "adr": 2e-3, "ikl": 5e-3}[name]
     for key, value in expected.items():
         torch.testing.assert_close(
