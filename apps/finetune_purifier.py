@@ -4,8 +4,8 @@ Two stages: training images are attacked through purifier and classifier and sto
 them, the classifier frozen: through one reconstruction, or through a few sign steps with a curved backward rule. On the
 digits under two minutes, with the autoencoder that ships with rp-models and a standard classifier that is made first.
 
-Which way matters: through one reconstruction, the reconstruction becomes robust and RMAE-Pure does not; through the sign
-steps (digits-steps, two to three minutes) RMAE-Pure does.
+Which way matters: through one reconstruction, the reconstruction becomes robust and RMAE-Pure does not; through the
+sign steps (digits-steps, two to three minutes) RMAE-Pure does.
 
     uv run apps/finetune_purifier.py
     uv run apps/finetune_purifier.py --recipe digits-steps
