@@ -250,12 +250,12 @@ def _where_used(choice: PurifierChoice, **changes: Any) -> PurifierChoice:
 RECIPES: dict[str, Callable[[], Comparison]] = {"digits": digits, "fashion-mnist": fashion_mnist, "smoke": smoke}
 
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "noise": {"std": (0.1, 0.25, 0.4)},
+    "noise": {"std": (0.05, 0.1, 0.25, 0.4)},
     "mae_reconstruction": {"mask_rate": (0.25, 0.5, 0.75)},
     "maskdit_denoise": {"sigma": (0.2, 0.34, 0.7)},
-    "diffpure": {"times": (75, 100, 150)},
+    "diffpure": {"times": (75, 100, 150, 200)},
     "likelihood": {"levels": ((0.4, 0.6), (0.8, 1.2)), "lr": (0.05, 0.1)},
-    "mae_pure": {"step_size": (0.02, 0.04), "mask_rate": (0.25, 0.5, 0.75)},
-    "maskdit_pure": {"sigma": (0.2, 0.34, 0.7), "mask_rate": (0.25, 0.5)},
+    "mae_pure": {"step_size": (0.01, 0.02, 0.04), "mask_rate": (0.25, 0.5, 0.75)},
+    "maskdit_pure": {"step_size": (0.02, 0.04), "sigma": (0.2, 0.34, 0.7), "mask_rate": (0.25, 0.5)},
 }
 """What `--tune` tries on the validation split, for each row of a network that is not fine-tuned."""
