@@ -32,7 +32,9 @@ class Options:
     """The tables, figures and theorems of both papers, measured."""
 
     items: Annotated[tuple[str, ...], tyro.conf.Positional]  # items such as dra/table-1, or: list, all
-    scale: Literal["digits", "fashion-mnist", "paper", "smoke"] = "digits"  # data, networks and budgets
+    scale: Literal["digits", "fashion-mnist", "fashion-mnist-gpu", "paper", "smoke"] = (
+        "digits"  # data, networks and budgets
+    )
     out: Path | None = None  # folder of products and items; by default runs/reproduce/SCALE
     cache: Path = Path("runs/cache")  # networks that other runs made
     processes: int = 2  # products made side by side; 1 on a GPU

@@ -10,6 +10,7 @@ from rp_dra.settings import Method
 from recipes import analyze_purifier, compare_purifiers, dra, probe
 from recipes.dra_cifar import CIFAR
 from recipes.dra_imagenet import IMAGENET
+from recipes.dra_settings import TrainDra
 from recipes.reproduction_paper import EPS_L2_IMAGENET, paper_comparison, paper_purifier_analysis
 from recipes.reproduction_plan import OTHER_NETWORKS, PURIFIERS, Plan, Sizes, build
 
@@ -99,9 +100,46 @@ def smoke() -> Plan:
 
 
 def fashion_mnist() -> Plan:
-    """Fashion-MNIST, 28x28: a day on two CPU cores, an hour or two on a GPU."""
-    run = replace(dra.fashion_mnist(), method=METHODS)
-    comparison = replace(compare_purifiers.fashion_mnist(), only=ROWS, images=150)
+    """Fashion-MNIST, 28x28, as large as two CPU cores do in a working day: few images, few steps of the attacks."""
+    strength = Strength(steps=10, eot=2, queries=100, query_passes=2, search=2, search_steps=10, fab_steps=10, passes=4)
+    return build(
+        replace(
+            _fashion_mnist(dra.fashion_mnist()),
+            comparisons={"fashion-mnist": compare_purifiers.fashion_mnist()},
+            table_images=30,
+            strength=strength,
+            minutes={
+                **{"train_dra": 95, "others": 40, "probe": 90, "noisy": 20, "analyze": 20, "representations": 5},
+                **{"sweep": 90},
+                **{"networks": 44, "compare": 65, "norms": 30, "black box": 15, "classifiers": 40},
+                **{"sensitivity": 20, "views": 15, "timing": 3, "descent": 5},
+            },
+        )
+    )
+
+
+def fashion_mnist_gpu() -> Plan:
+    """Fashion-MNIST on a GPU: the classifiers of `train_dra.py --recipe fashion-mnist-gpu`, more images and steps."""
+    comparison = replace(compare_purifiers.fashion_mnist(), only=ROWS, images=500)
+    budget = replace(comparison.budget, steps=50, eot=10, curved_steps=50, curved_eot=5, queries=500, passes=10)
+    strength = Strength(
+        steps=50, eot=10, queries=1000, query_passes=5, search=5, search_steps=50, fab_steps=50, passes=10
+    )
+    return build(
+        replace(
+            _fashion_mnist(dra.fashion_mnist_gpu()),
+            scale="fashion-mnist-gpu",
+            sweep_base="fashion-mnist-gpu",
+            comparisons={"fashion-mnist": replace(comparison, budget=budget)},
+            table_images=200,
+            strength=strength,
+        )
+    )
+
+
+def _fashion_mnist(run: TrainDra) -> Sizes:
+    """What both scales of Fashion-MNIST have; the first one's comparison, number of images and strength are missing."""
+    run = replace(run, method=METHODS)
     encoder = EncoderSettings(epochs=10, lr=1e-3, ema_half_life=20_000, crop_padding=2)
     study = replace(
         probe.digits(),
@@ -110,44 +148,32 @@ def fashion_mnist() -> Plan:
         noisy_encoder=encoder,
         fine_tuning=replace(encoder, epochs=4, lr=3e-4),
     )
-    classifier = comparison.pretrain_classifier
+    classifier = compare_purifiers.fashion_mnist().pretrain_classifier
     larger = {
-        "larger": replace(classifier, standard=replace(classifier.standard, sizes={"depth": 28, "width": 2})),
+        "larger": replace(classifier, standard=replace(classifier.standard, sizes={"depth": 16, "width": 2})),
         "other": replace(
             classifier,
             standard=replace(classifier.standard, network="preact-resnet18", sizes={}),
         ),
     }
-    return build(
-        Sizes(
-            scale="fashion-mnist",
-            comparisons={"fashion-mnist": comparison},
-            runs={"fashion-mnist": run},
-            sparse_run="fashion-mnist",
-            sweep_base="fashion-mnist",
-            sweep_images=None,
-            probe=study,
-            views=analyze_purifier.fashion_mnist(),
-            table_images=100,
-            strength=Strength(
-                steps=20, eot=3, queries=400, query_passes=2, search=3, search_steps=20, fab_steps=20, passes=8
-            ),
-            sensitivity={
-                "mae_pure": _one_by_one(
-                    steps=(0, 5, 10, 20, 40), step_size=(0.005, 0.01, 0.04), mask_rate=(0.25, 0.75)
-                ),
-                "maskdit_pure": _one_by_one(steps=(3, 6, 12, 18)),
-                "rmaskdit_pure": _one_by_one(steps=(3, 6, 12, 18)),
-            },
-            larger=larger,
-            analysis={"images": 1000, "sae_epochs": 20, "sae_seeds": (0, 1)},
-            minutes={
-                **{"train_dra": 120, "others": 80, "probe": 90, "noisy": 30, "analyze": 30, "representations": 5},
-                **{"sweep": 150},
-                **{"networks": 240, "compare": 400, "norms": 120, "black box": 100, "classifiers": 150},
-                **{"sensitivity": 90, "views": 40, "timing": 5, "descent": 5},
-            },
-        )
+    return Sizes(
+        scale="fashion-mnist",
+        comparisons={},
+        runs={"fashion-mnist": run},
+        sparse_run="fashion-mnist",
+        sweep_base="fashion-mnist",
+        sweep_images=None,
+        probe=study,
+        views=analyze_purifier.fashion_mnist(),
+        table_images=None,
+        strength=Strength(),
+        sensitivity={
+            "mae_pure": _one_by_one(steps=(0, 5, 10, 20), step_size=(0.01, 0.04), mask_rate=(0.25, 0.75)),
+            "maskdit_pure": _one_by_one(steps=(3, 6, 12)),
+            "rmaskdit_pure": _one_by_one(steps=(3, 6, 12)),
+        },
+        larger=larger,
+        analysis={"images": 1000, "sae_epochs": 20, "sae_seeds": (0, 1)},
     )
 
 
@@ -199,6 +225,7 @@ def _one_by_one(**values: tuple[object, ...]) -> tuple[Mapping[str, object], ...
 SCALES: dict[str, Callable[[], Plan]] = {
     "digits": digits,
     "fashion-mnist": fashion_mnist,
+    "fashion-mnist-gpu": fashion_mnist_gpu,
     "paper": paper,
     "smoke": smoke,
 }
