@@ -257,5 +257,7 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "likelihood": {"levels": ((0.4, 0.6), (0.8, 1.2)), "lr": (0.05, 0.1)},
     "mae_pure": {"step_size": (0.01, 0.02, 0.04), "mask_rate": (0.25, 0.5, 0.75)},
     "maskdit_pure": {"step_size": (0.02, 0.04), "sigma": (0.2, 0.34, 0.7), "mask_rate": (0.25, 0.5)},
+    "rmae_pure": {"step_size": (0.02, 0.04), "mask_rate": (0.5, 0.75)},
+    "rmaskdit_pure": {"step_size": (0.02, 0.04), "mask_rate": (0.25, 0.5)},
 }
-"""What `--tune` tries on the validation split, for each row of a network that is not fine-tuned."""
+"""What `--tune` tries on the validation split, for each row of a purifier that has settings."""
