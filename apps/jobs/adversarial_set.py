@@ -79,31 +79,3 @@ def _attacked(
             noisy = (x + noise_std * unit).clamp(0, 1)
             number = start // batch_size + 1  # of the batch, which has random numbers of its own
             yield to_bytes(pgd(defended, noisy, y, seed=noise.derive_seed(attack_seed, number)).detach()), y
-
-
-class Stored:
-    """Images in files in the place of the tensors that `Finetuner` indexes: a batch is read when it is asked for.
-
-    Args:
-        stored: the images.
-    """
-
-    def __init__(self, stored: Images) -> None:
-        self.stored, self.device = stored, stored.device
-        info = stored.info
-        self.shape = torch.Size((len(stored), info.channels, info.image_size, info.image_size))
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    def __getitem__(self, index: Tensor | slice) -> Tensor:
-        return self.stored.batch(index)[0]
-
-    @property
-    def images(self) -> "Stored":
-        """Itself: what an `ImageSet` has under this name has a shape as well."""
-        return self
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Images as float32 in [0, 1], and labels, of the given positions."""
-        return self.stored.batch(index)

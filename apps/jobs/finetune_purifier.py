@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import rp_models
 import torch
@@ -11,14 +11,14 @@ from recipes.finetuning import Finetuning
 from rp_analysis import plot_image_grid, wilson_interval
 from rp_attacks import PGD
 from rp_models import noise
-from rp_models.data import Images, ImageSet, describe, open_images, read_synthetic, subset
+from rp_models.data import Images, describe, open_images, read_synthetic, subset
 from rp_models.data.datasets import DataError
 from rp_models.training import ProgressBar, RunFolder, state_path, train_stage
 from rp_purify import Defended, Finetuner, SignDescent, variation
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jobs.adversarial_set import Stored, block_files, write_blocks
+from jobs.adversarial_set import block_files, write_blocks
 from jobs.device import choose_device
 from jobs.judged_images import judged_images
 from jobs.network_cache import standard_classifier
@@ -140,14 +140,14 @@ class FinetuneJob:
         product = self.folder.path / "checkpoints" / f"{stage}.safetensors"
         model = self.load_original()
         if not product.exists():
-            adversarial = Stored(self.adversarial())
+            adversarial = self.adversarial()
             with self.folder.timed("stage II"):
                 finetuner = Finetuner(
                     self.config.finetune,
                     self.purifiers(model).trained,
                     self.classifier,
-                    cast("ImageSet", Stored(self.train)),
-                    cast("Tensor", adversarial),
+                    self.train,
+                    adversarial,
                     seed=self.config.seed,
                 )
                 train_stage(

@@ -106,6 +106,22 @@ def test_a_step_is_adamw_on_class_loss_and_own_loss_written_out(digits: ImageSet
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-5)
 
 
+def test_images_of_a_set_train_as_those_of_a_tensor(digits: ImageSet) -> None:
+    stored = ImageSet(digits.images.flip(3), digits.labels.roll(1), digits.info)  # whose labels are not the clean ones
+    x, _ = stored.batch(slice(None))
+    settings = dataclasses.replace(SETTINGS, noise_std=0.0)
+    one, other = (
+        Finetuner(settings, MAEReconstruction(tiny_mae()), TinyClassifier(), digits, adversarial, seed=3)
+        for adversarial in (x, stored)
+    )
+    assert one.step(0) == other.step(0)
+    for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    few = ImageSet(stored.images[:3], stored.labels[:3], stored.info)
+    with pytest.raises(ValueError, match=r"one adversarial image for each clean one .* got \(3, 1, 8, 8\)"):
+        Finetuner(settings, MAEReconstruction(tiny_mae()), TinyClassifier(), digits, few, seed=3)
+
+
 def test_fine_tuning_lowers_the_class_loss_on_the_shipped_autoencoder(digits: ImageSet) -> None:
     purifier, classifier = MAEReconstruction(load("mae-digits")), TinyClassifier()
     settings = dataclasses.replace(SETTINGS, steps=12, batch_size=24, mu=0.0)

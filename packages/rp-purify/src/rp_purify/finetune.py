@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from rp_models import noise
 from rp_models.data.batches import BatchPlan
-from rp_models.data.datasets import ImageSet
+from rp_models.data.images import Images
 from rp_models.edm.loss import EDMLoss
 from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import random_mask
@@ -35,7 +35,7 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 def adversarial_images(
     defended: Defended,
-    images: ImageSet,
+    images: Images,
     attack: Attack,
     *,
     noise_std: float,
@@ -47,7 +47,7 @@ def adversarial_images(
 
     Args:
         defended: the whole system, whose purifier must be the one that stage II trains through.
-        images: training images, on the system's device.
+        images: training images, with batches on the system's device.
         attack: `attack(model, x, y)`; it starts from the noisy images.
         noise_std: of the noise, in pixel units of [0, 1].
         seed: of the noise.
@@ -82,8 +82,9 @@ class Finetuner:
         settings: of the training.
         purifier: P, one that is differentiable in its weights.
         classifier: images to logits, kept in eval mode and never changed.
-        images: the clean training images, on the device where the training shall run.
-        adversarial: (n, c, h, w), the result of `adversarial_images` in the same order.
+        images: the clean training images, in memory or not, with batches on the device where the training shall run.
+        adversarial: the result of `adversarial_images`, (n, c, h, w) in the same order; or a set that holds the same,
+            of which batches are read when they are needed. Its labels are not used.
         seed: of batches, masks and noise.
 
     Raises:
@@ -96,21 +97,20 @@ class Finetuner:
         settings: FinetuneSettings,
         purifier: Purifier,
         classifier: nn.Module,
-        images: ImageSet,
-        adversarial: Tensor,
+        images: Images,
+        adversarial: Tensor | Images,
         *,
         seed: int,
     ) -> None:
-        if adversarial.shape != images.images.shape:
-            raise ValueError(
-                f"expected one adversarial image for each clean one {tuple(images.images.shape)}, "
-                f"got {tuple(adversarial.shape)}"
-            )
+        expected = _shape(images)
+        found = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else _shape(adversarial)
+        if found != expected:
+            raise ValueError(f"expected one adversarial image for each clean one {expected}, got {found}")
         self.settings, self.purifier, self.images, self.seed = settings, purifier, images, seed
         self.model = _model(purifier)
         self.classifier, self.adversarial = classifier.eval(), adversarial
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        _check_trainable(purifier, self.parameters, adversarial[:1])
+        _check_trainable(purifier, self.parameters, self._adversarial(slice(1)))
         self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay)
         self.state = TrainingState({"model": self.model}, self.optimizer)
         self.plan = BatchPlan(
@@ -122,12 +122,11 @@ class Finetuner:
 
     def step(self, step: int) -> Metrics:
         """One optimiser step; metrics: the loss, its two terms, and the accuracy on the purified images."""
-        settings = self.settings
-        device = self.adversarial.device
+        settings, device = self.settings, self.adversarial.device
         chosen = self.plan.indices(*divmod(step, self.plan.batches_per_epoch)).to(device)
         x, y = self.images.batch(chosen)
         index = torch.arange(step * len(x), (step + 1) * len(x), device=device)
-        purified = self.purifier.differentiable(self.adversarial[chosen], seed=self.seed, index=index)
+        purified = self.purifier.differentiable(self._adversarial(chosen), seed=self.seed, index=index)
         with frozen(self.classifier):
             logits = self.classifier(purified)
         class_loss = F.cross_entropy(logits, y)
@@ -147,6 +146,11 @@ class Finetuner:
             "accuracy": accuracy.item(),
         }
 
+    def _adversarial(self, rows: Tensor | slice) -> Tensor:
+        """Adversarial images of some positions."""
+        stored = self.adversarial
+        return stored[rows] if isinstance(stored, Tensor) else stored.batch(rows)[0]
+
     def _own_loss(self, x: Tensor, index: Tensor) -> Tensor:
         """The model's training loss on clean images."""
         if not isinstance(self.model, (MaskedAutoencoder, MaskDiT)):
@@ -158,6 +162,12 @@ class Finetuner:
         sigma = log_normal_sigma(noise.normal((), seed=self.seed, purpose="own level", index=index))
         unit = noise.normal(x.shape[1:], seed=self.seed, purpose="own noise", index=index)
         return masked_denoising_loss(self.model, 2 * x - 1, sigma=sigma, noise=unit, mask=mask).mean()
+
+
+def _shape(images: Images) -> tuple[int, ...]:
+    """What all images of a set would be as one tensor."""
+    info = images.info
+    return len(images), info.channels, info.image_size, info.image_size
 
 
 def _model(purifier: Purifier) -> nn.Module:
