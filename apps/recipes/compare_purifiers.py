@@ -258,6 +258,6 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "mae_pure": {"step_size": (0.01, 0.02, 0.04), "mask_rate": (0.25, 0.5, 0.75)},
     "maskdit_pure": {"step_size": (0.02, 0.04), "sigma": (0.2, 0.34, 0.7), "mask_rate": (0.25, 0.5)},
     "rmae_pure": {"step_size": (0.02, 0.04), "mask_rate": (0.5, 0.75)},
-    "rmaskdit_pure": {"step_size": (0.02, 0.04), "mask_rate": (0.25, 0.5)},
+    "rmaskdit_pure": {"step_size": (0.02, 0.04), "sigma": (0.34, 0.7)},
 }
 """What `--tune` tries on the validation split, for each row of a purifier that has settings."""
