@@ -136,8 +136,8 @@ FIGURE_3A = Item(
             exceeds("at", "standard", "energy at low frequencies, AT against standard training", unit="%"),
         ),
     ),
-    remark="An 8x8 image has three frequencies along an axis beside the mean; what is low is coarse. One number for "
-    "each network, without an interval.",
+    remark="A digit of 8x8 pixels has three frequencies along an axis beside the mean: what is low is coarse "
+    "there. One number for each network, without an interval.",
 )
 
 

@@ -148,8 +148,8 @@ TABLE_1 = Item(
         ),
     ),
     printed=("dra-table-1",),
-    remark="The digits stand in for CIFAR-10, CIFAR-100 and ImageNet with one small wide ResNet; the rows themselves "
-    "are at the scale `paper`. " + _ONE_SEED,
+    remark="The images of a small scale stand in for CIFAR-10, CIFAR-100 and ImageNet, with one small wide ResNet; the "
+    "rows themselves are at the scale `paper`. " + _ONE_SEED,
 )
 TABLE_2 = Item(
     key="dra/table-2",

@@ -65,8 +65,9 @@ def _transfers(better: str, worse: str, classifier: str, ball: str) -> Check:
 
 
 _STAND_INS = (
-    "Classifiers that stand in: on the digits WRN-16-2 (larger) and a small ViT (other) for WRN-70-16 and ResNet-50; "
-    "the first one is WRN-10-1. The purifiers are those tuned for the first one. " + _FEWER_ATTACKS
+    "Classifiers that stand in: WRN-16-2 (larger) for WRN-70-16; for ResNet-50 (other) on the digits a small ViT, on "
+    "Fashion-MNIST a PreAct ResNet-18. The first one is WRN-10-1. The purifiers are those tuned for the first one. "
+    + _FEWER_ATTACKS
 )
 TABLE_5 = Item(
     key="mae-pure/table-5",
