@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-PASSES = 26  # forward passes that a step costs: 10 attack steps of 2, and 2 forward passes with full backward passes
+PASSES = 27  # forward passes that a step costs: 1, 10 attack steps of 2, and 2 forward passes with full backward passes
 
 
 def images(count: int, device: torch.device) -> ImageSet:

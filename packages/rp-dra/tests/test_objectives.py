@@ -19,7 +19,6 @@ from rp_dra.objectives import (
     classify_both,
     eval_mode,
 )
-from rp_dra.objectives.inner import raise_divergence, uniform_start
 from rp_dra.objectives.trades import divergence
 from rp_models import build
 from torch import nn
@@ -288,19 +287,6 @@ def test_running_statistics_move_last_to_the_images_of_the_published_order(objec
     last = outcome.x_adv if adversarial_last else x
     mean = model.init_conv(model.normalize(last)).detach().mean(dim=(0, 2, 3))
     torch.testing.assert_close(model.layer[0].block[0].batchnorm_0.running_mean, mean)
-
-
-def test_trades_passes_the_natural_images_once_and_attacks_as_if_it_passed_them_again():
-    objective = Trades(eps=0.1, step_size=0.03, steps=3)
-    model, (x, y) = small(), batch()
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
-    with batch_statistics(model):
-        start = uniform_start(x, noise, objective.eps)
-        again = raise_divergence(model, x, start, norm="linf", eps=0.1, step_size=0.03, steps=3)
-    passes = []
-    model.init_conv.register_forward_hook(lambda *_: passes.append(1))
-    torch.testing.assert_close(objective(model, x, y, start_noise=noise).x_adv, again)
-    assert len(passes) == 1 + 3 + 1
 
 
 def test_a_joint_pass_changes_nothing_but_batch_statistics():

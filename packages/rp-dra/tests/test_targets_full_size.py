@@ -47,7 +47,7 @@ def ratio():
 
 
 def test_one_representation_adds_a_twentieth_to_a_trades_step(ratio):
-    assert ratio == pytest.approx(0.0517, abs=0.0005)
+    assert ratio == pytest.approx(0.0498, abs=0.0005)
 
 
 def test_two_representations_stay_below_fifteen_percent(ratio):

@@ -47,33 +47,15 @@ def near_start(x: Tensor, noise: Tensor) -> Tensor:
 
 
 def raise_divergence(
-    model: nn.Module,
-    x: Tensor,
-    start: Tensor,
-    *,
-    norm: Ball,
-    eps: float,
-    step_size: float,
-    steps: int,
-    logits: Tensor | None = None,
+    model: nn.Module, x: Tensor, start: Tensor, *, norm: Ball, eps: float, step_size: float, steps: int
 ) -> Tensor:
     """Images (b, c, h, w) of the ball around x whose predictions diverge from those on x.
 
     Raises KL(p(x) || p(x')) with p(x) computed once and fixed: published codes compute it again in each step, from the
     same weights. The model's mode is the caller's.
-
-    Args:
-        model: the classifier.
-        x: natural images (b, c, h, w).
-        start: where the ascent starts, the same shape.
-        norm: of ball and step.
-        eps: radius, in [0, 1] pixel units.
-        step_size: in the same norm.
-        steps: of the ascent.
-        logits: of x (b, k), where the caller has them from the same weights and mode; no gradient flows into them.
     """
     with torch.no_grad():
-        target = full_precision(model(x) if logits is None else logits).softmax(dim=1)
+        target = full_precision(model(x)).softmax(dim=1)
     return ascend(
         lambda z: kl_divergence(target, full_precision(model(z))),
         x,

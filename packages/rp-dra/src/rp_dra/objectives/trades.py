@@ -22,10 +22,9 @@ class Trades(Objective):
     """TRADES as DM-AT does it.
 
     The attack runs on batch statistics (train mode, running statistics untouched) and raises the KL divergence to the
-    natural probabilities, which are computed once, in the pass that gives the loss too: the same weights and the same
-    batch statistics. It starts from a uniform point of the ball (Linf) or from x + 0.001 N(0, 1) (L2). Natural and
-    adversarial images go through the model in two separate train-mode passes. The gradient flows through both sides of
-    the KL term. Labels may be probabilities; only the cross-entropy sees them.
+    natural probabilities, which are computed once. It starts from a uniform point of the ball (Linf) or from
+    x + 0.001 N(0, 1) (L2). Then natural and adversarial images go through the model in two separate train-mode passes.
+    The gradient flows through both sides of the KL term. Labels may be probabilities; only the cross-entropy sees them.
 
     Attributes:
         beta: weight of the robust term.
@@ -60,23 +59,11 @@ class Trades(Objective):
         """See `Objective`."""
         check_batch(x, y, start_noise)
         start = uniform_start(x, start_noise, self.eps) if self.norm == "linf" else near_start(x, start_noise)
-        # the pass of the loss comes first: the attack needs the same probabilities
-        given = None if self.joint_forward else classify(model, x)[1]
         with batch_statistics(model):
             x_adv = raise_divergence(
-                model,
-                x,
-                start,
-                norm=self.norm,
-                eps=self.eps,
-                step_size=self.step_size,
-                steps=self.steps,
-                logits=given,
+                model, x, start, norm=self.norm, eps=self.eps, step_size=self.step_size, steps=self.steps
             )
-        if given is None:
-            logits, features, logits_adv = classify_both(model, x, x_adv, joint=True)
-        else:
-            logits, (features, logits_adv) = given, classify(model, x_adv)
+        logits, features, logits_adv = classify_both(model, x, x_adv, joint=self.joint_forward)
         natural = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         robust = divergence(logits, logits_adv)
         metrics = two_part_metrics(natural, robust, logits, logits_adv, y)
