@@ -109,7 +109,7 @@ def fashion_mnist() -> Plan:
             table_images=30,
             strength=strength,
             minutes={
-                **{"train_dra": 95, "others": 40, "probe": 90, "noisy": 20, "analyze": 20, "representations": 5},
+                **{"train_dra": 95, "others": 40, "probe": 90, "noisy": 20, "analyze": 60, "representations": 5},
                 **{"sweep": 90},
                 **{"networks": 44, "compare": 65, "norms": 30, "black box": 15, "classifiers": 40},
                 **{"sensitivity": 20, "views": 15, "timing": 3, "descent": 5},
@@ -130,6 +130,7 @@ def fashion_mnist_gpu() -> Plan:
             _fashion_mnist(dra.fashion_mnist_gpu()),
             scale="fashion-mnist-gpu",
             sweep_base="fashion-mnist-gpu",
+            analysis={"images": 1000, "sae_epochs": 20, "sae_seeds": (0, 1)},
             comparisons={"fashion-mnist": replace(comparison, budget=budget)},
             table_images=200,
             strength=strength,
@@ -173,7 +174,7 @@ def _fashion_mnist(run: TrainDra) -> Sizes:
             "rmaskdit_pure": _one_by_one(steps=(3, 6, 12)),
         },
         larger=larger,
-        analysis={"images": 1000, "sae_epochs": 20, "sae_seeds": (0, 1)},
+        analysis={"images": 200, "sae_epochs": 20, "sae_seeds": (0, 1)},
     )
 
 
