@@ -122,7 +122,7 @@ def _claim_table(paper: Paper, items: Sequence[Item], runs: Sequence[Run]) -> st
         lines.append(f"<tr><td>{name}</td>{cells}<td class=text>{_text(row['text'])}</td></tr>")
     scales = "".join(f"<th>{_text(run.scale)}</th>" for run in runs)
     head = f"<th>{_text(paper)}</th>{scales}<th class=text>claim</th>"
-    return _wide(f"Claims of {paper}", head, "".join(lines))
+    return f'<div class="verdicts">{_wide(f"Claims of {paper}", head, "".join(lines))}</div>'
 
 
 def _what_ran(run: Run, total: int) -> str:

@@ -31,7 +31,15 @@ th, td {{ padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-alig
 th {{ border-bottom: 2px solid #9aa3ad; }}
 th:first-child, td:first-child, .text {{ text-align: left; }}
 td.text {{ min-width: 11rem; }}
-@media (max-width: 40rem) {{ th, td {{ padding: .25rem .4rem; }} section {{ padding: .75rem; }} }}
+@media (max-width: 40rem) {{
+  th, td {{ padding: .25rem .4rem; }}
+  section {{ padding: .75rem; }}
+  .verdicts table, .verdicts thead, .verdicts tbody {{ display: block; }}
+  .verdicts tr {{ display: flex; flex-wrap: wrap; border-bottom: 1px solid var(--line); }}
+  .verdicts th, .verdicts td {{ border: 0; padding: .15rem .2rem; flex: 0 0 6.6rem; }}
+  .verdicts th:first-child, .verdicts td:first-child {{ flex: 1 1 4rem; }}
+  .verdicts .text {{ flex: 1 0 100%; }}
+}}
 figure {{ margin: .75rem 0; }}
 img {{ max-width: min(100%, 44rem); max-height: 34rem; width: auto; height: auto; }}
 figcaption, small, details {{ color: var(--quiet); font-size: .88rem; }}
