@@ -141,7 +141,7 @@ def test_tuning_looks_at_the_validation_images_and_names_the_best(runs, work) ->
     assert runs["tuned"].returncode == 0, runs["tuned"].stderr
     found = json.loads((work / "tuned" / "tuning.json").read_text())
     tried = found["tried"]["noise"]
-    assert [entry["settings"]["std"] for entry in tried] == [0.1, 0.25, 0.4]
+    assert [entry["settings"]["std"] for entry in tried] == [0.05, 0.1, 0.25, 0.4]
     best = max(entry["accuracy"]["worst"] for entry in tried)
     assert found["best"]["noise"]["accuracy"]["worst"] == best
     problem = json.loads(next((work / "tuned" / "evaluation").glob("*/problem.json")).read_text())
