@@ -5,6 +5,7 @@ block that is not there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,8 +13,7 @@ from rp_attacks import PGD
 from rp_models import noise
 from rp_models.data import Images, part_path, write_synthetic
 from rp_models.data.datasets import to_bytes
-from rp_purify import Defended
-from rp_purify.purifier import frozen
+from rp_purify import Defended, adversarial_batch
 from torch import Tensor
 
 BLOCK = 8  # batches in a file: so many a kill loses at most
@@ -71,11 +71,9 @@ def _attacked(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The attacked images of one block, as bytes, and their labels, batch by batch."""
     attack_seed = noise.derive_seed(seed, "stage I")
-    with frozen(defended):
-        for start in range(rows.start, rows.stop, batch_size):
-            x, y = images.batch(slice(start, min(start + batch_size, rows.stop)))
-            index = torch.arange(start, start + len(x), device=x.device)
-            unit = noise.normal(x.shape[1:], seed=seed, purpose="stage I noise", index=index)
-            noisy = (x + noise_std * unit).clamp(0, 1)
-            number = start // batch_size + 1  # of the batch, which has random numbers of its own
-            yield to_bytes(pgd(defended, noisy, y, seed=noise.derive_seed(attack_seed, number)).detach()), y
+    for start in range(rows.start, rows.stop, batch_size):
+        number = start // batch_size + 1  # of the batch, which has random numbers of its own
+        attack = partial(pgd, seed=noise.derive_seed(attack_seed, number))
+        batch = slice(start, min(start + batch_size, rows.stop))
+        x, y = adversarial_batch(defended, images, attack, batch, noise_std=noise_std, seed=seed)
+        yield to_bytes(x), y

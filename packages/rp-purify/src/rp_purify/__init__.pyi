@@ -8,6 +8,7 @@ from .descent import SignDescent as SignDescent
 from .diffpure import DiffPure as DiffPure
 from .diffpure import LikelihoodMaximisation as LikelihoodMaximisation
 from .finetune import Finetuner as Finetuner
+from .finetune import adversarial_batch as adversarial_batch
 from .finetune import adversarial_images as adversarial_images
 from .hidden_patch import central_target as central_target
 from .hidden_patch import moved_attention as moved_attention

@@ -58,14 +58,34 @@ def adversarial_images(
         Tensor (n, c, h, w) in [0, 1], in the order of `images`.
     """
     parts = []
-    with frozen(defended):
-        for start in range(0, len(images), batch_size):
-            x, y = images.batch(slice(start, start + batch_size))
-            index = torch.arange(start, start + len(x), device=x.device)
-            unit = noise.normal(x.shape[1:], seed=seed, purpose="stage I noise", index=index)
-            parts.append(attack(defended, (x + noise_std * unit).clamp(0, 1), y).detach())
-            done(start + len(x))
+    for start in range(0, len(images), batch_size):
+        rows = slice(start, start + batch_size)
+        parts.append(adversarial_batch(defended, images, attack, rows, noise_std=noise_std, seed=seed)[0])
+        done(start + len(parts[-1]))
     return torch.cat(parts)
+
+
+def adversarial_batch(
+    defended: Defended, images: Images, attack: Attack, rows: slice, *, noise_std: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Some rows of `adversarial_images`, for those who store them as they come.
+
+    Args:
+        defended: as there, like everything else.
+        images: training images.
+        attack: of this batch.
+        rows: consecutive positions, `slice(start, stop)`.
+        noise_std: of the noise.
+        seed: of the noise.
+
+    Returns:
+        Images (b, c, h, w) in [0, 1], and their labels (b,).
+    """
+    x, y = images.batch(rows)
+    index = torch.arange(rows.start, rows.start + len(x), device=x.device)
+    unit = noise.normal(x.shape[1:], seed=seed, purpose="stage I noise", index=index)
+    with frozen(defended):
+        return attack(defended, (x + noise_std * unit).clamp(0, 1), y).detach(), y
 
 
 class Finetuner:
