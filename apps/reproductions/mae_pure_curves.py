@@ -121,9 +121,6 @@ def _shape(model: str) -> tuple[Claim, ...]:
     )
 
 
-_NOISE = (
-    "The paper has no control. Random signs of the same size move AMV too, which `table` and claims show beside it."
-)
 FIGURE_4 = Item(
     key="mae-pure/fig-4",
     paper="MAE-Pure",
@@ -138,7 +135,8 @@ FIGURE_4 = Item(
             reaches("MAE, AMV, attack minus noise", 0.0, "AMV at the threat's radius, attack minus noise"),
         ),
     ),
-    remark="PGD on the classifier in place of AutoAttack; 100 images and more. " + _NOISE,
+    remark="PGD on the classifier in place of AutoAttack; 100 images and more. The paper has no control. Random "
+    "signs of the same size move AMV too, which `table` and claims show beside it.",
 )
 FIGURE_7 = Item(
     key="mae-pure/fig-7",
