@@ -60,9 +60,9 @@ def by_data(made: Mapping[str, Made], look: Callable[[Mapping[str, Made]], Outco
     )
 
 
-def per_query(made: Made, row: str, column: str) -> Limits | None:
-    """An accuracy of one query of `compare_purifiers.py`, if it has that row and attack."""
-    cell = made.read()["rows"].get(row, {}).get("cells", {}).get(column)
+def per_query(rows: Mapping[str, Any], row: str, column: str) -> Limits | None:
+    """An accuracy of one query from the rows of `compare_purifiers.py`, if they have that row and attack."""
+    cell = rows.get(row, {}).get("cells", {}).get(column)
     return None if cell is None else cell["per_query"]
 
 
@@ -85,9 +85,10 @@ def comparison_differences(made: Made) -> dict[str, Limits]:
 
 def comparison_rows(made: Made, columns: Mapping[str, str]) -> list[Row]:
     """Rows of the paper's kind with chosen columns of the comparison."""
+    rows = made.read()["rows"]
     return [
-        {"purifier": TITLES[row], **{title: per_query(made, row, column) for column, title in columns.items()}}
-        for row in made.read()["rows"]
+        {"purifier": TITLES[row], **{title: per_query(rows, row, column) for column, title in columns.items()}}
+        for row in rows
     ]
 
 

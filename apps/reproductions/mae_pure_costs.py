@@ -111,8 +111,9 @@ def _table_11(made: Mapping[str, Made]) -> Outcome:
     columns = {"clean": "clean", "bpda": "BPDA", "pgd-exact": "PGD exact", "worst": WORST}
     numbers: dict[str, Any] = {}
     bpda: dict[str, Limits] = {}
+    rows = comparison.read()["rows"]
     for row in ("diffpure", *_PURE):
-        found = [per_query(comparison, row, column) for column in ("bpda", "pgd-exact", "worst")]
+        found = [per_query(rows, row, column) for column in ("bpda", "pgd-exact", "worst")]
         if all(found):
             bpda[row], exact, worst = (one for one in found if one)
             numbers[f"{row}, bpda minus 1.5 exact"] = separate(bpda[row], exact, 1.5)

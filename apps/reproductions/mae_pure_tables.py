@@ -133,10 +133,11 @@ TABLE_2 = Item(
 
 def _table_3(made: Mapping[str, Made]) -> Outcome:
     comparison, run = made["comparison"], made["run"]
+    purified = comparison.read()["rows"]
     rows: list[Row] = [
-        {"system": TITLES[row], "clean": per_query(comparison, row, "clean")}
-        | {"AutoAttack": per_query(comparison, row, "autoattack-rand"), WORST: per_query(comparison, row, "worst")}
-        for row in comparison.read()["rows"]
+        {"system": TITLES[row], "clean": per_query(purified, row, "clean")}
+        | {"AutoAttack": per_query(purified, row, "autoattack-rand"), WORST: per_query(purified, row, "worst")}
+        for row in purified
     ]
     methods = run.read()["methods"]
     trained: list[Row] = [
@@ -151,7 +152,7 @@ def _table_3(made: Mapping[str, Made]) -> Outcome:
     best = "dm-at" if "dm-at" in methods else "at"
     for row in ("mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure"):
         for column in ("autoattack-rand", "worst"):
-            found = per_query(comparison, row, column)
+            found = per_query(purified, row, column)
             if found and best in methods:
                 numbers[f"{row}, {column}"] = separate(found, _share(methods[best]["autoattack"]))
     return Outcome(
