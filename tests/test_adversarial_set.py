@@ -14,6 +14,7 @@ from rp_models.training import RunFolder, seeded
 from rp_purify import Defended, MAEReconstruction, adversarial_images
 
 from .running import APPS
+from .tiny_networks import tiny_classifier
 
 PIXELS = PGD(eps=0.1, step_size=0.05, steps=1)
 OPTIONS = {"noise_std": 0.1, "seed": 3, "batch_size": 2}
@@ -40,7 +41,7 @@ def made(apps, folder, defended, images, **options):
 @pytest.fixture(scope="module")
 def classifier():
     with seeded(0, "tiny classifier"):
-        return rp_models.build("dm-wide-resnet", depth=10, width=1, in_channels=1, mean=[0.3], std=[0.4]).eval()
+        return tiny_classifier().eval()
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import json
 import shutil
 from functools import partial
 
-import rp_models
 import torch
 from rp_models.data import load_images, subset
 from rp_models.training import seeded
 
 from .running import APPS, app, process
+from .tiny_networks import tiny_classifier
 
 
 def test_the_analysis_of_a_run_is_one_page(tmp_path):
@@ -36,7 +36,7 @@ def test_images_come_in_batches_that_change_no_number(monkeypatch):
     from recipes.analysis import Analysis
 
     with seeded(0, "tiny classifier"):
-        model = rp_models.build("dm-wide-resnet", depth=10, width=1, in_channels=1, mean=[0.3], std=[0.4]).eval()
+        model = tiny_classifier().eval()
     job = object.__new__(analyze.AnalysisJob)
     job.config, job.eps, job.device = Analysis(attack_steps=2), 0.1, torch.device("cpu")
     job.test = subset(load_images("digits", "test"), 100)

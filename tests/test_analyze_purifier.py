@@ -9,6 +9,7 @@ import torch
 from rp_models.training import seeded
 
 from .running import ROOT, app, process
+from .tiny_networks import tiny_maskdit
 
 FIGURES = (
     *("amv-over-radius", "amv-of-layers", "amv-over-steps", "amv-of-robust", "theorem-3-1", "theorem-3-2"),
@@ -21,7 +22,7 @@ def done(tmp_path_factory):
     """The folder of a smoke run with a second autoencoder and a MaskDiT, and what it printed."""
     work = tmp_path_factory.mktemp("work")
     with seeded(0, "tiny maskdit"):
-        maskdit = rp_models.build("maskdit-digits", width=16, heads=2, depth=1, decoder_width=16, decoder_depth=1)
+        maskdit = tiny_maskdit()
         for parameter in maskdit.parameters():
             torch.nn.init.normal_(parameter, std=0.2)  # a new one does not look at the image: its gates are 0
     rp_models.save(maskdit, work / "maskdit.safetensors")

@@ -14,6 +14,7 @@ from rp_models.training import seeded
 from rp_purify import Defended, GaussianNoise, LikelihoodMaximisation, MAEPure, NoPurification
 
 from .running import APPS, app, process, without_torch
+from .tiny_networks import tiny_classifier
 
 ROWS = ("none", "noise", "maskdit_denoise", "rmae_pure")
 SMOKE = ("compare_purifiers", "--recipe", "smoke", "--device", "cpu", "--cache", "cache")
@@ -24,7 +25,7 @@ def work(tmp_path_factory):
     """A folder with a small classifier that was never trained."""
     folder = tmp_path_factory.mktemp("work")
     with seeded(0, "tiny classifier"):
-        classifier = rp_models.build("dm-wide-resnet", depth=10, width=1, in_channels=1, mean=[0.3], std=[0.4])
+        classifier = tiny_classifier()
     rp_models.save(classifier, folder / "classifier.safetensors")
     return folder
 
@@ -311,7 +312,7 @@ def test_a_network_lies_under_a_hash_of_what_it_was_made_from(apps, tmp_path, mo
     monkeypatch.setattr(apps.networks, "FinetuneJob", Job)
     for seed in (0, 0, 1):
         with seeded(seed, "another classifier"):
-            other = rp_models.build("dm-wide-resnet", depth=10, width=1, in_channels=1, mean=[0.3], std=[0.4])
+            other = tiny_classifier()
         rp_models.save(other, tmp_path / "c.safetensors")
         networks(config, tmp_path / "cache", torch.device("cpu")).path("rmae")
     assert made[0] == made[1] != made[2]  # the same name, another file

@@ -11,6 +11,7 @@ from rp_models.data import describe, load_images, read_synthetic
 from rp_models.training import seeded
 
 from .running import app, process, without_torch
+from .tiny_networks import tiny_classifier, tiny_maskdit
 
 SMOKE = ("--recipe", "smoke", "--device", "cpu", "--classifier", "classifier.safetensors", "--out")
 
@@ -20,8 +21,8 @@ def work(tmp_path_factory):
     """A folder with a classifier and a MaskDiT, tiny and untrained."""
     folder = tmp_path_factory.mktemp("work")
     with seeded(0, "tiny classifier"):
-        classifier = rp_models.build("dm-wide-resnet", depth=10, width=1, in_channels=1, mean=[0.3], std=[0.4])
-        maskdit = rp_models.build("maskdit-digits", width=16, heads=2, depth=1, decoder_width=16, decoder_depth=1)
+        classifier = tiny_classifier()
+        maskdit = tiny_maskdit()
     rp_models.save(classifier, folder / "classifier.safetensors")
     rp_models.save(maskdit, folder / "maskdit.safetensors")
     return folder

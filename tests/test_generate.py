@@ -21,6 +21,7 @@ from rp_models.sampling import balanced_labels, sample_images
 from rp_models.training import seeded
 
 from .running import APPS, ENVIRONMENT, Done, without_torch
+from .tiny_networks import tiny_classifier
 
 SMALL = ("--recipe", "smoke", "--device", "cpu")
 QUICK = (*SMALL, "--fid-images", "0")
@@ -95,7 +96,7 @@ def work(tmp_path_factory):
             "vae": rp_models.build(
                 "autoencoder-kl", width=32, multipliers=[1, 2], blocks=1, attention=[False] * 2, z_channels=4
             ),
-            "classifier": rp_models.build("dm-wide-resnet", depth=10, width=1, in_channels=1, mean=[0.3], std=[0.4]),
+            "classifier": tiny_classifier(),
         }
     for name, model in models.items():
         notes = {"data": "digits"} if name in ("edm", "unconditional", "maskdit", "wide", "hundred") else {}

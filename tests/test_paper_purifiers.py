@@ -11,6 +11,7 @@ from rp_models.training import build_edm, build_maskdit, seeded
 from rp_purify import MAEPure, MAEReconstruction, MaskDiTPure, preset
 
 from .running import APPS
+from .tiny_networks import tiny_maskdit
 
 DATA = ("cifar10", "cifar100", "svhn", "imagenet")
 
@@ -69,7 +70,7 @@ def test_each_network_of_the_analysis_has_its_own_steps(apps) -> None:
 def build(apps, tmp_path, **settings):
     file = tmp_path / "maskdit.safetensors"
     if not file.exists():
-        maskdit = rp_models.build("maskdit-digits", width=16, heads=2, depth=1, decoder_width=16, decoder_depth=1)
+        maskdit = tiny_maskdit()
         rp_models.save(maskdit, file)
     if settings["kind"] == "maskdit-pure":
         settings["model"] = str(file)

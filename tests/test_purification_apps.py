@@ -12,6 +12,7 @@ from rp_models.data import describe, load_images, read_synthetic, subset_index, 
 from rp_models.training import mae_loss, seeded
 
 from .running import app, process, without_torch
+from .tiny_networks import tiny_classifier, tiny_maskdit
 
 SMOKE_MAE = ("pretrain", "mae", "--recipe", "smoke", "--device", "cpu", "--out")
 PURIFY = ("purify", "--device", "cpu", "--out")
@@ -33,8 +34,8 @@ def work(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("work")
     with seeded(0, "tiny classifier"):
-        classifier = rp_models.build("dm-wide-resnet", depth=10, width=1, in_channels=1, mean=[0.3], std=[0.4])
-        maskdit = rp_models.build("maskdit-digits", width=16, heads=2, depth=1, decoder_width=16, decoder_depth=1)
+        classifier = tiny_classifier()
+        maskdit = tiny_maskdit()
     rp_models.save(classifier, folder / "classifier.safetensors")
     rp_models.save(maskdit, folder / "maskdit.safetensors")
     test = load_images("digits", "test")
