@@ -36,6 +36,14 @@ def test_spsa_comes_near_the_optimum_without_gradients(norm: str, directions: st
     assert (gain(model, x_adv, x, y) > 0.9 * best).all()
 
 
+def test_both_ends_of_a_spsa_difference_see_the_same_noise() -> None:
+    model, x, y, _ = binary()
+    attack = SPSA(eps=0.1, step_size=0.1, steps=1, samples=64)
+    quiet, noisy = (attack(defence, x, y, seed=0) for defence in (model, NoisyModel(model, 0.03)))
+    # it cancels in a linear model; a noise for each end would be twice the true difference, and turn a third of signs
+    assert ((quiet - noisy).abs() > 1e-6).float().mean() < 0.02
+
+
 @pytest.mark.parametrize("attack", [Square(eps=0.05, queries=20), SPSA(eps=0.05, steps=2, samples=3)])
 def test_results_do_not_depend_on_the_batch(attack) -> None:
     model, x = tiny_conv(), images(5, (3, 8, 8))

@@ -96,6 +96,25 @@ def test_a_clamp_that_cuts_gradients_is_seen_through_and_named() -> None:
     assert "clamped pixels" in alarms(report)
 
 
+class NoisyCut(NoisyModel):
+    """A pixel of an image with some black in it has no gradient, in a random defence."""
+
+    def with_noise(self, *, seed: int, index: Tensor):
+        whole = super().with_noise(seed=seed, index=index)
+        # the first pixel: a clamp has no derivative below 0, where black pixels lie here
+        cut = lambda z: torch.cat([(z[..., :1, :1] - 1e-4).clamp(0), z[..., :1, 1:]], dim=-1)  # noqa: E731
+        return lambda z: whole(torch.cat([cut(z), z[..., 1:, :]], dim=-2))
+
+
+@pytest.mark.parametrize(("sigma", "alarm"), [(0.0, True), (0.1, False)])
+def test_one_pixel_without_a_gradient_is_chance_in_a_random_defence(sigma: float, alarm: bool) -> None:
+    model, x, y, _ = problem(20)
+    x[:, :, 0, 0] = 0
+    defence = NoisyCut(model, sigma)
+    report = evaluate(defence, x, y, {"pgd": PGD(eps=EPS, steps=2)}, seed=0, probes=8, passes=4 if sigma else 1)
+    assert ("clamped pixels" in alarms(report)) == alarm
+
+
 def test_noise_is_no_defence_and_is_judged_by_its_true_accuracy() -> None:
     model, x, y, toward = problem()
     sigma = 0.1

@@ -93,5 +93,13 @@ def test_the_purifier_suite_runs_every_rule_and_the_report_compares_them() -> No
     assert list(attacks) == ["bpda-identity", "bpda-tanh", "pgd200-cw", "keep-reconstruction", "transfer"]
     quick = {name: PGD(eps=0.02, steps=2, grad=getattr(a, "grad", "exact")) for name, a in attacks.items()}
     report = evaluate(defence, x, y, quick, seed=0, probes=4, passes=4)
-    assert any(finding.check == "surrogates" for finding in report.findings)
+    (rules,) = (finding for finding in report.findings if finding.check == "surrogates")
+    assert rules.text == "Every backward rule that the defence offers was run as an attack of its own: identity, tanh."
+    some = {"bpda-tanh": quick["bpda-tanh"]}
+    (rules,) = (
+        f for f in evaluate(defence, x, y, some, seed=0, probes=4, passes=4).findings if f.check == "surrogates"
+    )
+    assert "(exact" in rules.text
+    assert "identity" in rules.text
+    assert "tanh" not in rules.text
     assert all(p.grad is None for p in defence.parameters())

@@ -76,8 +76,10 @@ def diagnose(
             eps=threat.eps,
             passes=5 if random else 1,
             source=source,
+            chunk=max(batch_size // len(chosen), 1),
         )
-        findings += zero_gradients(probe) + larger_radius(probe) + black_box(probe) + surrogates(probe)
+        run = {getattr(attacks.get(name), "grad", "exact") for name in threat.attacks}
+        findings += zero_gradients(probe) + larger_radius(probe) + black_box(probe) + surrogates(probe, run)
     return sorted(dict.fromkeys(findings), key=lambda finding: GRAVITY.index(finding.level))
 
 

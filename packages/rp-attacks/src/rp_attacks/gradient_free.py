@@ -56,9 +56,10 @@ class SPSA:
             draw_seed = derive_seed(seed, "direction", sample)
             direction = self._direction(x, draw_seed, index)
             # one noise for both ends: the difference is that of the images alone; no query leaves the box
-            probes = [(x + sign * self.delta * direction).clamp(0, 1) for sign in (1, -1)]
-            ends = [margins(model, probe, y, seed=draw_seed, index=index)[0] for probe in probes]
-            total += (ends[0] - ends[1]).reshape(-1, 1, 1, 1) * direction
+            ends = torch.cat([x + self.delta * direction, x - self.delta * direction]).clamp(0, 1)
+            margin, _ = margins(model, ends, y.repeat(2), seed=draw_seed, index=index.repeat(2))
+            up, down = margin.chunk(2)
+            total += (up - down).reshape(-1, 1, 1, 1) * direction
         return total / (2 * self.delta * self.samples)
 
     def _direction(self, x: Tensor, seed: int, index: Tensor) -> Tensor:
