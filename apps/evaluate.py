@@ -3,10 +3,12 @@
 uv run apps/evaluate.py --defended
 uv run apps/evaluate.py --model runs/train_dra/digits/checkpoints/dm-at+dra.safetensors --suite autoattack
 uv run apps/evaluate.py --model standard.safetensors --suite purifier --defended --purifier.kind mae-pure
+uv run torchrun --nproc-per-node 8 apps/evaluate.py --model wrn.safetensors --data cifar10 --suite purifier --defended \
+    --purifier.mae mae.safetensors --block-size 64
 """
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +28,8 @@ class Options:
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
     cache: Path = Path("runs/cache")  # where the standard classifier is kept for other runs
     data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
+    # processes that share the blocks of images on a CPU; by default behind a purifier one a core. Changes no number
+    workers: int | None = None
     config: Annotated[Evaluation, tyro.conf.arg(name="")] = field(default_factory=Evaluation)
 
 
@@ -33,8 +37,10 @@ def main() -> int:
     """Parse, then run; torch is imported only after parsing."""
     options = commandline.parse_plain(Options)
     if options.dry_run:
-        commandline.print_json(asdict(options.config))
+        commandline.print_json(options.config.resolved())
         return 0
+    if options.workers is not None and options.workers < 1:
+        commandline.fail(f"--workers must be at least 1, got {options.workers}")
     if not options.config.model and (missing := why_missing("--model", options.config.data)):
         commandline.fail(missing)
     name = f"{options.config.model_name}-{options.config.suite}"
@@ -52,6 +58,7 @@ def main() -> int:
             device=options.device,
             cache=options.cache,
             root=options.data_root,
+            workers=options.workers,
         )
     )
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from .running import APPS, app, process
+from .running import APPS, app, process, two_processes
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,50 @@ def test_a_purified_classifier_is_attacked_with_every_backward_rule(classifier, 
     arguments = ("--model", classifier, "--defended", *few, "--norm", norm, "--eps", eps, "--out", tmp_path / "e")
     done = app("evaluate", *arguments, cwd=tmp_path)
     for rule in ("identity", "ste-tanh", "normalised"):
-        assert f"pgd20-cw-{rule}" in done.stdout
+        assert f"pgd10-cw-{rule}" in done.stdout
     assert "all of 3" in done.stdout
+
+
+def attacked_behind_a_purifier(classifier, folder):
+    """Arguments of an evaluation in two blocks that takes seconds."""
+    few = ("--images", 4, "--block-size", 2, "--passes", 2, "--probes", 2, "--purifier.steps", 1)
+    return ("--model", classifier, "--defended", *few, "--norm", "l2", "--eps", 0.5, "--out", folder)
+
+
+def without_times(folder):
+    result = json.loads((folder / "result.json").read_text())
+    return {key: value for key, value in result.items() if key not in ("environment", "seconds")}
+
+
+def test_workers_share_an_evaluation_and_change_no_number(classifier, tmp_path):
+    alone = app("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "one"), "--workers", 1, cwd=tmp_path)
+    two = process("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "two"), "--workers", 2, cwd=tmp_path)
+    assert without_times(tmp_path / "one") == without_times(tmp_path / "two")
+    assert two.stdout == alone.stdout.replace("one/", "two/")
+    assert "looking for signs of masked gradients on 2 images" in two.stderr
+
+
+@pytest.mark.slow  # joining under torchrun is tested with other apps, sharing above
+def test_processes_of_torchrun_share_an_evaluation(classifier, tmp_path):
+    app("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "one"), "--workers", 1, cwd=tmp_path)
+    done = two_processes("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "two"), cwd=tmp_path)
+    assert without_times(tmp_path / "one") == without_times(tmp_path / "two")
+    assert done.stdout.count("WORST CASE") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "budget"),
+    [
+        ((), (512, None, 32, 128)),
+        (("--defended",), (50, 10, 16, 25)),
+        (("--defended", "--images", "None", "--passes", "20"), (None, 20, 16, 25)),
+        (("--defended", "--suite", "purifier"), (512, None, 32, 128)),
+        (("--defended", "--purifier.kind", "none", "--block-size", "64", "--probes", "0"), (512, None, 0, 64)),
+    ],
+)
+def test_a_first_look_behind_a_purifier_does_with_less(arguments, budget, tmp_path):
+    settings = json.loads(app("evaluate", *arguments, "--dry-run", cwd=tmp_path).stdout)
+    assert tuple(settings[name] for name in ("images", "passes", "probes", "block_size")) == budget
 
 
 @pytest.mark.parametrize(
@@ -82,6 +124,9 @@ def test_a_purified_classifier_is_attacked_with_every_backward_rule(classifier, 
         (["--model", "mae-digits"], "does not take the images of digits"),
         (["--model", "x", "--suite", "autoatack"], "invalid choice 'autoatack'"),
         (["--model", "x", "--eps", "-1"], "eps must not be negative"),
+        (["--model", "x", "--images", "0"], "images must be at least 1, got 0"),
+        (["--model", "x", "--block-size", "0"], "block_size must be at least 1, got 0"),
+        (["--model", "mae-digits", "--workers", "0"], "--workers must be at least 1, got 0"),
     ],
 )
 def test_bad_input_to_an_evaluation_ends_in_one_sentence(arguments, message, tmp_path):

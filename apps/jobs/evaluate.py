@@ -1,28 +1,37 @@
-"""The work of `evaluate.py`: defence, attacks, report, and the figure of accuracy against the radius."""
+"""The work of `evaluate.py`: defence, attacks, report, and the figure of accuracy against the radius.
 
-from dataclasses import asdict
+Processes share the blocks of images: those that `torchrun` started, or on a CPU workers of this one.
+"""
+
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import torch
 from recipes.evaluation import Evaluation
 from rp_analysis import RobustnessCurve, plot_robustness_curves
-from rp_attacks import PGD, Classifier, Norm, Progress, Report, accuracy_curve, evaluate, suite
-from rp_models.data import DataError, describe
-from rp_models.training import ProgressBar, RunFolder
-from rp_purify import Defended
-from torch import nn
+from rp_attacks import Progress, Report
+from rp_models.data import DataError
+from rp_models.training import Processes, ProgressBar, RunFolder, joined
 
+from jobs.attacked import Attacked
 from jobs.device import choose_device
-from jobs.judged_images import judged_images
 from jobs.network_cache import standard_classifier
-from jobs.networks import load_classifier
-from jobs.purifiers import build_purifier
-
-SUITE_NORMS: dict[str, Norm] = {"pgd200-eot20-l2": "l2", "pgd200-eot20-l1": "l1", "cw-eot": "l2", "deepfool-eot": "l2"}
-RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # of the figure, in multiples of the suite's radius
+from jobs.workers import pool_of
 
 
-def run(config: Evaluation, out: Path, *, resume: bool, device: str, cache: Path, root: Path | None = None) -> None:
+def run(
+    config: Evaluation,
+    out: Path,
+    *,
+    resume: bool,
+    device: str,
+    cache: Path,
+    root: Path | None = None,
+    workers: int | None = None,
+) -> None:
     """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder.
 
     Args:
@@ -32,6 +41,7 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str, cache: Path
         device: where to compute.
         cache: where a standard classifier is kept, which is taken if the settings name none.
         root: folder of the data sets; None for the usual places.
+        workers: processes that share the work on a CPU; None for one a core behind a purifier, and this one without.
 
     Raises:
         CheckpointError: if a checkpoint cannot be read.
@@ -41,51 +51,112 @@ def run(config: Evaluation, out: Path, *, resume: bool, device: str, cache: Path
     if config.suite in ("bpda-eot20", "purifier") and not config.defended:
         raise DataError(f"suite {config.suite} replaces a purifier's backward pass; put one in front with --defended")
     where = choose_device(device)
-    info = describe(config.data)
-    model = config.model or standard_classifier(config.data, cache=cache, device=where, root=root)
-    classifier = load_classifier(model, info).to(where)
-    defence: nn.Module = classifier
-    if config.defended:
-        defence = Defended(build_purifier(config.purifier, info, where), classifier).eval()
-    folder = RunFolder.open(out, asdict(config), resume=resume)
-    images, index = judged_images(config.data, "test", config.images, device=where, root=root)
-    x, y = images.batch(slice(None))
-    norm = SUITE_NORMS.get(config.suite, config.norm)
-    eps = info.eps.get(norm) if config.eps is None else config.eps  # None: the suite's own
-    attacks = suite(
-        config.suite,
-        eps=eps,
-        norm=norm,
-        random=config.defended,
-        classes=info.num_classes,
-        gradients=tuple(rule for rule in defence.gradients if rule != "exact") if isinstance(defence, Defended) else (),
-        source=classifier if config.defended else None,
-    )
-    bar = _Bar()
-    report = evaluate(
-        defence,
-        x,
-        y,
-        attacks,
-        seed=config.seed,
-        index=index,
-        batch_size=config.batch_size,
-        passes=config.passes,
-        probes=config.probes,
-        exhaustive=config.exhaustive,
-        pixels=config.pixels,
-        folder=folder.path / "evaluation",
-        source=classifier if config.defended else None,
-        progress=bar,
-    )
-    bar.finish()
-    if norm == "linf" and eps:
-        _figure(defence, x, y, config, eps, folder)
-    _leave(report, config, folder)
+    with joined(where) as processes:
+        model = config.model or _standard(config, cache, where, root, processes)
+        attacked = Attacked.build(config, model, where, root)
+        processes.first(lambda: RunFolder.open(out, config.resolved(), resume=resume))
+        folder = RunFolder(out)
+        if where.type != "cpu" or processes.count > 1:
+            workers = 1
+        elif workers is None:
+            workers = torch.get_num_threads() if config.defended and attacked.blocks > 1 else 1
+        work = _Work(config, model, str(where), root, folder.path / "evaluation")
+        shared = _with_workers(attacked, work, workers) if workers > 1 else _together(attacked, work, processes)
+        if shared is not None:
+            _leave(*shared, config, folder)
 
 
-def _leave(report: Report, config: Evaluation, folder: RunFolder) -> None:
-    """Write `result.json` and print the report."""
+def _standard(config: Evaluation, cache: Path, device: torch.device, root: Path | None, processes: Processes) -> str:
+    """The checkpoint of the data set's standard classifier, trained by the first process."""
+
+    def take() -> str:
+        return standard_classifier(config.data, cache=cache, device=device, root=root)
+
+    return processes.first(take) or take()
+
+
+class _Work(NamedTuple):
+    """What a process needs in order to do its share."""
+
+    config: Evaluation
+    model: str
+    device: str
+    root: Path | None
+    folder: Path
+
+    def attacked(self) -> Attacked:
+        return Attacked.build(self.config, self.model, torch.device(self.device), self.root)
+
+
+_Judged = tuple[Report, RobustnessCurve | None]
+
+
+def _together(attacked: Attacked, work: _Work, processes: Processes) -> _Judged | None:
+    """The evaluation by this process, and by others like it; None in all but the first."""
+    bar = _Bar(attacked, work.folder) if processes.main else None
+    if processes.count > 1:
+        attacked.report(work.folder, shard=(processes.rank, processes.count), progress=bar)
+        processes.wait()
+    if not processes.main:
+        return None
+    return attacked.report(work.folder, progress=bar), attacked.curve()
+
+
+def _with_workers(attacked: Attacked, work: _Work, workers: int) -> _Judged:
+    """The evaluation by this process and workers of its own, which draw the curve while this one looks for findings."""
+    workers = min(workers, max(attacked.blocks, 2))
+    threads = max(torch.get_num_threads() // workers, 1)
+    torch.set_num_threads(threads)
+    with ExitStack() as stack:
+        pool: ProcessPoolExecutor = pool_of(workers - 1, threads)
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        shares = [pool.submit(_share, work, (rank, workers)) for rank in range(1, workers)]
+        curve = pool.submit(_curve, work)
+        bar = _Bar(attacked, work.folder)
+        attacked.report(work.folder, shard=(0, workers), progress=bar)
+        for share in shares:
+            share.result()
+        return attacked.report(work.folder, progress=bar), curve.result()
+
+
+def _share(work: _Work, shard: tuple[int, int]) -> None:
+    """A worker's part of the blocks."""
+    work.attacked().report(work.folder, shard=shard)
+
+
+def _curve(work: _Work) -> RobustnessCurve | None:
+    """The curve, drawn by a worker."""
+    return work.attacked().curve()
+
+
+class _Bar:
+    """Shows the blocks that all processes have finished, until all are."""
+
+    def __init__(self, attacked: Attacked, folder: Path) -> None:
+        self.folder, self.probes = folder, attacked.config.budget.probes
+        self.total, self.complete = attacked.stages * attacked.blocks, False
+        self.bar = ProgressBar()
+        self.bar.start("evaluate", self.total, self._done())
+
+    def _done(self) -> int:
+        return len(list(self.folder.glob("*/block-*.npz")))
+
+    def __call__(self, event: Progress) -> None:
+        if self.complete:  # blocks that are gathered from the folder come by a second time
+            return
+        done = self._done()
+        self.bar.advance(done, {f"{event.stage}, standing": event.standing / max(event.images, 1)})
+        if done == self.total:
+            self.complete = True
+            self.bar.finish()
+            if self.probes:
+                print(f"looking for signs of masked gradients on {self.probes} images", file=sys.stderr, flush=True)
+
+
+def _leave(report: Report, curve: RobustnessCurve | None, config: Evaluation, folder: RunFolder) -> None:
+    """Write `result.json` and the figure, and print the report."""
+    if curve is not None:
+        plot_robustness_curves({config.model_name: curve}).save(folder.path / "figures" / "accuracy_over_eps")
     result = {
         "data": config.data,
         "split": "test",
@@ -98,34 +169,3 @@ def _leave(report: Report, config: Evaluation, folder: RunFolder) -> None:
     print(f"{config.data} test split, {config.model_name}, purifier {front}, suite {config.suite}")
     print(report)
     print(f"\neverything else is in {folder.path}/")
-
-
-def _figure(defence: Classifier, x: Any, y: Any, config: Evaluation, eps: float, folder: RunFolder) -> None:
-    """Accuracy against the radius under a 20-step PGD on at most 100 images: a first look, not the verdict."""
-    few = slice(0, min(100, len(x)))
-    attack = PGD(eps=eps, step_size=eps / 8, steps=20, loss="cw", eot=5 if config.defended else 1)
-    radii = tuple(min(factor * eps, 1.0) for factor in RADII)
-    points = accuracy_curve(defence, x[few], y[few], attack, radii, seed=config.seed, batch_size=config.batch_size)
-    curve = RobustnessCurve(
-        eps=radii,
-        accuracy=tuple(point.accuracy.estimate for point in points),
-        low=tuple(point.accuracy.low for point in points),
-        high=tuple(point.accuracy.high for point in points),
-        images=len(x[few]),
-    )
-    plot_robustness_curves({config.model_name: curve}).save(folder.path / "figures" / "accuracy_over_eps")
-
-
-class _Bar:
-    """Shows an evaluation's blocks as progress."""
-
-    def __init__(self) -> None:
-        self.bar, self.done = ProgressBar(), 0
-        self.bar.start("evaluate", 0, 0)
-
-    def __call__(self, event: Progress) -> None:
-        self.done += 1
-        self.bar.advance(self.done, {f"{event.stage}, standing": event.standing / max(event.images, 1)})
-
-    def finish(self) -> None:
-        self.bar.finish()

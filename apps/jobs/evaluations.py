@@ -1,8 +1,5 @@
 """Evaluations of trained classifiers, beside the training of the next ones where a machine has cores to spare."""
 
-import multiprocessing
-import os
-import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -12,6 +9,8 @@ from recipes.dra_settings import TrainDra
 from rp_attacks import Progress as EvaluationProgress
 from rp_dra.settings import Method
 from rp_models.training import RunFolder
+
+from jobs.workers import pool_of
 
 if TYPE_CHECKING:
     from jobs.train_dra import TrainDraJob
@@ -34,12 +33,7 @@ class Evaluations:
         self.blocks = (CONTROLS + len(settings.attacks)) * -(-len(job.test) // settings.batch_size)  # of one method
         self.pool: ProcessPoolExecutor | None = None
         if workers:
-            self.pool = ProcessPoolExecutor(
-                workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_end_with,
-                initargs=(os.getpid(),),
-            )
+            self.pool = pool_of(workers)
 
     def __enter__(self) -> "Evaluations":
         return self
@@ -90,17 +84,6 @@ class Evaluations:
         self.job.processes.wait()
         self.job.progress.finish()
         return time.monotonic() - start
-
-
-def _end_with(parent: int) -> None:
-    """End this worker soon after its parent is gone: a killed parent cannot tell it."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def evaluate_method(
