@@ -13,11 +13,12 @@ from rp_models.checkpoint import CheckpointError, read_header
 from rp_models.training import seeded
 from rp_purify import Defended, GaussianNoise, LikelihoodMaximisation, MAEPure, NoPurification
 
-from .running import APPS, app, process, without_torch
+from .running import APPS, app, process, two_processes, without_torch
 from .tiny_networks import tiny_classifier
 
 ROWS = ("none", "noise", "maskdit_denoise", "rmae_pure")
-SMOKE = ("compare_purifiers", "--recipe", "smoke", "--device", "cpu", "--cache", "cache")
+SHARED = ("compare_purifiers", "--recipe", "smoke", "--device", "cpu", "--cache", "cache")
+SMOKE = (*SHARED, "--workers", 1)
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +39,13 @@ def runs(work):
         "table": (*SMOKE, *given, "--out", "table", "--only", *ROWS),
         "resumed": (*SMOKE, *given, "--out", "table", "--only", *ROWS, "--resume"),
         "another seed": (*SMOKE, *given, "--out", "table", "--only", *ROWS, "--resume", "--seed", "5"),
-        "from the cache": (*SMOKE, "--classifier", "classifier.safetensors", "--out", "again", "--only", "rmae_pure"),
-        "trained": (*SMOKE, "--out", "trained", "--only", "none"),
+        "by workers": (*SHARED, "--workers", 2, *given, "--out", "again", "--only", "noise", "rmae_pure"),
+        "trained": (*SHARED, "--workers", 2, "--out", "trained", "--only", "none", "noise"),
         "tuned": (*SMOKE, *given, "--out", "tuned", "--only", "noise", "--tune"),
         "missing": (*SMOKE, "--out", "missing", "--classifier", "nowhere.safetensors", "--only", "rmae_pure"),
     }
     return {
-        name: (process if name == "from the cache" else app)(*words, cwd=work, status=None)
+        name: (process if name in ("by workers", "trained") else app)(*words, cwd=work, status=None)
         for name, words in commands.items()
     }
 
@@ -55,11 +56,14 @@ def apps(monkeypatch):
     monkeypatch.syspath_prepend(str(APPS))
     import jobs.compare_purifiers as compare
     import jobs.compare_report as report
+    import jobs.compared_attacks as attacks
     import jobs.purifier_networks as networks
     import recipes.compare_purifiers as recipes
     import recipes.purification_paper as paper
 
-    return SimpleNamespace(compare=compare, report=report, networks=networks, recipes=recipes, paper=paper)
+    return SimpleNamespace(
+        compare=compare, report=report, attacks=attacks, networks=networks, recipes=recipes, paper=paper
+    )
 
 
 def result(work, run):
@@ -118,12 +122,16 @@ def test_a_finished_table_is_not_made_again_and_another_one_is_refused(runs, wor
     assert "seed: 0 there, 5 asked for" in runs["another seed"].message
 
 
-def test_networks_are_made_once_and_evaluations_do_not_depend_on_the_other_rows(runs, work) -> None:
-    assert runs["from the cache"].returncode == 0, runs["from the cache"].stderr
+def test_workers_and_other_rows_change_no_number_and_networks_are_made_once(runs, work) -> None:
+    assert runs["by workers"].returncode == 0, runs["by workers"].stderr
     assert "stage I" in runs["table"].stderr
-    assert "stage I" not in runs["from the cache"].stderr
-    first, again = (result(work, run)["rows"]["rmae_pure"]["cells"] for run in ("table", "again"))
-    assert first == again
+    assert "stage I" not in runs["by workers"].stderr
+    first, again = (result(work, run)["rows"] for run in ("table", "again"))
+    assert tuple(again) == ("noise", "rmae_pure")
+    assert {name: row["cells"] for name, row in again.items()} == {name: first[name]["cells"] for name in again}
+    assert all(row["seconds"] > 0 for row in again.values())
+    assert "rows:" in runs["by workers"].stderr
+    assert "RMAE-Pure:" not in runs["by workers"].stderr  # a worker shows no bar of its own
     assert result(work, "again")["rows"]["rmae_pure"]["purifier"]["mae"] == "rmae"  # a role, no path
     (product,) = (work / "cache").glob("rmae-digits-*/checkpoints/rmae.safetensors")
     assert read_header(product).notes["finetuned"]["classifier"] == "classifier.safetensors"
@@ -132,8 +140,17 @@ def test_networks_are_made_once_and_evaluations_do_not_depend_on_the_other_rows(
     assert networks["mae"] != networks["rmae"] == result(work, "again")["networks"]["rmae"]
 
 
+@pytest.mark.slow  # joining under torchrun is tested with other apps, sharing above
+def test_processes_of_torchrun_share_the_rows(runs, work) -> None:
+    done = two_processes(*SHARED, "--classifier", "classifier.safetensors", "--out", "two", "--only", *ROWS, cwd=work)
+    first, again = (result(work, run)["rows"] for run in ("table", "two"))
+    assert {name: row["cells"] for name, row in again.items()} == {name: row["cells"] for name, row in first.items()}
+    assert done.stdout.count("WORST CASE") == runs["table"].stdout.count("WORST CASE")
+
+
 def test_without_a_given_classifier_a_standard_one_is_trained(runs, work) -> None:
     assert runs["trained"].returncode == 0, runs["trained"].stderr
+    assert runs["trained"].stderr.count("accuracy on 200 validation images") == 1  # before there are workers
     (product,) = (work / "cache").glob("classifier-digits-*/checkpoints/model.safetensors")
     assert read_header(product).notes["steps"] == 4
 
@@ -180,7 +197,7 @@ def test_each_purifier_meets_every_rule_that_it_offers(apps) -> None:
     budget = replace(apps.recipes.digits().budget, eot=3, curved_steps=10, curved_eot=2)
 
     def against(purifier, **changes):
-        return apps.compare.attacks_on(Defended(purifier, classifier), replace(budget, **changes))
+        return apps.attacks.attacks_on(Defended(purifier, classifier), replace(budget, **changes))
 
     bare = against(NoPurification())
     assert list(bare) == ["pgd-exact", "apgd-ce", "apgd-dlr", "square"]
@@ -194,7 +211,7 @@ def test_each_purifier_meets_every_rule_that_it_offers(apps) -> None:
     assert "one-shot" not in noisy
     source = Defended(GaussianNoise(0.1), classifier)
     purifier = MAEPure(rp_models.load("mae-digits"), steps=2)
-    descent = apps.compare.attacks_on(Defended(purifier, classifier), budget, source)
+    descent = apps.attacks.attacks_on(Defended(purifier, classifier), budget, source)
     assert descent["one-shot"].source is source
     assert descent["one-shot"].attack.grad == "exact"
     assert {name: attack.grad for name, attack in descent.items() if name.startswith("pgd")} == {
@@ -245,7 +262,7 @@ def record(right, wrong, margin):
 def test_autoattack_rand_takes_the_worse_of_its_two_parts_by_the_selecting_passes(apps) -> None:
     ce = record([[1, 1], [0, 0], [1, 0]], [0.0, 1.0, 0.5], [-1, 1, 0])
     dlr = record([[0, 1], [1, 1], [1, 1]], [0.5, 0.0, 0.5], [-1, -1, 1])
-    both = apps.compare._worse(ce, dlr)
+    both = apps.attacks._worse(ce, dlr)
     assert both.right.tolist() == [[False, True], [False, False], [True, True]]  # the last by the margin alone
 
 

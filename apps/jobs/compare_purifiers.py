@@ -1,30 +1,80 @@
 """The work of `compare_purifiers.py`: every purifier in front of the same classifier, under the same attacks."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from recipes.compare_purifiers import GRIDS, TITLES, Budget, Comparison
+from recipes.compare_purifiers import GRIDS, TITLES, Comparison
 from recipes.purification import PurifierChoice
-from rp_attacks import APGD, PGD, Attack, Progress, Record, Report, Square, Transfer, evaluate
+from rp_attacks import Attack, Progress, Report, evaluate
 from rp_models.data import describe
-from rp_models.training import ProgressBar, RunFolder
-from rp_purify import Defended, NoPurification
+from rp_models.training import ALONE, Processes, ProgressBar, RunFolder, joined
+from rp_purify import Defended
 
 from jobs import compare_report
+from jobs.compared_attacks import attacks_on, cells, is_bare, short_attacks
 from jobs.device import choose_device
 from jobs.judged_images import judged_images
 from jobs.networks import load_classifier
 from jobs.purifier_networks import PurifierNetworks
 from jobs.purifiers import build_purifier
+from jobs.several import Silence
+from jobs.side_by_side import in_parts, side_by_side
 
 ONE_SHOT = {"mae-pure": "mae_reconstruction", "maskdit-pure": "maskdit_denoise", "likelihood": "maskdit_denoise"}
 """Rows whose purifier takes one pass, by the kinds of iterative purifiers that they are sources of transfer for."""
-CURVED = ("ste-tanh", "normalised")  # backward rules that differentiate the purifier's loss twice
+
+
+def compare(
+    config: Comparison,
+    out: Path,
+    *,
+    resume: bool,
+    device: str,
+    cache: Path,
+    root: Path | None = None,
+    tune: bool = False,
+    workers: int | None = None,
+) -> None:
+    """Do a whole comparison, together with the other processes if `torchrun` started several.
+
+    Args:
+        config: everything that determines the numbers.
+        out: the run's folder.
+        resume: go on with the run that is in the folder.
+        device: where to compute.
+        cache: folder of networks that other runs made.
+        root: folder of the data sets; None for the usual places.
+        tune: try settings on the validation split instead.
+        workers: processes that work side by side on a CPU; None for one a core.
+
+    Raises:
+        RunError: if the folder cannot be used.
+        DataError: if there is no such device, or no such images.
+        CheckpointError: if a checkpoint is missing or does not fit.
+    """
+    where = choose_device(device)
+    if where.type != "cpu":
+        workers = 1
+    with joined(where) as processes:
+        job = ComparisonJob.open(
+            config,
+            out,
+            resume=resume,
+            device=device,
+            cache=cache,
+            split="validation" if tune else "test",
+            root=root,
+            processes=processes,
+        )
+        act = job.tune if tune else job.run
+        act(workers or torch.get_num_threads(), processes)
 
 
 class ComparisonJob:
@@ -37,6 +87,7 @@ class ComparisonJob:
         cache: folder of networks that other runs made.
         split: whose images are attacked; the validation split for tuning.
         root: folder of the data sets; None for the usual places.
+        helps: whether another process shows the progress and keeps the times.
     """
 
     def __init__(
@@ -48,8 +99,10 @@ class ComparisonJob:
         *,
         split: str = "test",
         root: Path | None = None,
+        helps: bool = False,
     ) -> None:
-        self.config, self.folder, self.device = config, folder, device
+        self.config, self.folder, self.device, self.helps = config, folder, device, helps
+        self.place = Place(config, folder.path, str(device), cache, split, root)
         self.info = describe(config.data)
         self.networks = PurifierNetworks(config, cache, device, root=root)
         images, self.index = judged_images(config.data, split, config.images, device=device, root=root)
@@ -66,29 +119,64 @@ class ComparisonJob:
         cache: Path,
         split: str = "test",
         root: Path | None = None,
+        processes: Processes = ALONE,
     ) -> "ComparisonJob":
-        """Claim the folder.
+        """Claim the folder; of several processes the first does that, and shows the progress.
 
         Raises:
             RunError: if the folder cannot be used.
             DataError: if there is no such device or no such images.
         """
         where = choose_device(device)
-        return cls(config, RunFolder.open(out, asdict(config), resume=resume), where, cache, split=split, root=root)
+        processes.first(lambda: RunFolder.open(out, asdict(config), resume=resume))
+        return cls(config, RunFolder(out), where, cache, split=split, root=root, helps=not processes.main)
 
-    def run(self) -> None:
-        """Make what is missing, evaluate every row, write table and figure."""
-        with self.folder.timed("networks"):
-            for row in self.config.chosen:
-                self.with_files(getattr(self.config.rows, row))
-        rows = {row: self.judge(row) for row in self.config.chosen}
-        compare_report.write(self.folder, self.config, rows, self.networks.digests())
+    def run(self, workers: int = 1, processes: Processes = ALONE) -> None:
+        """Make what is missing, evaluate every row, write table and figure.
+
+        Args:
+            workers: processes that evaluate rows side by side, on a CPU.
+            processes: that do the same work together, each a part of the rows.
+        """
+        with self._timed("networks"):
+            processes.first(self.make_networks)
+        rows = self.config.chosen
+        work = {f"results/{row}.json": partial(_judge, self.place, row) for row in rows}
+        self._complete("rows", work, workers, processes)
+        if processes.main:
+            results = {row: self.judge(row) for row in rows}
+            compare_report.write(self.folder, self.config, results, self.networks.digests())
+
+    def _complete(self, title: str, work: Mapping[str, Callable[[], None]], workers: int, processes: Processes) -> None:
+        """See to it that others have made their part of these files; the rest is left to this process.
+
+        Args:
+            title: of the progress bar.
+            work: what makes each file.
+            workers: see `run`.
+            processes: see `run`.
+        """
+        if processes.count > 1:
+            in_parts(title, work, processes)
+            return
+        missing = {file: piece for file, piece in work.items() if not (self.folder.path / file).exists()}
+        if workers > 1 and len(missing) > 1:
+            side_by_side(title, missing, workers, finished=lambda file, s: self.folder.add_seconds(Path(file).stem, s))
+
+    def make_networks(self) -> None:
+        """Make the networks of all rows that are not there yet, before several processes ask for them."""
+        self.networks.path("classifier")
+        for row in self.config.chosen:
+            self.with_files(getattr(self.config.rows, row))
+
+    def _timed(self, stage: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.helps else self.folder.timed(stage)
 
     def judge(self, row: str) -> dict[str, Any]:
         """The report of all attacks on one row's purifier and the classifier together; made now if it is not there."""
         file, choice, budget = f"results/{row}.json", getattr(self.config.rows, row), self.config.budget
         if not (self.folder.path / file).exists():
-            with self.folder.timed(row):
+            with self._timed(row):
                 defence = self.defence(choice)
                 report = self.evaluated(row, defence, attacks_on(defence, budget, self.one_shot(choice)), budget.passes)
             result = {"purifier": asdict(choice), "cells": cells(report), **report.to_json()}
@@ -125,7 +213,7 @@ class ComparisonJob:
             passes: that report, of a random purifier.
         """
         config = self.config
-        bar, blocks = ProgressBar(), -(-len(self.x) // config.block_size)
+        bar, blocks = Silence() if self.helps else ProgressBar(), -(-len(self.x) // config.block_size)
         bar.start(TITLES.get(row, row), blocks * (len(attacks) + 2), 0)
         done = 0
 
@@ -153,23 +241,32 @@ class ComparisonJob:
         bar.finish()
         return report
 
-    def tune(self) -> None:
-        """Try the grids on this job's images under a short attack, write and print what is best for each row."""
-        tried = {}
-        for row, grid in GRIDS.items():
-            if row in self.config.chosen:
-                tried[row] = [
-                    self._try(row, dict(zip(grid, values, strict=True))) for values in product(*grid.values())
-                ]
-        compare_report.write_tuning(self.folder, self.config, tried, len(self.x))
+    def tune(self, workers: int = 1, processes: Processes = ALONE) -> None:
+        """Try the grids on this job's images under a short attack, write and print what is best for each row.
 
-    def _try(self, row: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Accuracies of one setting: clean, and the worst of two short attacks."""
-        name = re.sub(r"[^\w.]+", "_", "-".join([row, *map(str, changes.values())]))
-        file = f"results/{name}.json"
+        Args:
+            workers: see `run`; here settings are tried side by side.
+            processes: see `run`.
+        """
+        processes.first(self.make_networks)
+        grids = {
+            row: [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+            for row, grid in GRIDS.items()
+            if row in self.config.chosen
+        }
+        settings = [(row, changes) for row, tried in grids.items() for changes in tried]
+        work = {_file(row, changes): partial(_try, self.place, row, changes) for row, changes in settings}
+        self._complete("settings", work, workers, processes)
+        if processes.main:
+            tried = {row: [self.attempt(row, changes) for changes in grid] for row, grid in grids.items()}
+            compare_report.write_tuning(self.folder, self.config, tried, len(self.x))
+
+    def attempt(self, row: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Accuracies of one setting: clean, and the worst of two short attacks; made now if they are not there."""
+        file = _file(row, changes)
         if not (self.folder.path / file).exists():
             defence = self.defence(replace(getattr(self.config.rows, row), **changes))
-            report = self.evaluated(name, defence, short_attacks(defence, self.config.budget), passes=4)
+            report = self.evaluated(Path(file).stem, defence, short_attacks(defence, self.config.budget), passes=4)
             accuracy = {"clean": report.clean, "worst": report.worst, **report.threats[0].attacks}
             values = {key: report.verdict(record).per_query.estimate for key, record in accuracy.items()}
             self.folder.write_json(file, {"settings": dict(changes), "accuracy": values})
@@ -177,60 +274,33 @@ class ComparisonJob:
         return found
 
 
-def attacks_on(defence: Defended, budget: Budget, one_shot: Defended | None = None) -> dict[str, Attack]:
-    """The attacks on one row, cheap ones first: from the classifier alone, with every backward rule, and without.
+class Place(NamedTuple):
+    """What another process needs in order to help with a comparison."""
 
-    A rule that a purifier does not offer is left out; without a purifier there is one rule, no average and no transfer.
+    config: Comparison
+    folder: Path
+    device: str
+    cache: Path
+    split: str
+    root: Path | None
 
-    Args:
-        defence: the whole system.
-        budget: of the attacks.
-        one_shot: from which images are transferred, attacked with its exact gradient.
-    """
-    rules = tuple(defence.gradients)
-    bare = is_bare(defence)
-    eot = 1 if bare else budget.eot
-    pgd = PGD(eps=budget.eps, step_size=budget.pgd_step(budget.steps), steps=budget.steps, eot=eot, select="best")
-    if bare:
-        attacks: dict[str, Attack] = {"pgd-exact": pgd}
-    else:
-        attacks = {"transfer": Transfer(replace(pgd, eot=1, loss="cw"), defence.classifier)}
-        attacks |= {"bpda": replace(pgd, grad="identity")} if "identity" in rules else {}
-        attacks |= {"pgd-exact": pgd} if "exact" in rules else {}
-        attacks |= {"one-shot": Transfer(pgd, one_shot)} if one_shot else {}
-    attacks |= {f"apgd-{loss}": APGD(eps=budget.eps, steps=budget.steps, eot=eot, loss=loss) for loss in ("ce", "dlr")}
-    passes = 1 if bare else budget.query_passes
-    attacks["square"] = Square(eps=budget.eps, queries=budget.queries, passes=passes, rescale_schedule=True)
-    steps = budget.curved_steps
-    curved = replace(pgd, steps=steps, step_size=budget.pgd_step(steps), eot=budget.curved_eot)
-    return attacks | {f"pgd-{rule}": replace(curved, grad=rule) for rule in CURVED if rule in rules}
+    def job(self) -> ComparisonJob:
+        """The comparison, as a helper sees it."""
+        device, folder = torch.device(self.device), RunFolder(self.folder)
+        return ComparisonJob(self.config, folder, device, self.cache, split=self.split, root=self.root, helps=True)
 
 
-def short_attacks(defence: Defended, budget: Budget) -> dict[str, Attack]:
-    """Two cheap attacks by which settings are chosen: from the classifier alone, and with the identity as gradient."""
-    pgd = PGD(eps=budget.eps, step_size=budget.eps / 4, steps=10, eot=2, select="best")
-    transfer = Transfer(replace(pgd, eot=1, steps=20), defence.classifier)
-    return {"transfer": transfer, "bpda": replace(pgd, grad="identity")}
+def _judge(place: Place, row: str) -> None:
+    """Evaluate one row in a worker."""
+    place.job().judge(row)
 
 
-def is_bare(defence: Defended) -> bool:
-    """Whether the images reach the classifier as they are."""
-    return isinstance(defence.purifier, NoPurification)
+def _try(place: Place, row: str, changes: Mapping[str, Any]) -> None:
+    """Try one setting in a worker."""
+    place.job().attempt(row, changes)
 
 
-def cells(report: Report) -> dict[str, Any]:
-    """The row's accuracies by column: three verdicts each, with counts and intervals."""
-    (threat,) = report.threats
-    records = {"clean": report.clean, "noise": threat.noise, **threat.attacks}
-    records["autoattack-rand"] = _worse(threat.attacks["apgd-ce"], threat.attacks["apgd-dlr"])
-    records["worst"] = threat.worst
-    return {
-        name: {"right": int(record.right.sum()), "of": record.right.size}
-        | {key: interval._asdict() for key, interval in report.verdict(record)._asdict().items()}
-        for name, record in records.items()
-    }
-
-
-def _worse(first: Record, second: Record) -> Record:
-    """Image by image the record that its own selecting passes call worse."""
-    return first.where(first.worse_than(second), second)
+def _file(row: str, changes: Mapping[str, Any]) -> str:
+    """Where the result of a setting lies."""
+    name = re.sub(r"[^\w.]+", "_", "-".join([row, *map(str, changes.values())]))
+    return f"results/{name}.json"

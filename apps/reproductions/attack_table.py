@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jobs.compare_purifiers import ComparisonJob, is_bare, short_attacks
+from jobs.compare_purifiers import ComparisonJob
+from jobs.compared_attacks import is_bare, short_attacks
 from jobs.purifier_networks import PurifierNetworks
 from recipes.purification import PurifierChoice
 from rp_attacks import APGD, FAB, PGD, Attack, CarliniWagner, DeepFool, RayS, Report, Square, Transfer
