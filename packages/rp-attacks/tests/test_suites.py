@@ -38,6 +38,27 @@ def test_the_quick_suite_breaks_an_undefended_model() -> None:
     assert report.robust_accuracy == 0
 
 
+def test_a_first_look_asks_a_random_defence_a_few_hundred_times_an_image() -> None:
+    model, x, asked = tiny_conv(), images(2, (3, 8, 8)), 0
+
+    class Counting(NoisyModel):
+        gradients = ("tanh",)
+
+        def with_gradient(self, name):
+            return self
+
+        def with_noise(self, *, seed, index):
+            nonlocal asked
+            asked += len(index)
+            return super().with_noise(seed=seed, index=index)
+
+    defence = Counting(model, 1e-6)
+    for attack in suite("quick", eps=1e-6, gradients=("tanh",)).values():  # nothing breaks, nothing stops early
+        attack(defence, x, model(x).argmax(1), seed=0)
+    two_losses, rule, square = 2 * (20 * 5 + 5), 10 * 5 + 5, 50 * 5
+    assert asked == len(x) * (two_losses + rule + square)
+
+
 def test_diffpure_preset_attacks_and_judges_averages_of_different_length() -> None:
     model, x = linear((1, 4, 4), 3), images(4)
     y = model(x).argmax(1)
