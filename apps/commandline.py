@@ -86,6 +86,12 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of workers that would do no work; None leaves it to the app."""
+    if workers is not None and workers < 1:
+        fail(f"--workers must be at least 1, got {workers}")
+
+
 def first_process() -> bool:
     """Whether this is the only process, or the first of those that `torchrun` started."""
     return os.environ.get("RANK", "0") == "0"

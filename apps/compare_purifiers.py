@@ -45,8 +45,7 @@ def main() -> int:
     name = f"{options.recipe}-tuning" if options.tune else options.recipe
     out = options.out or Path("runs") / "compare_purifiers" / name
     print(f"run folder: {out}", file=sys.stderr, flush=True)
-    if options.workers is not None and options.workers < 1:
-        commandline.fail(f"--workers must be at least 1, got {options.workers}")
+    commandline.check_workers(options.workers)
     from jobs.compare_purifiers import compare
 
     return commandline.guarded(

@@ -39,8 +39,7 @@ def main() -> int:
     if options.dry_run:
         commandline.print_json(options.config.resolved())
         return 0
-    if options.workers is not None and options.workers < 1:
-        commandline.fail(f"--workers must be at least 1, got {options.workers}")
+    commandline.check_workers(options.workers)
     if not options.config.model and (missing := why_missing("--model", options.config.data)):
         commandline.fail(missing)
     name = f"{options.config.model_name}-{options.config.suite}"

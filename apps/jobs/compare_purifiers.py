@@ -25,7 +25,7 @@ from jobs.networks import load_classifier
 from jobs.purifier_networks import PurifierNetworks
 from jobs.purifiers import build_purifier
 from jobs.several import Silence
-from jobs.side_by_side import in_parts, side_by_side
+from jobs.side_by_side import side_by_side
 
 ONE_SHOT = {"mae-pure": "mae_reconstruction", "maskdit-pure": "maskdit_denoise", "likelihood": "maskdit_denoise"}
 """Rows whose purifier takes one pass, by the kinds of iterative purifiers that they are sources of transfer for."""
@@ -141,13 +141,13 @@ class ComparisonJob:
         with self._timed("networks"):
             processes.first(self.make_networks)
         rows = self.config.chosen
-        work = {f"results/{row}.json": partial(_judge, self.place, row) for row in rows}
+        work = {f"results/{row}.json": partial(ComparisonJob.judge, row=row) for row in rows}
         self._complete("rows", work, workers, processes)
         if processes.main:
             results = {row: self.judge(row) for row in rows}
             compare_report.write(self.folder, self.config, results, self.networks.digests())
 
-    def _complete(self, title: str, work: Mapping[str, Callable[[], None]], workers: int, processes: Processes) -> None:
+    def _complete(self, title: str, work: "Mapping[str, Piece]", workers: int, processes: Processes) -> None:
         """See to it that others have made their part of these files; the rest is left to this process.
 
         Args:
@@ -157,9 +157,15 @@ class ComparisonJob:
             processes: see `run`.
         """
         if processes.count > 1:
-            in_parts(title, work, processes)
+            for piece in list(work.values())[processes.rank :: processes.count]:
+                piece(self)
+            processes.wait()
             return
-        missing = {file: piece for file, piece in work.items() if not (self.folder.path / file).exists()}
+        missing = {
+            file: partial(_help, self.place, piece)
+            for file, piece in work.items()
+            if not (self.folder.path / file).exists()
+        }
         if workers > 1 and len(missing) > 1:
             side_by_side(title, missing, workers, finished=lambda file, s: self.folder.add_seconds(Path(file).stem, s))
 
@@ -255,7 +261,9 @@ class ComparisonJob:
             if row in self.config.chosen
         }
         settings = [(row, changes) for row, tried in grids.items() for changes in tried]
-        work = {_file(row, changes): partial(_try, self.place, row, changes) for row, changes in settings}
+        work = {
+            _file(row, changes): partial(ComparisonJob.attempt, row=row, changes=changes) for row, changes in settings
+        }
         self._complete("settings", work, workers, processes)
         if processes.main:
             tried = {row: [self.attempt(row, changes) for changes in grid] for row, grid in grids.items()}
@@ -274,6 +282,10 @@ class ComparisonJob:
         return found
 
 
+Piece = Callable[[ComparisonJob], Any]
+"""What a job does by itself, or another process for it."""
+
+
 class Place(NamedTuple):
     """What another process needs in order to help with a comparison."""
 
@@ -290,14 +302,9 @@ class Place(NamedTuple):
         return ComparisonJob(self.config, folder, device, self.cache, split=self.split, root=self.root, helps=True)
 
 
-def _judge(place: Place, row: str) -> None:
-    """Evaluate one row in a worker."""
-    place.job().judge(row)
-
-
-def _try(place: Place, row: str, changes: Mapping[str, Any]) -> None:
-    """Try one setting in a worker."""
-    place.job().attempt(row, changes)
+def _help(place: Place, piece: Piece) -> None:
+    """Do a piece of a comparison in a worker."""
+    piece(place.job())
 
 
 def _file(row: str, changes: Mapping[str, Any]) -> str:

@@ -4,8 +4,6 @@ Processes share the blocks of images: those that `torchrun` started, or on a CPU
 """
 
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,9 +105,7 @@ def _with_workers(attacked: Attacked, work: _Work, workers: int) -> _Judged:
     workers = min(workers, max(attacked.blocks, 2))
     threads = max(torch.get_num_threads() // workers, 1)
     torch.set_num_threads(threads)
-    with ExitStack() as stack:
-        pool: ProcessPoolExecutor = pool_of(workers - 1, threads)
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    with pool_of(workers - 1, threads) as pool:
         shares = [pool.submit(_share, work, (rank, workers)) for rank in range(1, workers)]
         curve = pool.submit(_curve, work)
         bar = _Bar(attacked, work.folder)

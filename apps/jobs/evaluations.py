@@ -1,7 +1,7 @@
 """Evaluations of trained classifiers, beside the training of the next ones where a machine has cores to spare."""
 
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +31,14 @@ class Evaluations:
         self.futures: dict[Method, Future[float]] = {}
         settings = job.config.evaluation
         self.blocks = (CONTROLS + len(settings.attacks)) * -(-len(job.test) // settings.batch_size)  # of one method
-        self.pool: ProcessPoolExecutor | None = None
-        if workers:
-            self.pool = pool_of(workers)
+        self.pool = pool_of(workers) if workers else None
 
     def __enter__(self) -> "Evaluations":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self.pool:
-            self.pool.shutdown(wait=False, cancel_futures=True)
+            self.pool.__exit__(*error)
 
     def start(self, method: Method) -> None:
         """Evaluate a method's classifier, now or in a worker."""

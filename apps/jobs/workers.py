@@ -8,7 +8,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 
-def pool_of(count: int, threads: int | None = None) -> ProcessPoolExecutor:
+class Pool(ProcessPoolExecutor):
+    """Processes; leaving its block gives up what was not begun, and waits for nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown(wait=False, cancel_futures=True)
+
+
+def pool_of(count: int, threads: int | None = None) -> Pool:
     """So many processes, which end with this one, however it ends.
 
     Args:
@@ -16,7 +23,7 @@ def pool_of(count: int, threads: int | None = None) -> ProcessPoolExecutor:
         threads: of torch in each; None leaves that to the work.
     """
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(os.getpid(), threads))
+    return Pool(count, mp_context=context, initializer=_begin, initargs=(os.getpid(), threads))
 
 
 def _begin(parent: int, threads: int | None) -> None:
