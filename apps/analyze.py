@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import commandline
 import tyro
-from recipes.analysis import Analysis
+from rp_experiments import cli
+from rp_experiments.recipes.analysis import Analysis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +28,17 @@ class Options:
 
 def main() -> int:
     """Parse, then run; torch is imported only after parsing."""
-    options = commandline.parse_plain(Options)
+    options = cli.parse_plain(Options)
     if options.dry_run:
-        commandline.print_json(asdict(options.config))
+        cli.print_json(asdict(options.config))
         return 0
     if not (Path(options.config.run) / "result.json").is_file():
-        commandline.fail(f"{options.config.run} holds no finished run of train_dra.py; name one with --run")
+        cli.fail(f"{options.config.run} holds no finished run of train_dra.py; name one with --run")
     out = options.out or Path("runs") / "analyze" / Path(options.config.run).name
     print(f"folder: {out}", file=sys.stderr, flush=True)
-    from jobs.analyze import AnalysisJob
+    from rp_experiments.analyze import AnalysisJob
 
-    return commandline.guarded(
+    return cli.guarded(
         lambda: AnalysisJob.open(
             options.config, out, resume=options.resume, device=options.device, root=options.data_root
         ).run()

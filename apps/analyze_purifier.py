@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import commandline
 import tyro
-from recipes.analyze_purifier import RECIPES, PurifierAnalysis
+from rp_experiments import cli
+from rp_experiments.recipes.analyze_purifier import RECIPES, PurifierAnalysis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +32,15 @@ class Options:
 
 def main() -> int:
     """Parse, then run; torch is imported only after parsing."""
-    options = commandline.parse(Options, RECIPES)
+    options = cli.parse(Options, RECIPES)
     if options.dry_run:
-        commandline.print_json(asdict(options.config))
+        cli.print_json(asdict(options.config))
         return 0
     out = options.out or Path("runs") / "analyze_purifier" / options.recipe
     print(f"folder: {out}", file=sys.stderr, flush=True)
-    from jobs.analyze_purifier import PurifierAnalysisJob
+    from rp_experiments.analyze_purifier import PurifierAnalysisJob
 
-    return commandline.guarded(
+    return cli.guarded(
         lambda: PurifierAnalysisJob.open(
             options.config, out, resume=options.resume, device=options.device, root=options.data_root
         ).run()

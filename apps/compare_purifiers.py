@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import commandline
 import tyro
-from recipes.compare_purifiers import RECIPES, Comparison
+from rp_experiments import cli
+from rp_experiments.recipes.compare_purifiers import RECIPES, Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +38,17 @@ class Options:
 
 def main() -> int:
     """Parse, then run; torch is imported only after parsing."""
-    options = commandline.parse(Options, RECIPES)
+    options = cli.parse(Options, RECIPES)
     if options.dry_run:
-        commandline.print_json(asdict(options.config))
+        cli.print_json(asdict(options.config))
         return 0
     name = f"{options.recipe}-tuning" if options.tune else options.recipe
     out = options.out or Path("runs") / "compare_purifiers" / name
     print(f"run folder: {out}", file=sys.stderr, flush=True)
-    commandline.check_workers(options.workers)
-    from jobs.compare_purifiers import compare
+    cli.check_workers(options.workers)
+    from rp_experiments.compare_purifiers import compare
 
-    return commandline.guarded(
+    return cli.guarded(
         lambda: compare(
             options.config,
             out,

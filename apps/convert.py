@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import commandline
 import tyro
+from rp_experiments import cli
 
 Kind = Literal[
     "nvlabs", "mae", "maskdit", "lightningdit", "repa", "vae", "latent-statistics", "robust", "to-robustbench"
@@ -41,7 +41,7 @@ def reader_options(texts: tuple[str, ...]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            commandline.fail(f"expected NAME=VALUE after --option, got {text!r}")
+            cli.fail(f"expected NAME=VALUE after --option, got {text!r}")
         try:
             options[name] = json.loads(value)
         except json.JSONDecodeError:
@@ -54,14 +54,14 @@ def main() -> int:
     options = tyro.cli(Options)
     settings = reader_options(options.option)
     if options.target.exists():
-        commandline.fail(f"{options.target} exists; remove it or name another target")
-    from jobs.convert import convert, to_robustbench
+        cli.fail(f"{options.target} exists; remove it or name another target")
+    from rp_experiments.convert import convert, to_robustbench
 
     if options.kind == "to-robustbench":
         if settings or options.half:
-            commandline.fail("to-robustbench writes the weights as they are; leave out --option and --half")
-        return commandline.guarded(lambda: to_robustbench(options.source, options.target))
-    return commandline.guarded(
+            cli.fail("to-robustbench writes the weights as they are; leave out --option and --half")
+        return cli.guarded(lambda: to_robustbench(options.source, options.target))
+    return cli.guarded(
         lambda: convert(options.kind, options.source, options.target, options=settings, half=options.half)
     )
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import commandline
 import tyro
-from recipes.evaluation import Evaluation
-from recipes.standard_classifier import why_missing
+from rp_experiments import cli
+from rp_experiments.recipes.evaluation import Evaluation
+from rp_experiments.recipes.standard_classifier import why_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +35,21 @@ class Options:
 
 def main() -> int:
     """Parse, then run; torch is imported only after parsing."""
-    options = commandline.parse_plain(Options)
+    options = cli.parse_plain(Options)
     if options.dry_run:
-        commandline.print_json(options.config.resolved())
+        cli.print_json(options.config.resolved())
         return 0
-    commandline.check_workers(options.workers)
+    cli.check_workers(options.workers)
     if not options.config.model and (missing := why_missing("--model", options.config.data)):
-        commandline.fail(missing)
+        cli.fail(missing)
     name = f"{options.config.model_name}-{options.config.suite}"
     if options.config.defended:
         name += f"-{options.config.purifier.kind}"
     out = options.out or Path("runs") / "evaluate" / name
     print(f"run folder: {out}", file=sys.stderr, flush=True)
-    from jobs.evaluate import run
+    from rp_experiments.evaluate import run
 
-    return commandline.guarded(
+    return cli.guarded(
         lambda: run(
             options.config,
             out,

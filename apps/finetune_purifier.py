@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import commandline
 import tyro
-from recipes.finetuning import RECIPES, Finetuning
-from recipes.standard_classifier import why_missing
+from rp_experiments import cli
+from rp_experiments.recipes.finetuning import RECIPES, Finetuning
+from rp_experiments.recipes.standard_classifier import why_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,21 +41,21 @@ class Options:
 
 def main() -> int:
     """Parse, then run; torch is imported only after parsing."""
-    options = commandline.parse(Options, RECIPES)
+    options = cli.parse(Options, RECIPES)
     config = options.config
     if options.dry_run:
-        commandline.print_json(asdict(config))
+        cli.print_json(asdict(config))
         return 0
     if not config.classifier and (missing := why_missing("--classifier", config.data)):
-        commandline.fail(missing)
+        cli.fail(missing)
     if config.kind == "maskdit" and not config.maskdit:
-        commandline.fail("kind maskdit needs a checkpoint; name it with --maskdit")
+        cli.fail("kind maskdit needs a checkpoint; name it with --maskdit")
     name = options.recipe if config.kind in options.recipe else f"{options.recipe}-{config.kind}"
     out = options.out or Path("runs") / "finetune_purifier" / name
     print(f"run folder: {out}", file=sys.stderr, flush=True)
-    from jobs.finetune_purifier import FinetuneJob
+    from rp_experiments.finetune_purifier import FinetuneJob
 
-    return commandline.guarded(
+    return cli.guarded(
         lambda: FinetuneJob.open(
             config,
             out,

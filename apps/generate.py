@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import commandline
 import tyro
-from recipes.generate import RECIPES, Generation
+from rp_experiments import cli
+from rp_experiments.recipes.generate import RECIPES, Generation
 
 TRAINED = "runs/pretrain/edm-digits/checkpoints/model.safetensors"  # where `pretrain.py edm` leaves its model
 
@@ -53,15 +53,15 @@ def name_of(checkpoint: Path) -> str:
 
 def main() -> int:
     """Parse, then generate; torch is imported only after parsing."""
-    options = commandline.parse(Options, RECIPES)
+    options = cli.parse(Options, RECIPES)
     if options.dry_run:
-        commandline.print_json({"checkpoint": options.checkpoint, **asdict(options.config)})
+        cli.print_json({"checkpoint": options.checkpoint, **asdict(options.config)})
         return 0
     if options.checkpoint == TRAINED and not Path(TRAINED).is_file():
-        commandline.fail(f"{TRAINED} is not there; make it with pretrain.py edm, or name another checkpoint")
+        cli.fail(f"{TRAINED} is not there; make it with pretrain.py edm, or name another checkpoint")
     out = options.out or Path("runs") / "generate" / name_of(Path(options.checkpoint))
-    from jobs.generate import GenerateJob
-    from jobs.shards import Workers
+    from rp_experiments.generate import GenerateJob
+    from rp_models.shards import Workers
 
     workers = Workers.from_environment()
     if workers.main:
@@ -73,7 +73,7 @@ def main() -> int:
         )
         job.run()
 
-    return commandline.guarded(work)
+    return cli.guarded(work)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import commandline
 import tyro
-from recipes.pretrain import (
+from rp_experiments import cli
+from rp_experiments.recipes.pretrain import (
     CLASSIFIER_RECIPES,
     EDM_RECIPES,
     MAE_RECIPES,
@@ -101,17 +101,17 @@ def main() -> int:
         print(f"{__doc__}\nAll options of a kind: {', '.join(f'pretrain.py {name} --help' for name in KINDS)}")
         return 0
     if kind not in KINDS:
-        commandline.fail(f"the first argument must be one of {', '.join(KINDS)}, got {kind!r}; see --help")
-    options = commandline.parse(*KINDS[kind])
+        cli.fail(f"the first argument must be one of {', '.join(KINDS)}, got {kind!r}; see --help")
+    options = cli.parse(*KINDS[kind])
     if options.dry_run:
-        commandline.print_json(asdict(options.config))
+        cli.print_json(asdict(options.config))
         return 0
     out = options.out or Path("runs") / "pretrain" / f"{kind}-{options.recipe}"
-    if commandline.first_process():
+    if cli.first_process():
         print(f"run folder: {out}", file=sys.stderr, flush=True)
-    from jobs.pretrain import pretrain
+    from rp_experiments.pretrain import pretrain
 
-    return commandline.guarded(
+    return cli.guarded(
         lambda: pretrain(
             options.config,
             out,

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import commandline
 import tyro
-from recipes.probe import RECIPES, ProbeStudy
+from rp_experiments import cli
+from rp_experiments.recipes.probe import RECIPES, ProbeStudy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +36,15 @@ class Options:
 
 def main() -> int:
     """Parse, then run; torch is imported only after parsing."""
-    options = commandline.parse(Options, RECIPES)
+    options = cli.parse(Options, RECIPES)
     if options.dry_run:
-        commandline.print_json(asdict(options.config))
+        cli.print_json(asdict(options.config))
         return 0
     out = options.out or Path("runs") / "probe" / options.recipe
     print(f"run folder: {out}", file=sys.stderr, flush=True)
-    from jobs.probe import ProbeJob
+    from rp_experiments.probe import ProbeJob
 
-    return commandline.guarded(
+    return cli.guarded(
         lambda: ProbeJob.open(
             options.config,
             out,

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import commandline
 import tyro
-from recipes.purification import Purification
+from rp_experiments import cli
+from rp_experiments.recipes.purification import Purification
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +29,17 @@ class Options:
 
 def main() -> int:
     """Parse, then purify; torch is imported only after parsing."""
-    options = commandline.parse_plain(Options)
+    options = cli.parse_plain(Options)
     config = options.config
     if options.dry_run:
-        commandline.print_json(asdict(config))
+        cli.print_json(asdict(config))
         return 0
     what = Path(config.input[0]).stem if config.input else f"{config.data}-{config.split}"
     out = options.out or Path("runs") / "purify" / f"{what}-{config.purifier.kind}"
     print(f"run folder: {out}", file=sys.stderr, flush=True)
-    from jobs.purify import PurifyJob
+    from rp_experiments.purify import PurifyJob
 
-    return commandline.guarded(
+    return cli.guarded(
         lambda: PurifyJob.open(config, out, resume=options.resume, device=options.device, root=options.data_root).run()
     )
 

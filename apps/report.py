@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import commandline
-from reproductions.registry import ITEMS
+from rp_experiments import cli
+from rp_experiments.papers.registry import ITEMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +28,18 @@ class Options:
 
 def main() -> int:
     """Parse, then write."""
-    options = commandline.parse_plain(Options)
-    from jobs.report import Run, claims_markdown, counts, page
+    options = cli.parse_plain(Options)
+    from rp_experiments.papers.report import Run, claims_markdown, counts, page
 
     runs = []
     for folder in options.run:
         found = {item.key: folder / "items" / f"{item.slug}.json" for item in ITEMS.values()}
         records = {key: json.loads(file.read_text(encoding="utf-8")) for key, file in found.items() if file.is_file()}
         if not records:
-            commandline.fail(f"{folder} holds no items; make some with reproduce.py")
+            cli.fail(f"{folder} holds no items; make some with reproduce.py")
         texts = {key: [claim["text"] for claim in record["claims"]] for key, record in records.items()}
         if any(found != [claim.text for claim in ITEMS[key].claims] for key, found in texts.items()):
-            commandline.fail(f"{folder} was judged by other claims; call reproduce.py again, it finds what is made")
+            cli.fail(f"{folder} was judged by other claims; call reproduce.py again, it finds what is made")
         runs.append(Run(folder, records))
     items = list(ITEMS.values())
     options.out.mkdir(parents=True, exist_ok=True)

@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import commandline
 import tyro
-from recipes.dra import RECIPES as DRA_RECIPES
-from recipes.reproduction import SCALES
-from recipes.reproduction_plan import Plan
-from reproductions.ingredients import ingredients
-from reproductions.item import Item
-from reproductions.product import Shelf, in_order
-from reproductions.registry import ITEMS
+from rp_experiments import cli
+from rp_experiments.artifacts import Shelf, in_order
+from rp_experiments.papers.ingredients import ingredients
+from rp_experiments.papers.item import Item
+from rp_experiments.papers.plan import Plan
+from rp_experiments.papers.registry import ITEMS
+from rp_experiments.papers.scales import SCALES
+from rp_experiments.recipes.dra import RECIPES as DRA_RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Options:
 
 def main() -> int:
     """Parse, then list, print or make; torch is imported only for the last."""
-    options = commandline.parse_plain(Options)
+    options = cli.parse_plain(Options)
     plan = SCALES[options.scale]()
     out = options.out or Path("runs") / "reproduce" / options.scale
     if options.items == ("list",):
@@ -53,22 +53,22 @@ def main() -> int:
         return 0
     items = chosen(options.items)
     if options.dry_run:
-        commandline.print_json({item.key: settings(item, plan) for item in items})
+        cli.print_json({item.key: settings(item, plan) for item in items})
         return 0
     if options.processes < 1:
-        commandline.fail(f"processes must be at least 1, got {options.processes}")
+        cli.fail(f"processes must be at least 1, got {options.processes}")
     if options.processes > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two products side by side, one core each
     print(f"folder: {out}", file=sys.stderr, flush=True)
-    return commandline.guarded(lambda: work(items, plan, out, options))
+    return cli.guarded(lambda: work(items, plan, out, options))
 
 
 def work(items: list[Item], plan: Plan, out: Path, options: Options) -> None:
     """Make the items; an error in one product is told at the end."""
     if plan.scale == "paper":
         tell_what_is_missing(items, plan, options.data_root)
-    from jobs.reproduce import reproduce
-    from reproductions.making import Where
+    from rp_experiments.papers.makers import Where
+    from rp_experiments.papers.reproduce import reproduce
 
     where = Where(options.device, options.cache.resolve(), options.data_root)
     try:
@@ -77,7 +77,7 @@ def work(items: list[Item], plan: Plan, out: Path, options: Options) -> None:
         print("\ninterrupted; the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
     if problems:
-        commandline.fail("; ".join(problems))
+        cli.fail("; ".join(problems))
 
 
 def chosen(names: tuple[str, ...]) -> list[Item]:
@@ -90,7 +90,7 @@ def chosen(names: tuple[str, ...]) -> list[Item]:
         return list(ITEMS.values())
     unknown = [name for name in names if name not in ITEMS]
     if unknown or not names:
-        commandline.fail(f"no item {' '.join(unknown)}; `reproduce.py list` names them all".replace("  ", " "))
+        cli.fail(f"no item {' '.join(unknown)}; `reproduce.py list` names them all".replace("  ", " "))
     return [item for key, item in ITEMS.items() if key in names]
 
 

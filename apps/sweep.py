@@ -12,16 +12,15 @@ over seeds, and differences that are paired by seed and by image.
 """
 
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import commandline
 import tyro
-from recipes.dra import RECIPES as DRA_RECIPES
-from recipes.dra_settings import TrainDra
-from recipes.sweep import SWEEPS, Point, Sweep
 from rp_dra.settings import Method
+from rp_experiments import cli
+from rp_experiments.recipes.sweep import SWEEPS, Sweep
+from rp_experiments.sweep_grid import configuration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +47,18 @@ def main() -> int:
         sweep = resolve(options, grid_of(rest))
         configs = {seed: [configuration(sweep, point, seed) for point in sweep.points()] for seed in sweep.seeds}
     except ValueError as error:
-        commandline.fail(str(error))
+        cli.fail(str(error))
     if options.dry_run:
-        commandline.print_json(
-            {"sweep": asdict(sweep), "runs": {s: [asdict(c) for c in of] for s, of in configs.items()}}
-        )
+        cli.print_json({"sweep": asdict(sweep), "runs": {s: [asdict(c) for c in of] for s, of in configs.items()}})
         return 0
     out = options.out or Path("runs") / "sweep" / options.recipe
-    if commandline.first_process():
+    if cli.first_process():
         print(f"sweep folder: {out}", file=sys.stderr, flush=True)
-    from jobs.sweep import run_sweep
-    from jobs.train_dra import Surroundings
+    from rp_experiments.sweep import run_sweep
+    from rp_experiments.train_dra import Surroundings
 
     where = Surroundings(options.device, options.cache, options.data_root, options.workers)
-    return commandline.guarded(lambda: run_sweep(sweep, configs, out, resume=options.resume, where=where))
+    return cli.guarded(lambda: run_sweep(sweep, configs, out, resume=options.resume, where=where))
 
 
 def resolve(options: Options, grid: dict[str, tuple[str, ...]]) -> Sweep:
@@ -95,26 +92,6 @@ def grid_of(words: list[str]) -> dict[str, tuple[str, ...]]:
         else:
             grid[name] = (*grid[name], word)
     return grid
-
-
-def configuration(sweep: Sweep, point: Point, seed: int) -> TrainDra:
-    """The settings of one run: the base recipe, its point of the grid, methods and seed.
-
-    Raises:
-        SystemExit: with status 2 for an unknown setting or a value out of range.
-    """
-    words = ["--method", *sweep.method, "--seed", str(seed)]
-    for name, value in point.items():
-        words += [f"--{name.replace('_', '-')}", value]
-    default = _Run(config=DRA_RECIPES[sweep.base]())
-    return tyro.cli(_Run, args=words, default=default, prog="sweep.py").config
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """One run's settings, by the names that they have in train_dra.py."""
-
-    config: Annotated[TrainDra, tyro.conf.arg(name="")] = field(default_factory=TrainDra)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import commandline
 import tyro
-from recipes.dra import RECIPES
-from recipes.dra_settings import TrainDra
+from rp_experiments import cli
+from rp_experiments.recipes.dra import RECIPES
+from rp_experiments.recipes.dra_settings import TrainDra
 
 if TYPE_CHECKING:
     RecipeName = str
@@ -46,16 +46,16 @@ class Options:
 
 def main() -> int:
     """Parse, then run; torch is imported only after parsing."""
-    options = commandline.parse(Options, RECIPES)
+    options = cli.parse(Options, RECIPES)
     if options.dry_run:
-        commandline.print_json(asdict(options.config))
+        cli.print_json(asdict(options.config))
         return 0
     out = options.out or Path("runs") / "train_dra" / options.recipe
-    if commandline.first_process():
+    if cli.first_process():
         print(f"run folder: {out}", file=sys.stderr, flush=True)
-    from jobs.train_dra import train_dra
+    from rp_experiments.train_dra import train_dra
 
-    return commandline.guarded(
+    return cli.guarded(
         lambda: train_dra(
             options.config,
             out,

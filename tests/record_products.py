@@ -46,9 +46,9 @@ def shortened(value: Any, name: str = "") -> Any:
 def main(folder: Path) -> None:
     """Look at every item and keep what it opened."""
     sys.path.insert(0, str(ROOT / "apps"))
-    from recipes.reproduction import SCALES
-    from reproductions.product import Made
-    from reproductions.registry import ITEMS
+    from rp_experiments.artifacts import Made
+    from rp_experiments.papers.registry import ITEMS
+    from rp_experiments.papers.scales import SCALES
 
     opened: dict[str, set[str]] = {}
 

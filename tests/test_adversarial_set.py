@@ -13,7 +13,6 @@ from rp_models.data.datasets import to_bytes
 from rp_models.training import RunFolder, seeded
 from rp_purify import Defended, MAEReconstruction, adversarial_images
 
-from .running import APPS
 from .tiny_networks import tiny_classifier
 
 PIXELS = PGD(eps=0.1, step_size=0.05, steps=1)
@@ -23,10 +22,9 @@ OPTIONS = {"noise_std": 0.1, "seed": 3, "batch_size": 2}
 @pytest.fixture
 def apps(monkeypatch):
     """The modules of the apps."""
-    monkeypatch.syspath_prepend(str(APPS))
-    import jobs.adversarial_set as stage
-    import jobs.finetune_purifier as finetune
-    import recipes.finetuning as recipes
+    import rp_experiments.adversarial_set as stage
+    import rp_experiments.finetune_purifier as finetune
+    import rp_experiments.recipes.finetuning as recipes
 
     return SimpleNamespace(stage=stage, finetune=finetune, recipes=recipes)
 

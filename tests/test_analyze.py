@@ -8,7 +8,7 @@ import torch
 from rp_models.data import load_images, subset
 from rp_models.training import seeded
 
-from .running import APPS, app, process
+from .running import app, process
 from .tiny_networks import tiny_classifier
 
 
@@ -31,9 +31,8 @@ def test_the_analysis_of_a_run_is_one_page(tmp_path):
 
 
 def test_images_come_in_batches_that_change_no_number(monkeypatch):
-    monkeypatch.syspath_prepend(str(APPS))
-    import jobs.analyze as analyze
-    from recipes.analysis import Analysis
+    import rp_experiments.analyze as analyze
+    from rp_experiments.recipes.analysis import Analysis
 
     with seeded(0, "tiny classifier"):
         model = tiny_classifier().eval()

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from .record_products import RECORDED, products_of
-from .running import APPS, app
+from .running import app
 
 UNDECIDED = {
     "Robust accuracy first improves and then degrades as components are added."
@@ -21,13 +21,12 @@ ABSENT_AT_SMOKE = ("diffpure", "rmaskdit_pure, second", "rmaskdit_pure, most", "
 @pytest.fixture(scope="module")
 def apps():
     """The modules of the apps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(APPS))
-        import reproductions.claims as claims
-        import reproductions.intervals as intervals
-        from recipes.reproduction import SCALES
-        from reproductions.product import Made, Shelf
-        from reproductions.registry import ITEMS as items
+    with pytest.MonkeyPatch.context():
+        import rp_experiments.papers.claims as claims
+        import rp_experiments.papers.intervals as intervals
+        from rp_experiments.artifacts import Made, Shelf
+        from rp_experiments.papers.registry import ITEMS as items
+        from rp_experiments.papers.scales import SCALES
 
         yield SimpleNamespace(
             claims=claims, intervals=intervals, scales=SCALES, items=items, made=Made, shelf=Shelf, judge=_judge(claims)
@@ -335,8 +334,8 @@ def asked_in_vain(items, made):
 
 
 def test_a_mistyped_key_is_found(apps) -> None:
-    from reproductions.claims import Claim, everyone, larger
-    from reproductions.item import Outcome
+    from rp_experiments.papers.claims import Claim, everyone, larger
+    from rp_experiments.papers.item import Outcome
 
     claims = (Claim("", everyone(larger("gap", "x"), larger("gpa", "x"))),)
     item = SimpleNamespace(key="item", claims=claims, look=lambda made: Outcome(numbers={"gap": interval(0.1)}))

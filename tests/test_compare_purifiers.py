@@ -13,7 +13,7 @@ from rp_models.checkpoint import CheckpointError, read_header
 from rp_models.training import seeded
 from rp_purify import Defended, GaussianNoise, LikelihoodMaximisation, MAEPure, NoPurification
 
-from .running import APPS, app, process, two_processes, without_torch
+from .running import app, process, two_processes, without_torch
 from .tiny_networks import tiny_classifier
 
 ROWS = ("none", "noise", "maskdit_denoise", "rmae_pure")
@@ -53,13 +53,12 @@ def runs(work):
 @pytest.fixture
 def apps(monkeypatch):
     """The modules of the apps."""
-    monkeypatch.syspath_prepend(str(APPS))
-    import jobs.compare_purifiers as compare
-    import jobs.compare_report as report
-    import jobs.compared_attacks as attacks
-    import jobs.purifier_networks as networks
-    import recipes.compare_purifiers as recipes
-    import recipes.purification_paper as paper
+    import rp_experiments.compare_purifiers as compare
+    import rp_experiments.purifier_attacks as attacks
+    import rp_experiments.purifier_networks as networks
+    import rp_experiments.recipes.compare_purifiers as recipes
+    import rp_experiments.recipes.purification_paper as paper
+    import rp_experiments.reports.compare_report as report
 
     return SimpleNamespace(
         compare=compare, report=report, attacks=attacks, networks=networks, recipes=recipes, paper=paper
@@ -229,7 +228,7 @@ def test_each_purifier_meets_every_rule_that_it_offers(apps) -> None:
 
 
 def test_an_iterative_purifier_is_attacked_from_the_one_pass_form_of_its_own_network(apps, tmp_path) -> None:
-    from recipes.purification import PurifierChoice
+    from rp_experiments.recipes.purification import PurifierChoice
     from rp_models.training import RunFolder
 
     config = apps.recipes.smoke()

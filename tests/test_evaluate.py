@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from .running import APPS, app, process, two_processes
+from .running import app, process, two_processes
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,7 @@ def test_an_evaluation_leaves_report_images_and_figure_and_resumes(classifier, t
 
 
 def test_without_a_model_the_standard_classifier_is_trained_once(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(APPS))
-    from recipes import pretrain_classifier, standard_classifier
+    from rp_experiments.recipes import pretrain_classifier, standard_classifier
 
     monkeypatch.setitem(standard_classifier.STANDARD, "digits", pretrain_classifier.smoke)
     few = ("--images", 4, "--suite", "quick", "--device", "cpu", "--cache", "cache")

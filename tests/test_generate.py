@@ -15,9 +15,9 @@ import rp_models
 import torch
 from rp_models.checkpoint import read_tensors
 from rp_models.data import describe, read_synthetic
-from rp_models.sampler_settings import HeunSettings
-from rp_models.samplers import sampler_of
-from rp_models.sampling import balanced_labels, sample_images
+from rp_models.diffusion.sampler_settings import HeunSettings
+from rp_models.diffusion.samplers import sampler_of
+from rp_models.diffusion.sampling import balanced_labels, sample_images
 from rp_models.training import seeded
 
 from .running import APPS, ENVIRONMENT, Done, without_torch
@@ -33,8 +33,9 @@ DRIVER = """
 import json, os, runpy, signal, sys, traceback
 apps, groups = sys.argv[1], json.loads(sys.argv[2])
 sys.path.insert(0, apps)
-import torch, commandline, jobs.generate
-jobs.generate.plot_image_grid({"warm": torch.zeros(1, 1, 2, 2)}).save("warm", formats=("png",))  # imports and fonts
+import torch, rp_experiments.generate
+# imports and fonts
+rp_experiments.generate.plot_image_grid({"warm": torch.zeros(1, 1, 2, 2)}).save("warm", formats=("png",))
 
 def start(name, arguments, environment, die):
     if child := os.fork():

@@ -10,7 +10,6 @@ from rp_models.data import describe
 from rp_models.training import build_edm, build_maskdit, seeded
 from rp_purify import MAEPure, MAEReconstruction, MaskDiTPure, preset
 
-from .running import APPS
 from .tiny_networks import tiny_maskdit
 
 DATA = ("cifar10", "cifar100", "svhn", "imagenet")
@@ -19,11 +18,10 @@ DATA = ("cifar10", "cifar100", "svhn", "imagenet")
 @pytest.fixture
 def apps(monkeypatch):
     """The modules of the apps."""
-    monkeypatch.syspath_prepend(str(APPS))
-    import jobs.probe as probe
-    import jobs.purifiers as purifiers
-    import recipes.purification as purification
-    import recipes.reproduction_paper as paper
+    import rp_experiments.papers.paper_scale as paper
+    import rp_experiments.probe as probe
+    import rp_experiments.purifiers as purifiers
+    import rp_experiments.recipes.purification as purification
 
     return SimpleNamespace(probe=probe, purifiers=purifiers, purification=purification, paper=paper)
 
@@ -105,7 +103,7 @@ def test_defaults_that_a_kind_does_not_use_pass_and_others_are_refused(apps) -> 
 
 
 def test_the_noisy_encoder_has_the_architecture_of_the_given_network(apps) -> None:
-    from recipes.dra import digits
+    from rp_experiments.recipes.dra import digits
     from rp_models.data import load_images
 
     settings, images = digits().edm, load_images("digits", "validation")

@@ -19,9 +19,9 @@ from .running import APPS, ROOT, app, process, two_processes
 
 sys.path.insert(0, str(APPS))
 
-from jobs.model_card import model_card
 from pretrain import KINDS
-from recipes.pretrain import CLASSIFIER_RECIPES, EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES
+from rp_experiments.recipes.pretrain import CLASSIFIER_RECIPES, EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES
+from rp_models.model_card import model_card
 
 
 @contextmanager

@@ -3,26 +3,20 @@
 import json
 import os
 import pickle
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-
-from .running import APPS
-
-sys.path.insert(0, str(APPS))
-
 import rp_models
-from jobs.dra_diffusion import alignment_target
-from jobs.train_dra import TrainDraJob, train_dra
-from recipes.dra import RECIPES
-from recipes.dra_paper import PAPER, published
+import torch
 from rp_attacks import PGD
 from rp_dra import METHODS, build_classifier
 from rp_dra.settings import AlignmentSettings, ClassifierSettings
+from rp_experiments.diffusion_model import alignment_target
+from rp_experiments.recipes.dra import RECIPES
+from rp_experiments.recipes.dra_paper import PAPER, published
+from rp_experiments.train_dra import TrainDraJob, train_dra
 from rp_models.checkpoint import CheckpointError, read_tensors
 from rp_models.data import describe
 from rp_models.data.datasets import DataError
@@ -200,7 +194,7 @@ def surroundings(files, monkeypatch):
     monkeypatch.setattr(
         TrainDraJob, "attacks", lambda job: {"pgd": PGD(eps=job.config.evaluation.eps, step_size=0.01, steps=1)}
     )
-    monkeypatch.setattr("jobs.dra_judgement.PGD", lambda **settings: PGD(**{**settings, "steps": 1}))
+    monkeypatch.setattr("rp_experiments.dra_judgement.PGD", lambda **settings: PGD(**{**settings, "steps": 1}))
     monkeypatch.setattr("rp_analysis.Plot.save", lambda plot, stem: [])  # figures cost more than all the rest
     return files
 

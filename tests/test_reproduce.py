@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from .running import APPS, app, process, without_torch
+from .running import app, process, without_torch
 
 ITEMS = {
     *(f"mae-pure/fig-{name}" for name in ("1", "2-8", "4", "5", "6", "7")),
@@ -23,12 +23,11 @@ SMOKE = ("reproduce", "dra/table-1", "--scale", "smoke", "--device", "cpu", "--p
 @pytest.fixture(scope="module")
 def apps():
     """The modules of the apps; none of the first ones imports torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(APPS))
-        import reproductions.papers as papers
-        import reproductions.product as product
-        from recipes.reproduction import SCALES
-        from reproductions.registry import ITEMS as items
+    with pytest.MonkeyPatch.context():
+        import rp_experiments.artifacts as product
+        import rp_experiments.papers.papers as papers
+        from rp_experiments.papers.registry import ITEMS as items
+        from rp_experiments.papers.scales import SCALES
 
         yield SimpleNamespace(papers=papers, product=product, scales=SCALES, items=items)
 
@@ -68,7 +67,7 @@ def test_every_item_has_products_wherever_its_data_are_part_of_the_scale(apps, p
 
 
 def test_every_product_has_a_maker(apps, plans) -> None:
-    from reproductions.making import MAKERS
+    from rp_experiments.papers.makers import MAKERS
 
     everything = [p for plan in plans.values() for i in apps.items.values() for p in i.products(plan).values()]
     assert {product.job for product in apps.product.in_order(everything)} == set(MAKERS)
@@ -117,8 +116,8 @@ class Setting:
 @pytest.fixture
 def workshop(apps, monkeypatch, tmp_path):
     """Products that cost nothing, and a record of what was made."""
-    import reproductions.making as making
-    from jobs import reproduce
+    import rp_experiments.papers.makers as making
+    from rp_experiments.papers import reproduce
 
     made = []
 
@@ -244,7 +243,7 @@ def test_the_page_holds_every_item_and_needs_nothing_outside(runs) -> None:
 
 
 def test_verdicts_are_counted_scale_by_scale(runs, apps) -> None:
-    from jobs.report import Run, counts
+    from rp_experiments.papers.report import Run, counts
 
     _, work = runs
     record = json.loads((work / "made" / "items" / "dra-table-1.json").read_text())
@@ -261,7 +260,7 @@ def test_verdicts_are_counted_scale_by_scale(runs, apps) -> None:
 
 
 def test_settings_are_shown_with_all_their_parts(apps) -> None:
-    from jobs.report import flat
+    from rp_experiments.papers.report import flat
 
     setting = {"data": "digits", "eps": 0.15, "root": None, "strength": {"steps": 15, "fab_steps": 20}, "seeds": [0, 1]}
     assert flat(setting) == "data digits, eps 0.15, strength (steps 15, fab steps 20), seeds 0 1"

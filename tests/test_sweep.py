@@ -13,11 +13,11 @@ from .running import APPS, without_torch
 sys.path.insert(0, str(APPS))
 
 import sweep as app
-from jobs.sweep import run_sweep
-from jobs.sweep_statistics import _STUDENT, difference, mean_accuracy, student_interval
-from jobs.train_dra import Surroundings, TrainDraJob
-from recipes.sweep import SWEEPS, Sweep, name_of
 from rp_attacks import PGD
+from rp_experiments.recipes.sweep import SWEEPS, Sweep, name_of
+from rp_experiments.statistics import _STUDENT, difference, mean_accuracy, student_interval
+from rp_experiments.sweep import run_sweep
+from rp_experiments.train_dra import Surroundings, TrainDraJob
 from rp_models.training import RunError
 
 
@@ -124,8 +124,8 @@ def weak(monkeypatch):
 
 
 def test_a_sweep_shares_what_it_can_goes_on_where_it_stopped_and_reports(weak, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("jobs.dra_report.plot_training", lambda curves: None)
-    monkeypatch.setattr("jobs.dra_report.write", lambda *arguments, **options: None)
+    monkeypatch.setattr("rp_experiments.reports.dra_report.plot_training", lambda curves: None)
+    monkeypatch.setattr("rp_experiments.reports.dra_report.write", lambda *arguments, **options: None)
     sweep = replace(SWEEPS["smoke"](), seeds=(0, 1))
     configs = {seed: [app.configuration(sweep, point, seed) for point in sweep.points()] for seed in sweep.seeds}
     where = Surroundings("cpu", tmp_path / "cache", None, 0)

@@ -6,20 +6,16 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import psutil
 import pytest
 import torch
+from rp_experiments.convert import to_robustbench
 from rp_models.checkpoint import read_tensors
 from rp_models.importers import read_robust
 
-from .running import APPS, ENVIRONMENT, app, command, process, two_processes, without_torch
-
-sys.path.insert(0, str(APPS))
-
-from jobs.convert import to_robustbench
+from .running import ENVIRONMENT, app, command, process, two_processes, without_torch
 
 METHODS = ("standard", "dm-at", "dm-at+dra")
 SMOKE = ("--recipe", "smoke", "--device", "cpu")

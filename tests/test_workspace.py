@@ -40,6 +40,7 @@ def test_packages_depend_on_each_other_as_designed():
         "rp-analysis": set(),
         "rp-purify": {"rp-models"},
         "rp-dra": {"rp-models", "rp-attacks"},
+        "rp-experiments": set(PACKAGES) - {"rp-experiments"},
     }
 
 

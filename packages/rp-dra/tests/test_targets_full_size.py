@@ -5,8 +5,8 @@ import torch
 from rp_dra import Trades
 from rp_dra.targets import EdmTarget, LightningDitTarget
 from rp_models import build
-from rp_models.lightningdit import MASSIVE_CHANNELS
-from rp_models.vae import LatentNormalization
+from rp_models.networks.lightningdit import MASSIVE_CHANNELS
+from rp_models.networks.vae import LatentNormalization
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from rp_dra.targets import LightningDitTarget, fit_image
-from rp_models.lightningdit import MASSIVE_CHANNELS, LightningDiT
-from rp_models.vae import AutoencoderKL, LatentNormalization, Posterior
+from rp_models.networks.lightningdit import MASSIVE_CHANNELS, LightningDiT
+from rp_models.networks.vae import AutoencoderKL, LatentNormalization, Posterior
 
 from .golden.recipe import fill_state
 

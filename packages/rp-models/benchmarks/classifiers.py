@@ -15,7 +15,7 @@ import torch
 import torchvision
 from rp_models import build, noise
 from rp_models.mask import random_mask
-from rp_models.vit import VisionTransformer
+from rp_models.networks.vit import VisionTransformer
 from torch import Tensor, nn
 
 Pair = tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]

@@ -4,8 +4,8 @@ from types import ModuleType
 import pytest
 import torch
 from rp_models import build, load, save
-from rp_models.backbones import Backbone
-from rp_models.vit import VisionTransformer
+from rp_models.networks.backbones import Backbone
+from rp_models.networks.vit import VisionTransformer
 from torch import nn
 
 from .golden.files import Golden

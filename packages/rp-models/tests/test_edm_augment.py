@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models import noise
-from rp_models.edm import Augmentation, Transforms
+from rp_models.diffusion.edm_augment import Augmentation, Transforms
 
 ALL = Augmentation(p=1.0)
 

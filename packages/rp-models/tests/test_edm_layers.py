@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 from rp_models import noise
-from rp_models.edm.layers import FourierEmbedding, PositionalEmbedding, ResampleConv2d, UNetBlock, group_norm
+from rp_models.networks.edm_layers import (
+    FourierEmbedding,
+    PositionalEmbedding,
+    ResampleConv2d,
+    UNetBlock,
+    group_norm,
+)
 
 
 def draw(*shape, purpose="x"):

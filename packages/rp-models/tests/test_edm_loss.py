@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from rp_models.edm import Augmentation, EDMLoss, EDMPrecond, VELoss, VEPrecond, VPLoss, VPPrecond
+from rp_models.diffusion.edm_augment import Augmentation
+from rp_models.diffusion.edm_loss import EDMLoss, VELoss, VPLoss
+from rp_models.diffusion.precondition import EDMPrecond, VEPrecond, VPPrecond
 
 from .golden.files import Golden
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from rp_models import noise, zoo
-from rp_models.edm import EDMPrecond, VEPrecond, VPPrecond
+from rp_models.diffusion.precondition import EDMPrecond, VEPrecond, VPPrecond
 
 from .golden.files import Golden
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 from rp_models import noise
-from rp_models.edm import EDMPrecond, noise_levels, sample_heun, to_uint8
+from rp_models.diffusion.heun import noise_levels, sample_heun, to_uint8
+from rp_models.diffusion.precondition import EDMPrecond
 
 from .golden.files import Golden
 

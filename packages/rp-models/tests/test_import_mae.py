@@ -5,10 +5,10 @@ import pytest
 import torch
 from rp_models import CheckpointError, build
 from rp_models.importers.mae import read_mae
-from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import random_mask
-from rp_models.normalization import IMAGENET
-from rp_models.vit import VisionTransformer
+from rp_models.networks.mae import MaskedAutoencoder
+from rp_models.networks.normalization import IMAGENET
+from rp_models.networks.vit import VisionTransformer
 from torch import Tensor
 
 MEAN_STD = IMAGENET._asdict()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rp_models import CheckpointError, build, load, save
 from rp_models.importers.robust import read_robust
-from rp_models.normalization import CIFAR10, CIFAR100, IMAGENET
+from rp_models.networks.normalization import CIFAR10, CIFAR100, IMAGENET
 from torch import Tensor, nn
 
 from .golden.files import Golden

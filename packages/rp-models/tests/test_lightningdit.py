@@ -3,10 +3,10 @@
 import pytest
 import torch
 from rp_models import build
-from rp_models.adaln import drop_labels, modulate
-from rp_models.lightningdit import LightningDiT
-from rp_models.rotary import Rotary, rotate
-from rp_models.transport import Guidance
+from rp_models.diffusion.transport import Guidance
+from rp_models.networks.adaln import drop_labels, modulate
+from rp_models.networks.lightningdit import LightningDiT
+from rp_models.networks.rotary import Rotary, rotate
 from torch import Tensor
 
 from .golden.files import Golden

@@ -3,10 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models import build, load, save
-from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import Mask, complement, random_mask
-from rp_models.position import sincos_table
-from rp_models.transformer import patchify, unpatchify
+from rp_models.networks.mae import MaskedAutoencoder
+from rp_models.networks.position import sincos_table
+from rp_models.networks.transformer import patchify, unpatchify
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -5,9 +5,10 @@ from functools import partial
 import pytest
 import torch
 from rp_models import build, noise
-from rp_models.edm import sample_heun
+from rp_models.diffusion.heun import sample_heun
+from rp_models.diffusion.maskdit import GuidedMaskDiT, MaskDiT
+from rp_models.diffusion.maskdit_loss import log_normal_sigma, masked_denoising_loss, masked_denoising_terms
 from rp_models.mask import Mask, complement, random_mask
-from rp_models.maskdit import GuidedMaskDiT, MaskDiT, log_normal_sigma, masked_denoising_loss, masked_denoising_terms
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from rp_models import build, load, parameter_count, save, zoo
-from rp_models.preact_resnet import DMPreActResNet, PreActResNet
+from rp_models.networks.preact_resnet import DMPreActResNet, PreActResNet
 from torch import nn
 from torch.nn import functional as F
 

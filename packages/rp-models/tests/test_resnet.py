@@ -1,7 +1,7 @@
 import pytest
 import torch
 from rp_models import build, load, save
-from rp_models.resnet import CifarResNet
+from rp_models.networks.resnet import CifarResNet
 from torch.nn import functional as F
 
 

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models import build, noise
-from rp_models.edm import sample_heun, to_uint8
-from rp_models.lightningdit import LightningDiT
-from rp_models.maskdit import MaskDiT
-from rp_models.sampler_settings import FlowSettings, HeunSettings
-from rp_models.samplers import FlowSampler, HeunSampler, LatentDecoder, sampler_of
-from rp_models.sampling import balanced_labels, conditional, generate, sample_images
-from rp_models.transport import time_grid
-from rp_models.vae import LatentNormalization
+from rp_models.diffusion.heun import sample_heun, to_uint8
+from rp_models.diffusion.maskdit import MaskDiT
+from rp_models.diffusion.sampler_settings import FlowSettings, HeunSettings
+from rp_models.diffusion.samplers import FlowSampler, HeunSampler, LatentDecoder, sampler_of
+from rp_models.diffusion.sampling import balanced_labels, conditional, generate, sample_images
+from rp_models.diffusion.transport import time_grid
+from rp_models.networks.lightningdit import LightningDiT
+from rp_models.networks.vae import LatentNormalization
 from torch import Tensor, nn
 
 from .golden.recipe import fill_state

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rp_models.selection import confidence, most_confident, quotas
+from rp_models.data.selection import confidence, most_confident, quotas
 from torch import Tensor, nn
 
 

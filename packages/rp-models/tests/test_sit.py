@@ -3,8 +3,8 @@
 import pytest
 import torch
 from rp_models import build
-from rp_models.projector import ProjectionHead, alignment_loss
-from rp_models.sit import SiT, repa_loss
+from rp_models.networks.projector import ProjectionHead, alignment_loss
+from rp_models.networks.sit import SiT, repa_loss
 from torch import Tensor
 
 from .golden.files import Golden

@@ -6,9 +6,9 @@ import pytest
 import torch
 from rp_models import noise
 from rp_models.data import load_images, subset
-from rp_models.edm.augment import Augmentation
-from rp_models.edm.loss import EDMLoss
-from rp_models.sampling import balanced_labels, generate
+from rp_models.diffusion.edm_augment import Augmentation
+from rp_models.diffusion.edm_loss import EDMLoss
+from rp_models.diffusion.sampling import balanced_labels, generate
 from rp_models.settings import EdmSettings
 from rp_models.training import EdmTrainer, RunFolder, edm_held_out, train_stage
 

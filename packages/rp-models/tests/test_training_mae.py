@@ -9,8 +9,8 @@ import torch
 from rp_models import build, load, noise, save
 from rp_models.checkpoint import CheckpointError, read_header
 from rp_models.data import ImageSet, load_images
-from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import random_mask
+from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.settings import MaeSettings, OptimizerName
 from rp_models.training import MaeTrainer, RunFolder, build_mae, mae_loss, train_stage
 from torch import nn

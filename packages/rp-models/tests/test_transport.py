@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rp_models.transport import flow_loss, interpolate, logit_normal_time, sample_euler, time_grid
+from rp_models.diffusion.transport import flow_loss, interpolate, logit_normal_time, sample_euler, time_grid
 from torch import Tensor
 
 from .golden.files import Golden

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models import build
-from rp_models.vae import AutoencoderKL, LatentNormalization, Posterior
+from rp_models.networks.vae import AutoencoderKL, LatentNormalization, Posterior
 from torch import Tensor
 
 from .golden.files import Golden

@@ -1,8 +1,8 @@
 import pytest
 import torch
 from rp_models import build, load, save
-from rp_models.transformer import DropPath
-from rp_models.vit import VisionTransformer
+from rp_models.networks.transformer import DropPath
+from rp_models.networks.vit import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 

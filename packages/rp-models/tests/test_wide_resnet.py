@@ -1,7 +1,7 @@
 import pytest
 import torch
 from rp_models import build, zoo
-from rp_models.wide_resnet import DMWideResNet, SameConv2d, WideResNet
+from rp_models.networks.wide_resnet import DMWideResNet, SameConv2d, WideResNet
 from torch import nn
 from torch.nn import functional as F
 

@@ -25,9 +25,9 @@ from typing import Any
 import rp_models
 import torch
 from rp_models import noise
-from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import random_mask
-from rp_models.transformer import Attention
+from rp_models.networks.mae import MaskedAutoencoder
+from rp_models.networks.transformer import Attention
 from rp_purify import MAEPure
 from torch import Tensor
 

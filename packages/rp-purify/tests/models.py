@@ -1,8 +1,8 @@
 """Tiny networks and images for the tests; weights and pixels from an own generator."""
 
 import torch
-from rp_models.mae import MaskedAutoencoder
-from rp_models.maskdit import MaskDiT
+from rp_models.diffusion.maskdit import MaskDiT
+from rp_models.networks.mae import MaskedAutoencoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 from rp_models import noise
+from rp_models.diffusion.maskdit_loss import masked_denoising_loss
 from rp_models.mask import random_mask
-from rp_models.maskdit import masked_denoising_loss
 from rp_purify import MaskDiTPure
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel

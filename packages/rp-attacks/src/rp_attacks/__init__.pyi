@@ -45,8 +45,8 @@ from .record import Record as Record
 from .report import Report as Report
 from .report import ThreatReport as ThreatReport
 from .report import Verdict as Verdict
+from .runner import Progress as Progress
 from .square import Square as Square
-from .stages import Progress as Progress
 from .store import load_images as load_images
 from .suites import SUITES as SUITES
 from .suites import OnMeanLogits as OnMeanLogits

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from rp_attacks.defence import Classifier, FixedNoise, with_gradient
-from rp_attacks.isolation import OwnNoise, isolated
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, project
 from rp_attacks.problem import check_choice, check_logits, check_positive, check_problem, check_radius
+from rp_attacks.rng import OwnNoise, isolated
 
 Version = Literal["standard", "plus", "rand"]
 Part = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from rp_attacks.defence import Classifier
 from rp_attacks.intervals import Interval, accuracy_interval
-from rp_attacks.isolation import PrivateStream
 from rp_attacks.noise import derive_seed
 from rp_attacks.pgd import PGD
 from rp_attacks.problem import check_problem
 from rp_attacks.record import judge
+from rp_attacks.rng import PrivateStream
 
 
 class CurvePoint(NamedTuple):

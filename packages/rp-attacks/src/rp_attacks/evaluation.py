@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rp_attacks.admission import admit, check_shard, describe
 from rp_attacks.defence import Classifier
 from rp_attacks.diagnostics import diagnose
 from rp_attacks.norms import Norm
 from rp_attacks.problem import Attack, check_positive
 from rp_attacks.record import Record, is_random
 from rp_attacks.report import Report, ThreatReport
-from rp_attacks.stages import Progress, Stages
+from rp_attacks.runner import Progress, Stages
 from rp_attacks.store import Pixels, Store, from_pixels, to_pixels
+from rp_attacks.validation import admit, check_shard, describe
 
 RANDOM_PASSES = 20  # for a random defence; its all-of-N verdict needs at least 10
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rp_attacks.defence import Classifier, Randomised, query
-from rp_attacks.isolation import PrivateStream
 from rp_attacks.losses import cw_margin
 from rp_attacks.noise import derive_seed
 from rp_attacks.problem import check_logits
+from rp_attacks.rng import PrivateStream
 
 Purpose = Literal["select", "report"]
 

@@ -1,7 +1,7 @@
 """Diffusion representation alignment: the head and the loss (Eq. 3 of the DRA paper)."""
 
 import torch
-from rp_models import projector
+from rp_models.networks import projector
 from torch import Tensor, nn
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import rp_models
 from rp_models import zoo
-from rp_models.backbones import Backbone
 from rp_models.checkpoint import CheckpointError, load_state, read_tensors
 from rp_models.data import DatasetInfo
 from rp_models.importers.torch_file import only_tensors, read_torch_file
+from rp_models.networks.backbones import Backbone
 from torch import Tensor, nn
 
 from rp_dra.settings import ClassifierSettings

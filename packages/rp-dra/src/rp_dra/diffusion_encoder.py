@@ -18,10 +18,10 @@ import torch
 from rp_models import checkpoint
 from rp_models import noise as randomness
 from rp_models.checkpoint import CheckpointError
-from rp_models.edm.layers import UNetBlock
-from rp_models.edm.precondition import Precond
-from rp_models.edm.stages import Feature, UNet
-from rp_models.edm.unet import DhariwalUNet
+from rp_models.diffusion.precondition import Precond
+from rp_models.networks.edm_layers import UNetBlock
+from rp_models.networks.edm_unet import DhariwalUNet
+from rp_models.networks.unet_features import Feature, UNet
 from torch import Tensor, nn
 
 Head = Literal["linear", "mlp"]

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 import torch
-from rp_models.backbones import Backbone
-from rp_models.preact_resnet import DMPreActResNet, PreActResNet
-from rp_models.wide_resnet import DMWideResNet, WideResNet
+from rp_models.networks.backbones import Backbone
+from rp_models.networks.preact_resnet import DMPreActResNet, PreActResNet
+from rp_models.networks.wide_resnet import DMWideResNet, WideResNet
 from torch import nn
 
 # what RobustBench has a class for, so that a file of weights says all

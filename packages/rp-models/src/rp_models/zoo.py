@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from rp_models.normalization import CIFAR10, CIFAR100, IMAGENET, SVHN, TINY_IMAGENET
+from rp_models.networks.normalization import CIFAR10, CIFAR100, IMAGENET, SVHN, TINY_IMAGENET
 
 
 class Recipe(NamedTuple):
@@ -33,12 +33,12 @@ class Entry:
 
 ENTRIES: dict[str, Entry] = {
     # EDM
-    "edm": Entry("edm.precondition:EDMPrecond", {}, "arXiv:2206.00364"),
-    "vp-precond": Entry("edm.precondition:VPPrecond", {}, "arXiv:2011.13456"),
-    "ve-precond": Entry("edm.precondition:VEPrecond", {}, "arXiv:2011.13456"),
+    "edm": Entry("diffusion.precondition:EDMPrecond", {}, "arXiv:2206.00364"),
+    "vp-precond": Entry("diffusion.precondition:VPPrecond", {}, "arXiv:2011.13456"),
+    "ve-precond": Entry("diffusion.precondition:VEPrecond", {}, "arXiv:2011.13456"),
     **{
         f"edm-{name}-{kind}": Entry(
-            "edm.precondition:EDMPrecond",
+            "diffusion.precondition:EDMPrecond",
             {"img_channels": 3, "model_type": "SongUNet", "augment_dim": 9, **data, **network},
             "arXiv:2206.00364",
         )
@@ -58,27 +58,29 @@ ENTRIES: dict[str, Entry] = {
         )
     },
     "edm-imagenet64-cond-adm": Entry(
-        "edm.precondition:EDMPrecond",
+        "diffusion.precondition:EDMPrecond",
         {"img_resolution": 64, "img_channels": 3, "label_dim": 1000, "use_fp16": True, "model_type": "DhariwalUNet"},
         "arXiv:2206.00364",
     ),
     "edm-digits": Entry(
-        "edm.precondition:EDMPrecond",
+        "diffusion.precondition:EDMPrecond",
         {"img_resolution": 8, "img_channels": 1, "label_dim": 10, "model_type": "SongUNet", "model_channels": 32}
         | {"channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.0},
         "arXiv:2206.00364",
     ),
     # WideResNet
-    "wide-resnet": Entry("wide_resnet:WideResNet", {}, "arXiv:1605.07146"),
+    "wide-resnet": Entry("networks.wide_resnet:WideResNet", {}, "arXiv:1605.07146"),
     **{
-        f"wrn-{depth}-{width}": Entry("wide_resnet:WideResNet", {"depth": depth, "width": width}, "arXiv:1605.07146")
+        f"wrn-{depth}-{width}": Entry(
+            "networks.wide_resnet:WideResNet", {"depth": depth, "width": width}, "arXiv:1605.07146"
+        )
         for depth, width in ((16, 4), (40, 2), (28, 10), (34, 10), (34, 20), (70, 16))
     },
     # WideResNet of DM-AT; CIFAR-10's statistics unless the name says otherwise
-    "dm-wide-resnet": Entry("wide_resnet:DMWideResNet", {}, "arXiv:2010.03593"),
+    "dm-wide-resnet": Entry("networks.wide_resnet:DMWideResNet", {}, "arXiv:2010.03593"),
     **{
         f"wrn-{depth}-{width}-swish{suffix}": Entry(
-            "wide_resnet:DMWideResNet",
+            "networks.wide_resnet:DMWideResNet",
             {"depth": depth, "width": width, "num_classes": classes, **statistics._asdict()},
             "arXiv:2302.04638",
         )
@@ -91,28 +93,28 @@ ENTRIES: dict[str, Entry] = {
         )
     },
     # Pre-activation ResNets
-    "preact-resnet": Entry("preact_resnet:PreActResNet", {}, "arXiv:1603.05027"),
-    "dm-preact-resnet": Entry("preact_resnet:DMPreActResNet", {}, "arXiv:2010.03593"),
+    "preact-resnet": Entry("networks.preact_resnet:PreActResNet", {}, "arXiv:1603.05027"),
+    "dm-preact-resnet": Entry("networks.preact_resnet:DMPreActResNet", {}, "arXiv:2010.03593"),
     **{
-        f"preact-resnet{depth}": Entry("preact_resnet:PreActResNet", {"depth": depth}, "arXiv:1603.05027")
+        f"preact-resnet{depth}": Entry("networks.preact_resnet:PreActResNet", {"depth": depth}, "arXiv:1603.05027")
         for depth in (18, 34, 50, 101)
     },
     **{
         f"preact-resnet{depth}-swish": Entry(
-            "preact_resnet:DMPreActResNet", {"depth": depth, **CIFAR10._asdict()}, "arXiv:2010.03593"
+            "networks.preact_resnet:DMPreActResNet", {"depth": depth, **CIFAR10._asdict()}, "arXiv:2010.03593"
         )
         for depth in (18, 34)
     },
     # Post-activation ResNets for small images
-    "cifar-resnet": Entry("resnet:CifarResNet", {}, "arXiv:1512.03385"),
+    "cifar-resnet": Entry("networks.resnet:CifarResNet", {}, "arXiv:1512.03385"),
     **{
-        f"resnet{depth}-cifar": Entry("resnet:CifarResNet", {"depth": depth}, "arXiv:1512.03385")
+        f"resnet{depth}-cifar": Entry("networks.resnet:CifarResNet", {"depth": depth}, "arXiv:1512.03385")
         for depth in (18, 34, 50)
     },
     # Backbones of timm
-    "timm": Entry("backbones:Backbone"),
+    "timm": Entry("networks.backbones:Backbone"),
     **{
-        name: Entry("backbones:Backbone", {"model": model, **IMAGENET._asdict()}, paper)
+        name: Entry("networks.backbones:Backbone", {"model": model, **IMAGENET._asdict()}, paper)
         for name, model, paper in (
             ("vit-b16-dinov3", "vit_base_patch16_dinov3", "arXiv:2508.10104"),
             ("convnext-b", "convnext_base", "arXiv:2201.03545"),
@@ -121,9 +123,9 @@ ENTRIES: dict[str, Entry] = {
         )
     },
     # Masked autoencoders: the official sizes at 224 pixels, one for 32, and two for small grey images
-    "mae": Entry("mae:MaskedAutoencoder", {}, "arXiv:2111.06377"),
+    "mae": Entry("networks.mae:MaskedAutoencoder", {}, "arXiv:2111.06377"),
     **{
-        f"mae-vit-{size}": Entry("mae:MaskedAutoencoder", {**sizes, **IMAGENET._asdict()}, "arXiv:2111.06377")
+        f"mae-vit-{size}": Entry("networks.mae:MaskedAutoencoder", {**sizes, **IMAGENET._asdict()}, "arXiv:2111.06377")
         for size, sizes in (
             ("base", {"width": 768, "depth": 12, "heads": 12}),
             ("large", {"width": 1024, "depth": 24, "heads": 16}),
@@ -132,34 +134,34 @@ ENTRIES: dict[str, Entry] = {
         )
     },
     "mae-digits": Entry(
-        "mae:MaskedAutoencoder",
+        "networks.mae:MaskedAutoencoder",
         {"image_size": 8, "patch_size": 2, "in_channels": 1, "width": 48, "depth": 3, "heads": 4}
         | {"decoder_width": 32, "decoder_depth": 2, "decoder_heads": 4},
         "arXiv:2111.06377",
     ),
     "mae-fashion-mnist": Entry(
-        "mae:MaskedAutoencoder",
+        "networks.mae:MaskedAutoencoder",
         {"image_size": 28, "patch_size": 4, "in_channels": 1, "width": 128, "depth": 6, "heads": 4}
         | {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4},
         "arXiv:2111.06377",
     ),
     # ViT
-    "vit": Entry("vit:VisionTransformer", {}, "arXiv:2010.11929"),
+    "vit": Entry("networks.vit:VisionTransformer", {}, "arXiv:2010.11929"),
     "vit-b2-32": Entry(
-        "vit:VisionTransformer",
+        "networks.vit:VisionTransformer",
         {"image_size": 32, "patch_size": 2, "num_classes": 10, **CIFAR10._asdict()},
         "arXiv:2010.11929",
     ),
     "vit-digits": Entry(
-        "vit:VisionTransformer",
+        "networks.vit:VisionTransformer",
         {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "width": 64, "depth": 4, "heads": 4},
         "arXiv:2010.11929",
     ),
     # MaskDiT: on the 4-channel latents of 256 px images (512 px: image_size=64), then on pixels
-    "maskdit": Entry("maskdit:MaskDiT", {}, "arXiv:2306.09305"),
+    "maskdit": Entry("diffusion.maskdit:MaskDiT", {}, "arXiv:2306.09305"),
     **{
         f"maskdit-{size}-2-256": Entry(
-            "maskdit:MaskDiT", {"width": width, "depth": depth, "heads": heads}, "arXiv:2306.09305"
+            "diffusion.maskdit:MaskDiT", {"width": width, "depth": depth, "heads": heads}, "arXiv:2306.09305"
         )
         for size, width, depth, heads in (
             ("s", 384, 12, 6),
@@ -171,7 +173,7 @@ ENTRIES: dict[str, Entry] = {
     },
     **{
         f"maskdit-{data}": Entry(
-            "maskdit:MaskDiT",
+            "diffusion.maskdit:MaskDiT",
             {
                 "image_size": image_size,
                 "in_channels": channels,
@@ -194,10 +196,10 @@ ENTRIES: dict[str, Entry] = {
         )
     },
     # LightningDiT: on VA-VAE's latents of 256 px images; "lightningdit" takes every flag
-    "lightningdit": Entry("lightningdit:LightningDiT", {}, "arXiv:2501.01423"),
+    "lightningdit": Entry("networks.lightningdit:LightningDiT", {}, "arXiv:2501.01423"),
     **{
         f"lightningdit-{size}-1": Entry(
-            "lightningdit:LightningDiT", {"width": width, "depth": depth, "heads": heads}, "arXiv:2501.01423"
+            "networks.lightningdit:LightningDiT", {"width": width, "depth": depth, "heads": heads}, "arXiv:2501.01423"
         )
         for size, width, depth, heads in (
             ("s", 384, 12, 6),
@@ -207,17 +209,17 @@ ENTRIES: dict[str, Entry] = {
         )
     },
     # SiT with REPA's projector
-    "sit": Entry("sit:SiT", {}, "arXiv:2410.06940"),
-    "sit-xl-2-repa": Entry("sit:SiT", {}, "arXiv:2410.06940"),
+    "sit": Entry("networks.sit:SiT", {}, "arXiv:2410.06940"),
+    "sit-xl-2-repa": Entry("networks.sit:SiT", {}, "arXiv:2410.06940"),
     # Autoencoders and the normalisation of their latents
-    "autoencoder-kl": Entry("vae:AutoencoderKL", {}, "arXiv:2112.10752"),
-    "vavae-f16d32": Entry("vae:AutoencoderKL", {}, "arXiv:2501.01423"),
+    "autoencoder-kl": Entry("networks.vae:AutoencoderKL", {}, "arXiv:2112.10752"),
+    "vavae-f16d32": Entry("networks.vae:AutoencoderKL", {}, "arXiv:2501.01423"),
     "sdvae-f8d4": Entry(
-        "vae:AutoencoderKL",
+        "networks.vae:AutoencoderKL",
         {"multipliers": [1, 2, 4, 4], "attention": [False] * 4, "z_channels": 4},
         "arXiv:2112.10752",
     ),
-    "latent-normalization": Entry("vae:LatentNormalization", {}, "arXiv:2501.01423"),
+    "latent-normalization": Entry("networks.vae:LatentNormalization", {}, "arXiv:2501.01423"),
 }
 
 

@@ -15,10 +15,11 @@ import torch
 from rp_models import noise
 from rp_models.data.batches import BatchPlan
 from rp_models.data.images import Images
-from rp_models.edm.loss import EDMLoss
-from rp_models.mae import MaskedAutoencoder
+from rp_models.diffusion.edm_loss import EDMLoss
+from rp_models.diffusion.maskdit import MaskDiT
+from rp_models.diffusion.maskdit_loss import log_normal_sigma, masked_denoising_loss
 from rp_models.mask import random_mask
-from rp_models.maskdit import MaskDiT, log_normal_sigma, masked_denoising_loss
+from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.training.loop import Metrics, TrainingState
 from rp_models.training.optimizer import set_rate
 from rp_models.training.schedule import cosine

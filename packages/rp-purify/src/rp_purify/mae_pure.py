@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 from rp_models import noise
-from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import Mask, complement, random_mask
+from rp_models.networks.mae import MaskedAutoencoder
 from torch import Tensor
 
 from rp_purify.descent import Freshness, SignDescent, draw_number

@@ -10,8 +10,9 @@ from typing import Literal, get_args
 
 import torch
 from rp_models import noise as randomness
+from rp_models.diffusion.maskdit import MaskDiT
+from rp_models.diffusion.maskdit_loss import masked_denoising_loss
 from rp_models.mask import random_mask
-from rp_models.maskdit import MaskDiT, masked_denoising_loss
 from torch import Tensor
 
 from rp_purify.descent import Freshness, SignDescent, draw_number

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 from rp_models import noise
-from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import complement, random_mask
-from rp_models.transformer import unpatchify
+from rp_models.networks.mae import MaskedAutoencoder
+from rp_models.networks.transformer import unpatchify
 from torch import Tensor, nn
 
 from rp_purify.gradient import clip_to_image

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import Mask
-from rp_models.transformer import Attention
+from rp_models.networks.mae import MaskedAutoencoder
+from rp_models.networks.transformer import Attention
 from torch import Tensor, nn
 
 

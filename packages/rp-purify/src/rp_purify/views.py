@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 
 import torch
 from rp_models import noise
-from rp_models.mae import MaskedAutoencoder
+from rp_models.diffusion.maskdit import MaskDiT
+from rp_models.diffusion.maskdit_loss import masked_denoising_loss
 from rp_models.mask import Mask, random_mask
-from rp_models.maskdit import MaskDiT, masked_denoising_loss
+from rp_models.networks.mae import MaskedAutoencoder
 from torch import Tensor
 
 

@@ -1,7 +1,7 @@
 """Features of EDM diffusion models, and of other networks with EDM's encoder."""
 
-from rp_models.edm.loss import EDMLoss
-from rp_models.edm.stages import Feature
+from rp_models.diffusion.edm_loss import EDMLoss
+from rp_models.networks.unet_features import Feature
 from torch import Tensor, nn
 
 from rp_dra.diffusion_encoder import NoisyClassifier

@@ -5,9 +5,9 @@ from typing import Literal, get_args
 
 import torch
 from rp_attacks.clamping import clamp
-from rp_models.lightningdit import MASSIVE_CHANNELS, LightningDiT
-from rp_models.transport import interpolate, logit_normal_time
-from rp_models.vae import AutoencoderKL, LatentNormalization
+from rp_models.diffusion.transport import interpolate, logit_normal_time
+from rp_models.networks.lightningdit import MASSIVE_CHANNELS, LightningDiT
+from rp_models.networks.vae import AutoencoderKL, LatentNormalization
 from torch import Tensor
 from torch.nn import functional as F
 

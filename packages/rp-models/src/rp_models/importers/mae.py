@@ -21,7 +21,7 @@ from torch import Tensor
 from rp_models.checkpoint import CheckpointError
 from rp_models.importers.imported import Imported, count_blocks
 from rp_models.importers.torch_file import only_tensors, read_torch_file
-from rp_models.normalization import IMAGENET
+from rp_models.networks.normalization import IMAGENET
 
 _HEADS = {768: 12, 1024: 16, 1280: 16, 512: 16}  # by width; the last is the decoder's
 

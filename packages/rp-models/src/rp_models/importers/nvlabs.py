@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rp_models.checkpoint import CheckpointError
-from rp_models.edm.precondition import EDMPrecond, VEPrecond, VPPrecond
+from rp_models.diffusion.precondition import EDMPrecond, VEPrecond, VPPrecond
 from rp_models.importers.imported import Imported
 
 _NETWORKS = {

@@ -16,7 +16,7 @@ from torch import Tensor
 from rp_models.checkpoint import CheckpointError
 from rp_models.importers.imported import Imported, count_blocks
 from rp_models.importers.torch_file import only_tensors, read_torch_file
-from rp_models.normalization import CIFAR10, CIFAR100, TINY_IMAGENET, Statistics
+from rp_models.networks.normalization import CIFAR10, CIFAR100, TINY_IMAGENET, Statistics
 
 _STATES = ("model_state_dict", "state_dict", "last")
 _STEMS = ("init_conv.weight", "conv_2d.weight", "conv1.weight")

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from rp_models import noise
 from rp_models.data.images import Images
-from rp_models.edm.augment import Augmentation
-from rp_models.edm.loss import EDMLoss
+from rp_models.diffusion.edm_augment import Augmentation
+from rp_models.diffusion.edm_loss import EDMLoss
 from rp_models.settings import ComputeSettings, EdmSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes
@@ -22,7 +22,7 @@ from rp_models.training.optimizer import set_rate
 from rp_models.training.seeding import seeded
 from rp_models.zoo import build
 
-_AUGMENT_DIM = 9  # augmentation labels of `rp_models.edm.augment`
+_AUGMENT_DIM = 9  # augmentation labels of `rp_models.diffusion.edm_augment`
 
 
 class EdmBatch(NamedTuple):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from rp_models import noise
 from rp_models.data.augmentation import Augmentation, ResizedCrop
 from rp_models.data.images import Images
-from rp_models.mae import MaskedAutoencoder
 from rp_models.mask import random_mask
+from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.settings import ComputeSettings, MaeSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes

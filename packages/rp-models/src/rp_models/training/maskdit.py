@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from rp_models import noise
 from rp_models.data.images import Images
+from rp_models.diffusion.maskdit import MaskDiT
+from rp_models.diffusion.maskdit_loss import log_normal_sigma, masked_denoising_loss
 from rp_models.mask import random_mask
-from rp_models.maskdit import MaskDiT, log_normal_sigma, masked_denoising_loss
 from rp_models.settings import ComputeSettings, MaskDitSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes

@@ -1,1 +1,0 @@
-"""What each app does once its command line is parsed; importing a job imports torch."""

@@ -1,1 +1,0 @@
-"""Recipes: full configurations of the apps, derived from one another."""

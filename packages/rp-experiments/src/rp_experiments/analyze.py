@@ -1,0 +1,307 @@
+"""The work of `analyze.py`: features of every classifier of a run, then each analysis of the DRA paper."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import rp_models
+import torch
+from rp_analysis import (
+    GeometryPoint,
+    Plot,
+    Report,
+    SaeConfig,
+    SimilarityPoint,
+    alignment_score,
+    cka,
+    cknna,
+    classification_dimension,
+    difference_map,
+    frequency_map,
+    gradient_saliency,
+    low_frequency_share,
+    mutual_knn,
+    permutation_test,
+    plot_alignment_uniformity_accuracy,
+    plot_cknna_scatter,
+    plot_component_accuracy,
+    plot_gradient_difference,
+    plot_perturbation_saliency,
+    plot_robustness_curves,
+    plot_sae_loss,
+    robustness_curve,
+    sae_sweep,
+    uniformity_score,
+)
+from rp_attacks import PGD
+from rp_dra import EdmTarget, fit_probe
+from rp_models import noise
+from rp_models.data import Images, open_images
+from rp_models.loading import pooled_features
+from rp_models.training import ProgressBar, RunFolder
+from torch import Tensor, nn
+
+from rp_experiments.device import choose_device
+from rp_experiments.judged_images import judged_images
+from rp_experiments.recipes.analysis import Analysis
+
+PROBE = "diffusion probe"
+VALUES = 2**20  # of pixels in a batch
+
+
+class AnalysisJob:
+    """One analysis of one run.
+
+    Args:
+        config: everything that determines the numbers.
+        folder: of page and figures.
+        device: where to compute.
+        root: folder of the data sets; None for the usual places.
+    """
+
+    def __init__(self, config: Analysis, folder: RunFolder, device: torch.device, *, root: Path | None = None) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.trained = RunFolder(Path(config.run))
+        self.result: dict[str, Any] = self.trained.read_json("result.json")
+        setting = self.result["config"]
+        self.eps = float(setting["evaluation"]["eps"])
+        self.train: Images = open_images(setting["data"], "train", root=root).to(device)
+        self.test, _ = judged_images(setting["data"], "test", config.images, device=device, root=root)
+        self.models = {
+            name: rp_models.load(self.trained.path / "checkpoints" / f"{name}.safetensors", device=device)
+            for name in self.result["methods"]
+        }
+        self.target = self._target(setting)
+        self.tables: dict[str, list[dict[str, Any]]] = {}
+        self.page = Report(f"What the classifiers of {config.run} have learnt")
+        self.progress = ProgressBar()
+
+    @classmethod
+    def open(cls, config: Analysis, out: Path, *, resume: bool, device: str, root: Path | None = None) -> "AnalysisJob":
+        """Check folder and device, and load the run's models.
+
+        Raises:
+            RunError, CheckpointError, DataError: if one of them cannot be used.
+        """
+        chosen = choose_device(device)
+        return cls(config, RunFolder.open(out, asdict(config), resume=resume), chosen, root=root)
+
+    def run(self) -> None:
+        """All sections, then `result.json` and the page."""
+        sections = [self.similarity, self.geometry, self.curves, self.frequency, self.dimension, self.sparse]
+        self.progress.start("analyze", len(sections) + 1, 0)
+        self._features()
+        self.page.text(
+            f"{self.result['setting']['data']}, {len(self.test)} test images, Linf radius {self.eps:.3g}, "
+            f"{self.result['setting']['classifier']}. PGD here has {self.config.attack_steps} steps on the margin; "
+            "robust accuracies in tables are AutoAttack's, from the run."
+        )
+        for number, section in enumerate(sections):
+            self.progress.advance(number + 1, {})
+            section()
+        self.progress.advance(len(sections) + 1, {})
+        self.progress.finish()
+        self.folder.write_json(
+            "result.json",
+            {
+                "setting": {
+                    **{key: self.result["setting"][key] for key in ("data", "split", "classifier", "seed")},
+                    **{"images": len(self.test), "norm": "linf", "eps": self.eps},
+                    "attack": f"PGD on the margin, {self.config.attack_steps} steps",
+                },
+                "tables": self.tables,
+                "config": asdict(self.config),
+                "environment": self.folder.read_json("environment.json"),
+            },
+        )
+        print(f"page: {self.page.write(self.folder.path / 'index.html')}")
+
+    def similarity(self) -> None:
+        """CKNNA and its relatives with the diffusion features (Fig. 1 and 9)."""
+        if self.diffusion is None:
+            return
+        self.page.section("Similarity with the diffusion model")
+        k, rows, points = self.config.neighbours, [], []
+        for name, features in self.clean.items():
+            test = permutation_test(
+                features, self.diffusion, k=k, permutations=self.config.permutations, seed=self.config.seed
+            )
+            score, robust = cknna(features, self.diffusion, k=k), self._accuracy(name, "autoattack")
+            rows.append(
+                {
+                    "method": name,
+                    "CKNNA": score,
+                    "p-value": test.p_value,
+                    "mutual kNN": mutual_knn(features, self.diffusion, k=k),
+                    "CKA, unbiased": cka(features, self.diffusion, unbiased=True),
+                    "robust accuracy %": 100 * robust,
+                }
+            )
+            points.append(SimilarityPoint(name, robust, score))
+        self._table("similarity", rows, f"k = {k}; unconditional diffusion features at the run's noise level")
+        self._figure("cknna", plot_cknna_scatter(points), "CKNNA with the diffusion features and robust accuracy")
+
+    def geometry(self) -> None:
+        """Alignment and uniformity of clean and adversarial features (Fig. 4 and 5)."""
+        self.page.section("Alignment and uniformity")
+        points = [
+            GeometryPoint(
+                name,
+                alignment_score(self.clean[name], self.adversarial[name]),
+                uniformity_score(self.clean[name]),
+                self._accuracy(name, "clean"),
+                self._accuracy(name, "autoattack"),
+            )
+            for name in self.models
+        ]
+        self._table("geometry", [point._asdict() for point in points], "negated losses: higher is more")
+        self._figure("geometry", plot_alignment_uniformity_accuracy(points), "with (clean, robust) accuracy")
+
+    def curves(self) -> None:
+        """Accuracy over the radius, with the linear probe on diffusion features (Fig. 3b)."""
+        self.page.section("Accuracy over the radius")
+        radii = [factor * self.eps for factor in self.config.radii]
+        curves = {
+            name: robustness_curve(model, lambda eps: self._attack(eps), self._labelled(), radii)
+            for name, model in self._with_probe().items()
+        }
+        self._figure("curves", plot_robustness_curves(curves), "PGD at each radius; the probe's noise is fixed")
+
+    def frequency(self) -> None:
+        """Spectra of perturbations and of input gradients (Fig. 3a and 10)."""
+        self.page.section("Frequency")
+        spectra, rows = {}, []
+        for name, model in self._with_probe().items():
+            delta = self._each(partial(self._perturbation, model))
+            spectra[name] = frequency_map(delta)
+            share = low_frequency_share(frequency_map(delta, quantity="power"))
+            rows.append({"model": name, "energy at or below 1/8 cycle per pixel, %": 100 * share})
+        self._table("frequency", rows, "share of the perturbations' energy at low frequencies")
+        self._figure("saliency", plot_perturbation_saliency(spectra), "PGD perturbations, low frequencies centred")
+        gradients = {name: gradient_saliency(model, self._labelled()) for name, model in self.models.items()}
+        pairs = [(base, f"{base}+dra") for base in ("at", "dm-at") if {base, f"{base}+dra"} <= gradients.keys()]
+        if pairs:
+            maps = {
+                f"{aligned}\nminus {base}": difference_map(gradients[base], gradients[aligned], normalize=True)
+                for base, aligned in pairs
+            }
+            self._figure("gradients", plot_gradient_difference(maps), "input gradients, low frequencies upper left")
+
+    def dimension(self) -> None:
+        """Classification dimensions and the robust-aware dimension (Fig. 7, Table 3)."""
+        self.page.section("Classification dimension")
+        rows = []
+        for name, model in self.models.items():
+            result = classification_dimension(
+                self.clean[name],
+                self.test.labels,
+                model.head.weight.detach(),  # type: ignore[union-attr, operator]
+                model.head.bias.detach(),  # type: ignore[union-attr, operator]
+                adversarial=self.adversarial[name],
+            )
+            rows.append(
+                {
+                    "method": name,
+                    "CLS-95": result.cls95,
+                    "CLS-99": result.cls99,
+                    "robust": result.robust,
+                    "robust, within one standard error": "{} to {}".format(*result.robust_range or ("–", "–")),
+                }
+            )
+            self._figure(f"dimension-{name}", plot_component_accuracy(result), name)
+        self._table("dimension", rows, f"of {self.clean[name].shape[1]} features; recentred projection")
+
+    def sparse(self) -> None:
+        """Reconstruction loss of sparse autoencoders (Fig. 6)."""
+        self.page.section("Sparse autoencoders")
+        runs = {}
+        for name, model in self.models.items():
+            train = self._clean_features(model, self.train)
+            width = int(train.shape[1] * self.config.sae_expansion)
+            config = SaeConfig(expansion=self.config.sae_expansion, epochs=self.config.sae_epochs, batch=256)
+            ks = [k for k in self.config.sae_k if k <= width]
+            runs[name] = sae_sweep(train, self.clean[name], config, ks=ks, seeds=self.config.sae_seeds)
+        rows = [
+            {"method": name, "k": run.k, "seed": run.seed, **run.reconstruction._asdict()}
+            for name, sweep in runs.items()
+            for run in sweep
+        ]
+        self._table("sae", rows, "trained on the training images' features, judged on the test images'")
+        self._figure("sae", plot_sae_loss(runs), "normalised reconstruction loss; lower is easier to disentangle")
+
+    def _target(self, setting: dict[str, Any]) -> EdmTarget | None:
+        """The run's frozen diffusion features, if it trained a diffusion model or was given one."""
+        trained, alignment = self.trained.path / "checkpoints" / "edm.safetensors", setting["alignment"]
+        model = trained if trained.exists() else setting.get("diffusion_model")
+        if model is None:
+            return None
+        return EdmTarget(rp_models.load(model, device=self.device), sigma=alignment["sigma"], layer=alignment["layer"])
+
+    def _features(self) -> None:
+        """Features of clean and adversarial test images, of every classifier and of the diffusion model."""
+        self.clean = {name: self._clean_features(model, self.test) for name, model in self.models.items()}
+        self.adversarial = {
+            name: self._each(partial(self._adversarial_features, model)) for name, model in self.models.items()
+        }
+        self.diffusion = self.probe = None
+        if self.target is not None:
+            self.diffusion = self._each(partial(self._diffusion_features, self.target))
+            self.probe = fit_probe(self.target, self.train, seed=self.config.seed)
+
+    def _with_probe(self) -> dict[str, nn.Module]:
+        return self.models if self.probe is None else {**self.models, PROBE: self.probe}
+
+    def _pgd(self, eps: float) -> PGD:
+        """PGD on the margin."""
+        steps = self.config.attack_steps
+        return PGD(eps=eps, step_size=2.5 * eps / steps, steps=steps, loss="cw")
+
+    def _attack(self, eps: float) -> Any:
+        """PGD as a callable of model, images and labels; each batch has the same random starts."""
+        return partial(self._pgd(eps), seed=self.config.seed)
+
+    def _attacked(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Adversarial versions of the test images of some positions."""
+        return self._pgd(self.eps)(model, x, y, seed=self.config.seed, index=rows)
+
+    def _perturbation(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return self._attacked(model, rows, x, y) - x
+
+    def _adversarial_features(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return pooled_features(model, self._attacked(model, rows, x, y))
+
+    def _diffusion_features(self, target: EdmTarget, rows: Tensor, x: Tensor, _: Tensor) -> Tensor:
+        """Unconditional features, with noise that belongs to each image."""
+        return target(x, None, noise=noise.normal(x.shape[1:], seed=self.config.seed, purpose="similarity", index=rows))
+
+    def _clean_features(self, model: nn.Module, images: Images) -> Tensor:
+        return torch.cat([pooled_features(model, x) for _, x, _ in self._batches(images)])
+
+    def _each(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """What a function of positions, images and labels gives for all test images."""
+        return torch.cat([function(*batch) for batch in self._batches(self.test)])
+
+    def _labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The test images and their labels, a few at a time."""
+        return ((x, y) for _, x, y in self._batches(self.test))
+
+    def _batches(self, images: Images) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Positions, images and labels, a few at a time."""
+        info = images.info
+        size = max(64, VALUES // (info.channels * info.image_size**2))
+        for rows in torch.arange(len(images), device=self.device).split(size):
+            yield rows, *images.batch(rows)
+
+    def _accuracy(self, method: str, kind: str) -> float:
+        return float(self.result["methods"][method][kind]["estimate"])
+
+    def _table(self, name: str, rows: list[dict[str, Any]], caption: str) -> None:
+        self.tables[name] = rows
+        self.folder.write_json(f"tables/{name}.json", rows)
+        self.page.table(rows, caption)
+
+    def _figure(self, name: str, plot: Plot, caption: str) -> None:
+        plot.save(self.folder.path / "figures" / name)
+        self.page.figure(plot, caption)

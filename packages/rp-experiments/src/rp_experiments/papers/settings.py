@@ -1,0 +1,130 @@
+"""Settings of the jobs that only the reproduction has; importing this does not import torch."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rp_models.data.catalog import describe
+from rp_models.settings import require
+
+from rp_experiments.recipes.compare_purifiers import TITLES, Comparison
+from rp_experiments.recipes.pretrain_settings import PretrainClassifier
+
+Family = Literal["linf", "l2", "l1", "black-box", "short"]
+Norm = Literal["linf", "l2", "l1"]
+_USUAL: dict[Norm, float] = {"linf": 8 / 255, "l2": 1.0, "l1": 12.0}  # of MAE-Pure's tables, on CIFAR-10
+_CIFAR_VALUES = 3 * 32 * 32
+
+
+def radius(norm: Norm, data: str, eps: float) -> float:
+    """The radius of a norm's ball that stands to the Linf radius as the paper's does on CIFAR-10.
+
+    The paper's 8/255, 1 and 12 are radii for 3,072 values. For d values the L2 norm of a perturbation of fixed size in
+    every value grows with the root of d, and its L1 norm with d.
+
+    Args:
+        norm: of the ball.
+        data: a data set of the catalogue.
+        eps: Linf radius, in [0, 1] pixel units.
+    """
+    info = describe(data)
+    share = info.channels * info.image_size**2 / _CIFAR_VALUES
+    growth = {"linf": 1.0, "l2": math.sqrt(share), "l1": share}[norm]
+    return _USUAL[norm] * growth * eps / _USUAL["linf"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strength:
+    """How hard an attack table attacks; the defaults are the field's."""
+
+    steps: int = 200  # of gradient attacks
+    eot: int = 20  # passes averaged in a gradient
+    queries: int = 5000  # of RayS; Square takes a fifth, since each of its queries is several passes
+    query_passes: int = 5  # asked for each query
+    search: int = 5  # values of C&W's constant
+    search_steps: int = 200  # of Adam for each
+    fab_steps: int = 100  # of FAB on the classifier
+    passes: int = 20  # that report, and as many that select
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "eot", "queries", "query_passes", "search", "search_steps", "fab_steps", "passes"):
+            require(getattr(self, name) >= 1, f"strength.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One line of an attack table: a purifier, a classifier behind it, the attacks on both."""
+
+    name: str
+    row: str  # of compare_purifiers.py, e.g. mae_pure
+    families: tuple[Family, ...]
+    classifier: str = ""  # one of the table's classifiers; "" for the comparison's own
+    changes: dict[str, Any] = field(default_factory=dict)  # of the row's purifier, e.g. steps 20
+
+    def __post_init__(self) -> None:
+        require(self.row in TITLES, f"row must be one of {', '.join(TITLES)}, got {self.row!r}")
+        require(len(self.families) > 0, f"case {self.name!r} names no attacks")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackTable:
+    """Attacks on purifiers in other norms, without gradients, behind other classifiers, or with other settings."""
+
+    comparison: Comparison  # data, images, seed, networks and rows
+    cases: tuple[Case, ...]
+    classifiers: dict[str, PretrainClassifier] = field(default_factory=dict)
+    strength: Strength = field(default_factory=Strength)
+    eps: dict[str, float] = field(default_factory=dict)  # radius of a norm; by default in proportion, see `radius`
+
+    def __post_init__(self) -> None:
+        names = [case.name for case in self.cases]
+        require(len(set(names)) == len(names), "two cases have the same name")
+        for case in self.cases:
+            require(
+                not case.classifier or case.classifier in self.classifiers,
+                f"case {case.name!r} names the classifier {case.classifier!r}, which the table does not have",
+            )
+
+    def radius(self, norm: Norm) -> float:
+        """The radius of a norm's ball, in [0, 1] pixel units."""
+        return self.eps.get(norm) or radius(norm, self.comparison.data, self.comparison.budget.eps)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """How long purifying takes (Table 10 of the MAE-Pure paper)."""
+
+    comparison: Comparison  # the purifiers' settings and networks
+    rows: tuple[str, ...] = ("diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
+    images: int = 32  # in a batch
+    repeats: int = 5  # the rows take turns; the median counts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DescentCheck:
+    """Theorem J.1 of the MAE-Pure paper on real images."""
+
+    comparison: Comparison  # data, seed, classifier and autoencoder
+    images: int = 20
+    masks: int = 8  # of each image, in place of all possible ones
+    rates: tuple[float, ...] = (0.01, 0.1, 1.0)  # step sizes of plain gradient descent, in units of [0, 1] pixels
+    steps: tuple[int, ...] = (1, 10, 50)
+    attack_steps: int = 20  # of PGD on the classifier
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Networks:
+    """The networks of a comparison, made before several jobs use them side by side."""
+
+    comparison: Comparison
+    roles: tuple[str, ...]  # of classifier, mae, maskdit, edm, rmae, rmaskdit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Representations:
+    """Features of a run's classifiers and of its diffusion model (Fig. 4, 9 and 10 of the DRA paper)."""
+
+    images: int | None = None  # only that many test images; None for all
+    attack_steps: int = 20  # of PGD on the margin
+    neighbours: int = 10  # k of CKNNA
+    seed: int = 0

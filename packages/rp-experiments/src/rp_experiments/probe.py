@@ -1,0 +1,291 @@
+"""The stages of `probe.py`: diffusion model, rivals, probes over the noise level, accuracy over the radius, EOT.
+
+What is in the run folder is done; an interrupted study goes on from there.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import rp_models
+import torch
+from rp_analysis import RobustnessCurve, plot_robustness_curves
+from rp_attacks import PGD, Classifier, FixedNoise, accuracy_curve
+from rp_dra import EdmTarget, fit_probe, load_encoder, objective_of, save_encoder
+from rp_dra.diffusion_encoder import DiffusionClassifier, NoisyClassifier
+from rp_dra.encoder_trainer import EncoderFineTuner, EncoderTrainer, NoisyClassifierTrainer
+from rp_dra.probe import NoisyProbe, eot_gap
+from rp_models import noise
+from rp_models.checkpoint import CheckpointError
+from rp_models.data import DataError, DatasetInfo, subset
+from rp_models.diffusion.precondition import Precond
+from rp_models.loading import load_denoiser
+from rp_models.networks.unet_features import Feature
+from rp_models.training import RunFolder, seeded, state_path, train_stage
+from rp_models.zoo import Recipe
+from torch import nn
+
+from rp_experiments.device import choose_device
+from rp_experiments.recipes.probe import RIVALS, ProbeStudy, Rival
+from rp_experiments.train_dra import TrainDraJob
+
+PROBE = "diffusion probe"
+ENCODERS = ("noisy encoder", "fine-tuned encoder")  # rivals that are made of the diffusion model's encoder
+
+
+class ProbeJob:
+    """One study of a diffusion model's features.
+
+    Args:
+        config: everything that determines the numbers.
+        models: where diffusion model and classifiers come from, in the study's folder.
+    """
+
+    def __init__(self, config: ProbeStudy, models: TrainDraJob) -> None:
+        self.config, self.models = config, models
+        self.folder, self.seed = models.folder, config.models.seed
+        self.eps = config.models.evaluation.eps
+
+    @classmethod
+    def open(
+        cls, config: ProbeStudy, out: Path, *, resume: bool, device: str, cache: Path, root: Path | None
+    ) -> "ProbeJob":
+        """Check device, data and run folder before any work.
+
+        Raises:
+            RunError: if the folder cannot be used.
+            DataError: if there is no such device, or data and settings do not fit.
+            CheckpointError: if a given diffusion model cannot be used.
+        """
+        where = choose_device(device)
+        if config.models.threads:
+            torch.set_num_threads(config.models.threads)
+        models = replace(config.models, method=("standard", "at"))
+        job = TrainDraJob(models, RunFolder(out), where, cache, root=root)
+        job.check()
+        _check_network(config, job.train.info)
+        RunFolder.open(out, asdict(config), resume=resume)
+        return cls(config, job)
+
+    def run(self) -> None:
+        """All stages, then tables on the terminal, figure and `result.json`."""
+        denoiser = self.models.diffusion.model()
+        result: dict[str, Any] = {"setting": self._setting()}
+        rivals: dict[str, Classifier] = {rival: self.rival(rival, denoiser) for rival in self.config.rivals}
+        result["noise levels"] = self._once("noise-levels", lambda: self.noise_levels(denoiser))
+        result["curves"] = self._once("curves", lambda: self.curves(denoiser, rivals))
+        result["fresh noise"] = self._once("fresh-noise", lambda: self.fresh_noise(denoiser))
+        curves = {name: RobustnessCurve(**curve) for name, curve in result["curves"].items()}
+        plot_robustness_curves(curves).save(self.folder.path / "figures" / "curves")
+        self.folder.write_json(
+            "result.json", {**result, "config": asdict(self.config), "seconds": self.folder.seconds()}
+        )
+        print(tables(result))
+        print(f"\neverything else is in {self.folder.path}/", file=sys.stderr)
+
+    def rival(self, rival: Rival, denoiser: nn.Module) -> Classifier:
+        """A classifier to compare the probe with, trained now if it is not in the folder."""
+        if rival == "standard" or rival == "at":
+            self.models.classifier(rival, None, None)
+            return rp_models.load(self.models.checkpoint(rival), device=self.models.device)
+        product = self.folder.path / "checkpoints" / f"{rival.replace(' ', '-')}.safetensors"
+        if not product.exists():
+            trainer = self._noisy_trainer(denoiser) if rival == "noisy encoder" else self._fine_tuner(denoiser)
+            self._train(product.stem, trainer)
+            save_encoder(trainer.average, product)
+            state_path(self.folder, product.stem).unlink(missing_ok=True)
+        classifier = load_encoder(product, device=self.models.device)
+        if isinstance(classifier, NoisyClassifier):
+            return FixedNoise(classifier, seed=noise.derive_seed(self.seed, "probe"))
+        return classifier
+
+    def noise_levels(self, denoiser: nn.Module) -> list[dict[str, float]]:
+        """The probe's accuracy on the validation images over the noise level, without attack."""
+        rows = []
+        for sigma in self.config.sigmas:
+            probe = fit_probe(self._target(denoiser, sigma), self.models.train, seed=self.seed)
+            x, y = self.models.validation.batch(slice(None))
+            with torch.no_grad():
+                accuracy = float((probe(x).argmax(dim=1) == y).float().mean())
+            rows.append({"sigma": sigma, "accuracy": accuracy})
+        return rows
+
+    def curves(self, denoiser: nn.Module, rivals: Mapping[str, Classifier]) -> dict[str, dict[str, Any]]:
+        """Accuracy over the radius under PGD on the margin; all noise is fixed, and known to the attack."""
+        steps, x_y = self.config.attack_steps, self.models.test.batch(slice(None))
+        attack = PGD(eps=self.eps, step_size=2.5 * self.eps / steps, steps=steps, loss="cw")
+        sigma = self.config.models.alignment.sigma
+        probe = fit_probe(self._target(denoiser, sigma), self.models.train, seed=self.seed)
+        found = {}
+        radii = [factor * self.eps for factor in self.config.radii]
+        models: dict[str, Classifier] = {PROBE: probe, **rivals}
+        for name, model in models.items():
+            points = accuracy_curve(model, *x_y, attack, radii, seed=self.seed)
+            intervals = [point.accuracy for point in points]
+            found[name] = {
+                "eps": radii,
+                "accuracy": [interval.estimate for interval in intervals],
+                "low": [interval.low for interval in intervals],
+                "high": [interval.high for interval in intervals],
+                "images": len(x_y[0]),
+            }
+        return found
+
+    def fresh_noise(self, denoiser: nn.Module) -> list[dict[str, Any]]:
+        """What probes with fresh noise seem to resist, and what is left under expectation over the noise."""
+        config = self.config
+        x, y = subset(self.models.test, config.noisy_images).batch(slice(None))
+        rows = []
+        for sigma in config.noisy_sigmas:
+            probe = fit_probe(
+                self._target(denoiser, sigma),
+                self.models.train,
+                seed=self.seed,
+                noise="per-image",
+                draws=config.noisy_draws,
+            )
+            gap = eot_gap(
+                NoisyProbe(probe, seed=self.seed),
+                x,
+                y,
+                eps=config.noisy_radius * self.eps,
+                steps=config.noisy_steps,
+                passes=config.passes,
+                seed=self.seed,
+            )
+            accuracies = {name: value._asdict() for name, value in gap._asdict().items() if name != "passes"}
+            rows.append({"sigma": sigma, "eps": config.noisy_radius * self.eps, "images": len(x), **accuracies})
+        return rows
+
+    @property
+    def _layer(self) -> Feature:
+        """Where the features are taken, of probes and encoders alike."""
+        return self.config.models.alignment.layer
+
+    def _target(self, denoiser: nn.Module, sigma: float) -> EdmTarget:
+        settings = self.config.models.alignment
+        return EdmTarget(denoiser, sigma=sigma, layer=self._layer, label="null", precision=settings.precision)
+
+    def _noisy_trainer(self, denoiser: nn.Module) -> EncoderTrainer:
+        """The same encoder with fresh weights, and without labels, which are now what it learns."""
+        images, settings = self.models.train, self.config.noisy_encoder
+        with seeded(self.seed, "noisy encoder"):
+            network = without_labels(denoiser)
+            model = NoisyClassifier(
+                network, images.info.num_classes, sigma=settings.sigma, layer=self._layer, head=settings.head
+            )
+        return NoisyClassifierTrainer(model, images, settings, seed=self.seed)
+
+    def _fine_tuner(self, denoiser: nn.Module) -> EncoderTrainer:
+        images, settings = self.models.train, self.config.fine_tuning
+        assert isinstance(denoiser, Precond)
+        with seeded(self.seed, "fine-tuned encoder"):
+            model = DiffusionClassifier(
+                denoiser, images.info.num_classes, sigma=settings.sigma, layer=self._layer, head=settings.head
+            )
+        objective = objective_of(self.config.models.training, method="at", num_classes=images.info.num_classes)
+        return EncoderFineTuner(model, images, settings, objective=objective, seed=self.seed)
+
+    def _train(self, stage: str, trainer: EncoderTrainer) -> None:
+        with self.folder.timed(stage):
+            train_stage(
+                trainer,
+                stage=stage,
+                steps=trainer.steps,
+                folder=self.folder,
+                identity={"config": asdict(self.config)},
+                seed=self.seed,
+                progress=self.models.progress,
+            )
+
+    def _once(self, name: str, work: Callable[[], Any]) -> Any:
+        """What a stage found: read from the folder, or worked out now and written there."""
+        if not (self.folder.path / "results" / f"{name}.json").exists():
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            with self.folder.timed(name):
+                found = work()
+            self.folder.write_json(f"results/{name}.json", found)
+        return self.folder.read_json(f"results/{name}.json")
+
+    def _setting(self) -> dict[str, Any]:
+        models, config = self.config.models, self.config
+        return {
+            "data": models.data,
+            "split": "test",
+            "images": len(self.models.test),
+            "attack": f"PGD-{config.attack_steps} on the margin, Linf; the noise of probes is fixed and known",
+            "sigma": models.alignment.sigma,
+            "layer": models.alignment.layer,
+            "seed": models.seed,
+        }
+
+
+def without_labels(denoiser: nn.Module) -> Precond:
+    """A network of the same architecture that takes no labels, with fresh weights.
+
+    Args:
+        denoiser: an EDM network that `rp_models.build` or `rp_models.load` made.
+    """
+    recipe = denoiser.recipe
+    assert isinstance(recipe, Recipe)
+    network = rp_models.build(recipe.name, **{**recipe.arguments, "label_dim": 0})
+    assert isinstance(network, Precond)
+    return network
+
+
+def _check_network(config: ProbeStudy, info: DatasetInfo) -> None:
+    """Whether probes and rivals can be made of the diffusion model, before anything is trained.
+
+    Raises:
+        CheckpointError: if the given one cannot be read, or is no EDM network.
+        DataError: if it does not take the images, or the features lie behind the encoder that rivals are made of.
+    """
+    rivals, layer = [rival for rival in config.rivals if rival in ENCODERS], config.models.alignment.layer
+    if rivals and layer == "before_up":
+        raise DataError(
+            f"{' and '.join(rivals)}: the features of --models.alignment.layer before_up lie behind the encoder; take "
+            "bottleneck, or leave these rivals out with --rivals"
+        )
+    given = config.models.diffusion_model
+    if given is not None and not isinstance(load_denoiser(given, info), Precond):
+        raise CheckpointError(f"{given}: expected an EDM network, whose features are probed")
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """The study's three tables as text, each with its setting."""
+    setting, curves = result["setting"], result["curves"]
+    radii = next(iter(curves.values()))["eps"]
+    levels = result["noise levels"]
+    lines = [
+        f"\n{setting['data']}: linear probes on {setting['layer']} features, validation accuracy without attack, %",
+        _line("sigma", [f"{row['sigma']:g}" for row in levels]),
+        _line("accuracy", [_percent(row["accuracy"]) for row in levels]),
+        "",
+        f"accuracy in % over the Linf radius; {setting['attack']}; {setting['images']} test images, "
+        f"sigma {setting['sigma']:g}",
+        _line("radius", [f"{eps:.3g}" for eps in radii]),
+        *(_line(name, map(_percent, curve["accuracy"])) for name, curve in curves.items()),
+    ]
+    columns = {"clean": "clean", "noise": "random", "without_eot": "PGD", "with_eot": "PGD+EOT", "fixed_noise": "known"}
+    for row in result["fresh noise"]:
+        title = f"probe with fresh noise, sigma {row['sigma']:g}: accuracy in % at radius {row['eps']:.3g}"
+        lines += [
+            "",
+            f"{title}, {row['images']} test images; known: noise fixed for each image",
+            _line("attack", columns.values()),
+            _line("", [_percent(row[name]["estimate"]) for name in columns]),
+            _line("95% from", [_percent(row[name]["low"]) for name in columns]),
+            _line("to", [_percent(row[name]["high"]) for name in columns]),
+        ]
+    lines += ["", *(f"{name}: {RIVALS[name]}" for name in curves if name in RIVALS)]
+    return "\n".join(lines)
+
+
+def _line(name: str, cells: Any) -> str:
+    return f"{name:<20}" + "".join(f"{cell:>9}" for cell in cells)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

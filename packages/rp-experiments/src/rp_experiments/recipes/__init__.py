@@ -1,0 +1,1 @@
+"""Named settings of every experiment; importing them does not import torch."""

@@ -1,0 +1,119 @@
+"""Recipes of `analyze_purifier.py`; importing this does not import torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import tyro
+from rp_models.data.catalog import describe
+from rp_models.settings import require
+
+from rp_experiments.recipes.finetuning import DescentSettings
+
+NETWORKS = ("mae", "rmae", "maskdit", "rmaskdit")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PurifierAnalysis:
+    """Everything that determines an analysis' numbers."""
+
+    data: str = "digits"  # a data set of the catalogue; images of its test split
+    mae: str = "mae-digits"  # masked autoencoder, a file or a shipped name
+    rmae: str = ""  # checkpoint of the robustly fine-tuned one, for Fig. 6; none leaves it out
+    maskdit: str = ""  # checkpoint of a MaskDiT, for Fig. 7; none leaves it out
+    rmaskdit: str = ""  # checkpoint of the robustly fine-tuned one
+    classifier: str = ""  # checkpoint of the classifier that is attacked; none trains a standard one
+    classifier_epochs: int = 24  # of that training, of at most 6,400 images each
+    images: int | None = 150  # so many test images, the field's fixed draw; None for all
+    eps: float | None = None  # Linf radius in [0, 1] pixel units; None for the data set's usual one
+    radii: tuple[float, ...] = (0.0, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the curves, multiples of eps
+    attack_steps: int = 20  # of PGD on the classifier, step size 2.5 eps / steps
+    weak_steps: tuple[int, ...] = (1, 5)  # of weaker attacks, for Theorem 3.2
+    mask_rate: float = 0.5  # hidden share when AMV and loss are measured
+    sigma: float = 0.34  # noise level of the MaskDiT, in the units of [-1, 1]
+    descent: DescentSettings = field(default_factory=DescentSettings)  # of MAE-Pure and MaskDiT-Pure
+    # of networks that have one of their own, by the names of the fields above, such as rmae; for recipes
+    descents: Annotated[dict[str, DescentSettings] | None, tyro.conf.Suppress] = None
+    every: int = 2  # steps of purification between two points of a curve
+    kernel_images: int = 16  # for Theorem 3.1
+    features: int = 2000  # random features of its kernel
+    examples: int = 3  # images on the attention maps
+    sheet: int = 8  # images on the sheet of reconstructions
+    seed: int = 0  # of the classifier, attacks, masks and noise
+    batch_size: int = 64  # images at a time; changes no number beyond rounding
+
+    def __post_init__(self) -> None:
+        info = describe(self.data)
+        require(self.eps is not None or "linf" in info.eps, f"{self.data} has no usual radius; name one with --eps")
+        require(bool(self.mae), "the analysis needs a masked autoencoder; name one with --mae")
+        require(self.eps is None or 0 < self.eps <= 0.5, f"eps must be in (0, 0.5], got {self.eps}; divide by 255")
+        require(self.images is None or self.images >= 4, f"images must be at least 4, got {self.images}")
+        require(
+            len(self.radii) >= 3
+            and self.radii[0] == 0
+            and 1 in self.radii
+            and all(a < b for a, b in zip(self.radii, self.radii[1:], strict=False)),
+            f"radii must be three or more, increase from 0 on and name 1, the radius itself, got {self.radii}",
+        )
+        for name in (
+            *("attack_steps", "classifier_epochs", "every", "kernel_images", "features", "examples", "sheet"),
+            "batch_size",
+        ):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(all(steps >= 1 for steps in self.weak_steps), f"weak_steps must be positive, got {self.weak_steps}")
+        require(0 < self.mask_rate < 1, f"mask_rate must be between 0 and 1, got {self.mask_rate}")
+        require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
+        unknown = sorted(set(self.descents or {}) - set(NETWORKS))
+        require(not unknown, f"descents must name networks of {', '.join(NETWORKS)}, got {' '.join(unknown)}")
+
+    def descent_of(self, network: str) -> DescentSettings:
+        """The purifier's steps around one of the networks."""
+        return (self.descents or {}).get(network, self.descent)
+
+    @property
+    def radius(self) -> float:
+        """The Linf radius, in [0, 1] pixel units."""
+        return describe(self.data).eps["linf"] if self.eps is None else self.eps
+
+
+def digits() -> PurifierAnalysis:
+    """The embedded digits with the autoencoder that ships with rp-models: about a minute."""
+    return PurifierAnalysis(descent=DescentSettings(steps=40, step_size=0.01, eta=0.15, mask_rate=0.5))
+
+
+def fashion_mnist() -> PurifierAnalysis:
+    """Fashion-MNIST, with the autoencoder of `weights/`."""
+    return PurifierAnalysis(
+        data="fashion-mnist",
+        mae="mae-fashion-mnist",
+        classifier_epochs=8,
+        images=100,
+        descent=DescentSettings(steps=40, step_size=1 / 200, eta=0.1, mask_rate=0.5),
+        every=4,
+        kernel_images=8,
+    )
+
+
+def smoke() -> PurifierAnalysis:
+    """The digits in seconds: every part runs, nothing can be concluded; for tests."""
+    base = digits()
+    return replace(
+        base,
+        classifier_epochs=1,
+        images=6,
+        radii=(0.0, 0.5, 1.0),
+        attack_steps=2,
+        weak_steps=(1,),
+        descent=replace(base.descent, steps=3),
+        kernel_images=2,
+        features=50,
+        examples=2,
+        sheet=3,
+    )
+
+
+RECIPES: dict[str, Callable[[], PurifierAnalysis]] = {
+    "digits": digits,
+    "fashion-mnist": fashion_mnist,
+    "smoke": smoke,
+}

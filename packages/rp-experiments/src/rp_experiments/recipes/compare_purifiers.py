@@ -1,0 +1,271 @@
+"""Recipes of `compare_purifiers.py`; importing this does not import torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any
+
+from rp_models.data.catalog import describe
+from rp_models.settings import require
+
+from rp_experiments.recipes import finetuning, pretrain_classifier, pretrain_edm, pretrain_mae, pretrain_maskdit
+from rp_experiments.recipes.finetuning import Finetuning
+from rp_experiments.recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMae, PretrainMaskDit
+from rp_experiments.recipes.purification import USES, PurifierChoice
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """The attacks on each row of the table, in the maximum norm; the defaults are those of the field."""
+
+    eps: float = 8 / 255  # radius, in [0, 1] pixel units
+    step_size: float | None = None  # of PGD, in [0, 1] pixel units; None for 2.5 eps / steps
+    steps: int = 200  # of PGD and APGD
+    eot: int = 20  # passes of a random purifier whose gradients are averaged
+    curved_steps: int = 200  # of PGD through the backward rules that differentiate twice, which cost several times more
+    curved_eot: int = 20  # passes averaged there
+    queries: int = 1000  # of Square
+    query_passes: int = 20  # of a random purifier for each query
+    passes: int = 20  # that report, and as many others that select the worst attack; for a random purifier
+
+    def __post_init__(self) -> None:
+        require(0 < self.eps <= 1, f"budget.eps must be in (0, 1] pixel units, got {self.eps}; divide by 255")
+        for name in ("steps", "eot", "curved_steps", "curved_eot", "queries", "query_passes", "passes"):
+            require(getattr(self, name) >= 1, f"budget.{name} must be at least 1, got {getattr(self, name)}")
+        require(
+            self.step_size is None or 0 < self.step_size <= 1,
+            f"budget.step_size must be in (0, 1] pixel units, got {self.step_size}; divide by 255",
+        )
+
+    def pgd_step(self, steps: int) -> float:
+        """The step size of a PGD of so many steps, in [0, 1] pixel units."""
+        return 2.5 * self.eps / steps if self.step_size is None else self.step_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """The purifier of each row, its networks named by their roles.
+
+    mae, maskdit, edm: pre-trained. rmae, rmaskdit: robustly fine-tuned through sign steps; rmae_once, rmaskdit_once:
+    through one reconstruction or denoising step.
+    """
+
+    none: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="none", mae="mae"))
+    noise: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="noise", mae="mae"))
+    mae_reconstruction: PurifierChoice = field(
+        default_factory=partial(PurifierChoice, kind="mae-reconstruction", mae="mae")
+    )
+    rmae_reconstruction: PurifierChoice = field(
+        default_factory=partial(PurifierChoice, kind="mae-reconstruction", mae="rmae_once")
+    )
+    maskdit_denoise: PurifierChoice = field(
+        default_factory=partial(PurifierChoice, kind="denoise", mae="mae", model="maskdit")
+    )
+    rmaskdit_denoise: PurifierChoice = field(
+        default_factory=partial(PurifierChoice, kind="denoise", mae="mae", model="rmaskdit_once")
+    )
+    diffpure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="diffpure", mae="mae", model="edm"))
+    likelihood: PurifierChoice = field(
+        default_factory=partial(PurifierChoice, kind="likelihood", mae="mae", model="edm", steps=5)
+    )
+    mae_pure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="mae"))
+    maskdit_pure: PurifierChoice = field(
+        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="maskdit", halve=False)
+    )
+    rmae_pure_once: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="rmae_once"))
+    rmaskdit_pure_once: PurifierChoice = field(
+        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="rmaskdit_once", halve=False)
+    )
+    rmae_pure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="rmae"))
+    rmaskdit_pure: PurifierChoice = field(
+        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="rmaskdit", halve=False)
+    )
+
+
+TITLES = {
+    "none": "no purifier",
+    "noise": "Gaussian noise",
+    "mae_reconstruction": "MAE reconstruction",
+    "rmae_reconstruction": "RMAE reconstruction",
+    "maskdit_denoise": "MaskDiT, one step",
+    "rmaskdit_denoise": "RMaskDiT, one step",
+    "diffpure": "DiffPure",
+    "likelihood": "likelihood maximisation",
+    "mae_pure": "MAE-Pure",
+    "maskdit_pure": "MaskDiT-Pure",
+    "rmae_pure_once": "RMAE-Pure, tuned one-shot",
+    "rmaskdit_pure_once": "RMaskDiT-Pure, tuned one-shot",
+    "rmae_pure": "RMAE-Pure",
+    "rmaskdit_pure": "RMaskDiT-Pure",
+}
+
+
+PURE = ("mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Everything that determines the table."""
+
+    data: str = "digits"  # a data set of the catalogue; its test split is attacked
+    only: tuple[str, ...] = ()  # rows to evaluate, such as none mae_pure; by default all
+    images: int | None = 100  # only that many test images, the field's fixed draw; None for all
+    seed: int = 0  # of attacks, masks, noise and verdicts
+    batch_size: int = 100  # images attacked at a time; changes no number
+    block_size: int = 50  # images of a saved block, the unit of resuming
+    probes: int = 0  # images on which signs of masked gradients are looked for; dear for iterative purifiers
+    classifier: str = ""  # checkpoint of the classifier; by default a standard one is trained
+    mae: str = ""  # of the masked autoencoder, a file or a shipped name; by default pre-trained
+    maskdit: str = ""  # of the MaskDiT; by default pre-trained
+    edm: str = ""  # of an unconditional EDM network; by default pre-trained
+    pretrain_classifier: PretrainClassifier = field(default_factory=PretrainClassifier)
+    pretrain_mae: PretrainMae = field(default_factory=PretrainMae)
+    pretrain_maskdit: PretrainMaskDit = field(default_factory=PretrainMaskDit)
+    pretrain_edm: PretrainEdm = field(default_factory=PretrainEdm)
+    finetune_mae: Finetuning = field(default_factory=Finetuning)  # makes rmae
+    finetune_maskdit: Finetuning = field(default_factory=Finetuning)  # makes rmaskdit
+    finetune_mae_once: Finetuning = field(default_factory=Finetuning)  # makes rmae_once
+    finetune_maskdit_once: Finetuning = field(default_factory=Finetuning)  # makes rmaskdit_once
+    budget: Budget = field(default_factory=Budget)
+    rows: Rows = field(default_factory=Rows)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The rows to evaluate, in the table's order."""
+        return tuple(row.name for row in fields(Rows) if not self.only or row.name in self.only)
+
+    def __post_init__(self) -> None:
+        describe(self.data)
+        unknown = sorted(set(self.only) - set(TITLES))
+        require(not unknown, f"only must name rows of {', '.join(TITLES)}, got {' '.join(unknown)}")
+        for name in ("batch_size", "block_size"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.images is None or self.images >= 8, f"images must be at least 8, got {self.images}")
+        require(self.probes >= 0, f"probes must not be negative, got {self.probes}")
+
+
+def with_roles(tuning: Finetuning) -> Finetuning:
+    """Fine-tuning of the comparison's own networks, named by their roles."""
+    return replace(tuning, mae="mae", maskdit="maskdit", classifier="classifier")
+
+
+def digits() -> Comparison:
+    """The embedded digits at radius 0.15: an hour on a CPU core, most of it the attacks on the iterative purifiers."""
+    eps = 0.15
+    mae = PurifierChoice(kind="mae-pure", mae="mae", steps=10, step_size=0.04, eta=eps, mask_rate=0.5)
+    maskdit = replace(mae, kind="maskdit-pure", model="maskdit", steps=6, halve=False, mask_rate=0.25)
+    return Comparison(
+        data="digits",
+        mae="mae-digits",
+        pretrain_classifier=pretrain_classifier.digits(),
+        pretrain_mae=pretrain_mae.digits(),
+        pretrain_maskdit=pretrain_maskdit.digits(),
+        pretrain_edm=pretrain_edm.digits_unconditional(),
+        finetune_mae=with_roles(finetuning.digits_steps()),
+        finetune_maskdit=with_roles(finetuning.digits_maskdit_steps()),
+        finetune_mae_once=with_roles(finetuning.digits()),
+        finetune_maskdit_once=with_roles(finetuning.digits_maskdit()),
+        budget=Budget(eps=eps, steps=20, eot=3, curved_steps=10, curved_eot=2, queries=100, query_passes=2, passes=8),
+        rows=Rows(
+            noise=PurifierChoice(kind="noise", mae="mae", std=0.25),
+            maskdit_denoise=PurifierChoice(kind="denoise", mae="mae", model="maskdit"),
+            rmaskdit_denoise=PurifierChoice(kind="denoise", mae="mae", model="rmaskdit_once"),
+            diffpure=PurifierChoice(kind="diffpure", mae="mae", model="edm", reverse_steps=5),
+            likelihood=PurifierChoice(kind="likelihood", mae="mae", model="edm", steps=3),
+            mae_pure=mae,
+            rmae_pure=replace(mae, mae="rmae"),
+            rmae_pure_once=replace(mae, mae="rmae_once"),
+            maskdit_pure=maskdit,
+            rmaskdit_pure=replace(maskdit, model="rmaskdit"),
+            rmaskdit_pure_once=replace(maskdit, model="rmaskdit_once"),
+        ),
+    )
+
+
+def smoke() -> Comparison:
+    """The digits in seconds: every part runs, nothing is learnt; for tests."""
+    base, tune = digits(), with_roles(finetuning.smoke())
+    few = {"steps": 2, "reverse_steps": 2}
+    rows = {row.name: _where_used(getattr(base.rows, row.name), **few) for row in fields(Rows)}
+    return replace(
+        base,
+        images=8,
+        pretrain_classifier=pretrain_classifier.smoke(),
+        pretrain_maskdit=pretrain_maskdit.smoke(),
+        pretrain_edm=replace(pretrain_edm.smoke(), edm=replace(pretrain_edm.smoke().edm, conditional=False)),
+        finetune_mae=replace(tune, through="steps", unrolled=replace(base.finetune_mae.unrolled, steps=1)),
+        finetune_maskdit=replace(tune, kind="maskdit", through="steps", unrolled=replace(tune.unrolled, steps=1)),
+        finetune_mae_once=tune,
+        finetune_maskdit_once=replace(tune, kind="maskdit"),
+        budget=replace(base.budget, steps=2, eot=1, curved_steps=1, curved_eot=1, queries=2, query_passes=1, passes=2),
+        rows=Rows(**rows),
+    )
+
+
+def fashion_mnist() -> Comparison:
+    """Fashion-MNIST at radius 0.1: eight rows on 60 test images, two hours on a CPU core.
+
+    Autoencoder and MaskDiT are those of `weights/`; the MaskDiT, asked without a class, is DiffPure's denoiser too.
+    The purifiers' settings are the best of `--tune` on 60 validation images.
+    """
+    eps = 0.1
+    base = digits()
+    rows = {row.name: _where_used(getattr(base.rows, row.name), eta=eps, step_size=0.04) for row in fields(Rows)}
+    tuned: dict[str, dict[str, Any]] = {
+        "noise": {"std": 0.1},  # more leaves nothing of the clean accuracy
+        "diffpure": {"times": 200},
+        "mae_pure": {"mask_rate": 0.75},
+        "maskdit_pure": {"sigma": 0.7},
+    }
+    rows |= {row: replace(rows[row], **changes) for row, changes in tuned.items()}
+    classifier = pretrain_classifier.fashion_mnist()
+    maskdit, edm = pretrain_maskdit.fashion_mnist(), pretrain_edm.fashion_mnist()
+    once = with_roles(finetuning.fashion_mnist())
+    once_maskdit = replace(once, kind="maskdit", finetune=replace(once.finetune, lr=2e-4, mu=1.0))
+    steps = replace(once, through="steps", unrolled=replace(base.finetune_mae.unrolled, eta=eps, step_size=0.04))
+    steps = replace(steps, finetune=replace(steps.finetune, steps=150, batch_size=64, mu=3.0))
+    return replace(
+        base,
+        data="fashion-mnist",
+        only=("none", "noise", "mae_reconstruction", "diffpure", *PURE),
+        images=60,
+        mae="mae-fashion-mnist",
+        maskdit="maskdit-fashion-mnist",
+        edm="maskdit-fashion-mnist",
+        pretrain_classifier=replace(classifier, standard=replace(classifier.standard, steps=600, warmup_steps=100)),
+        pretrain_mae=pretrain_mae.fashion_mnist(),
+        pretrain_maskdit=replace(maskdit, maskdit=replace(maskdit.maskdit, num_classes=0)),
+        pretrain_edm=replace(edm, edm=replace(edm.edm, conditional=False)),
+        finetune_mae=steps,
+        finetune_maskdit=replace(
+            steps,
+            kind="maskdit",
+            unrolled=replace(steps.unrolled, steps=3, step_size=0.05, mask_rate=0.25),
+            finetune=replace(once_maskdit.finetune, steps=100, batch_size=32),
+        ),
+        finetune_mae_once=once,
+        finetune_maskdit_once=once_maskdit,
+        budget=replace(base.budget, eps=eps, steps=10, eot=2, curved_steps=5, curved_eot=1, queries=50, passes=4),
+        rows=Rows(**rows),
+    )
+
+
+def _where_used(choice: PurifierChoice, **changes: Any) -> PurifierChoice:
+    """The choice with those of the changes that its kind has."""
+    return replace(choice, **{name: value for name, value in changes.items() if name in USES[choice.kind]})
+
+
+RECIPES: dict[str, Callable[[], Comparison]] = {"digits": digits, "fashion-mnist": fashion_mnist, "smoke": smoke}
+
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "noise": {"std": (0.05, 0.1, 0.25, 0.4)},
+    "mae_reconstruction": {"mask_rate": (0.25, 0.5, 0.75)},
+    "maskdit_denoise": {"sigma": (0.2, 0.34, 0.7)},
+    "diffpure": {"times": (75, 100, 150, 200)},
+    "likelihood": {"levels": ((0.4, 0.6), (0.8, 1.2)), "lr": (0.05, 0.1)},
+    "mae_pure": {"step_size": (0.01, 0.02, 0.04), "mask_rate": (0.25, 0.5, 0.75)},
+    "maskdit_pure": {"step_size": (0.02, 0.04), "sigma": (0.2, 0.34, 0.7), "mask_rate": (0.25, 0.5)},
+    "rmae_pure": {"step_size": (0.02, 0.04), "mask_rate": (0.5, 0.75)},
+    "rmaskdit_pure": {"step_size": (0.02, 0.04), "sigma": (0.34, 0.7)},
+}
+"""What `--tune` tries on the validation split, for each row of a purifier that has settings."""

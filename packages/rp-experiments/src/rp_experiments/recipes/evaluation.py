@@ -1,0 +1,99 @@
+"""Settings of `evaluate.py`; importing this does not import torch."""
+
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rp_models.data.catalog import describe
+from rp_models.settings import require
+
+from rp_experiments.recipes.purification import PurifierChoice
+
+SuiteName = Literal[
+    "quick",
+    "pgd200-eot20-linf",
+    "pgd200-eot20-l2",
+    "pgd200-eot20-l1",
+    "autoattack",
+    "autoattack-rand",
+    "bpda-eot20",
+    "cw-eot",
+    "deepfool-eot",
+    "blackbox",
+    "unseen",
+    "purifier",
+]
+
+
+class Budget(NamedTuple):
+    """How much work goes into an evaluation; see the settings of these names."""
+
+    images: int | None
+    passes: int | None
+    probes: int
+    block_size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """Everything that determines an evaluation's numbers.
+
+    The quick suite behind a purifier is a first look that takes minutes on two cores: where the settings leave it open,
+    it does with fewer images, passes and probes than other evaluations.
+    """
+
+    # checkpoint of the classifier, a file or a name; "" for the data set's standard one, where that is soon trained
+    model: str = ""
+    data: str = "digits"  # a data set of the catalogue; its test split is attacked
+    suite: SuiteName = "quick"  # which family of attacks
+    norm: Literal["linf", "l2", "l1"] = "linf"  # of suites that exist in several
+    eps: float | None = None  # radius in [0, 1] pixel units; None: the data set's conventional one
+    # test images, the field's fixed draw; auto: 512, for a first look (quick, behind a purifier) 50; None for all
+    images: int | Literal["auto"] | None = "auto"
+    passes: int | None = None  # verdict passes; None: 1, for a random defence 20, for a first look 10
+    pixels: Literal["float", "uint8"] = "float"  # uint8 judges adversarial images that an image file can hold
+    # images on which signs of masked gradients are looked for, by SPSA among others; None: 32, for a first look 16
+    probes: int | None = None
+    exhaustive: bool = False  # run every attack on every image, for its own accuracy
+    seed: int = 0  # of attacks, controls and verdicts
+    batch_size: int = 128  # images attacked at a time
+    # images of a saved file, the unit of resuming and of sharing between processes; None: 128, for a first look 25
+    block_size: int | None = None
+    defended: bool = False  # put the purifier of the settings below in front of the classifier
+    purifier: PurifierChoice = field(default_factory=partial(PurifierChoice, halve=None))
+
+    def __post_init__(self) -> None:
+        describe(self.data)
+        require(self.eps is None or self.eps >= 0, f"eps must not be negative, got {self.eps}")
+        require(self.probes is None or self.probes >= 0, f"probes must not be negative, got {self.probes}")
+        for name in ("images", "passes", "batch_size", "block_size"):
+            value = getattr(self, name)
+            require(value in ("auto", None) or value >= 1, f"{name} must be at least 1, got {value}")
+
+    @property
+    def first_look(self) -> bool:
+        """Whether this is the quick suite behind a purifier."""
+        return self.suite == "quick" and self.defended and self.purifier.kind != "none"
+
+    @property
+    def budget(self) -> Budget:
+        """What the settings say, and where they leave it open, what suits a first look or a verdict."""
+        usual = Budget(images=512, passes=None, probes=32, block_size=128)
+        if self.first_look:
+            usual = Budget(images=50, passes=10, probes=16, block_size=25)
+        return Budget(
+            images=usual.images if self.images == "auto" else self.images,
+            passes=usual.passes if self.passes is None else self.passes,
+            probes=usual.probes if self.probes is None else self.probes,
+            block_size=usual.block_size if self.block_size is None else self.block_size,
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """All settings, those left open as numbers."""
+        return asdict(self) | self.budget._asdict()
+
+    @property
+    def model_name(self) -> str:
+        """What to call the classifier."""
+        return Path(self.model).stem or "standard"

@@ -1,0 +1,81 @@
+"""What `analyze_purifier.py` says in words: its setting, the sentence above the page, and the terminal's summary."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rp_experiments.purifier_curves import Curves
+from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
+
+CAUTION = (
+    "The attack is PGD on the classifier alone; it does not know the purifier. Nothing here is a robust accuracy: "
+    "compare_purifiers.py and evaluate.py measure that."
+)
+ADVERSARIAL, NOISY, CLEAN, PURIFIED = "adversarial", "random signs", "clean", "purified"
+
+
+def setting(config: PurifierAnalysis, models: Iterable[str], images: int) -> dict[str, Any]:
+    """What was measured on what, for `result.json`.
+
+    Args:
+        config: of the analysis.
+        models: the networks that look at the images.
+        images: their number.
+    """
+    return {
+        "data": config.data,
+        "split": "test",
+        "images": images,
+        "models": {name: str(getattr(config, name.lower())) for name in models},
+        "attack": f"PGD-{config.attack_steps} on the classifier, cross-entropy",
+        "norm": "linf",
+        "eps": config.radius,
+        "amv": "Frobenius norm of each head's difference, mean over heads; last decoder layer, class token kept",
+        "seed": config.seed,
+    }
+
+
+def sentence(config: PurifierAnalysis, setting: Mapping[str, Any]) -> str:
+    """The setting for a reader."""
+    return (
+        f"{setting['data']}, {setting['images']} test images, {setting['attack']}, Linf radius {setting['eps']:.4g}; "
+        f"{config.mask_rate:.0%} of the patches hidden, the same for clean, attacked and purified images. "
+        f"Purifiers: {_descents(config, setting['models'])}. "
+        f"AMV: {setting['amv']}."
+    )
+
+
+def summary(config: PurifierAnalysis, result: Mapping[str, Any], radii: Curves, steps: Curves) -> str:
+    """The main numbers for the terminal.
+
+    Args:
+        config: of the analysis.
+        result: its setting and rank correlations.
+        radii: curves over the attack's radius, by network and kind of images.
+        steps: the same over the purification steps.
+    """
+    lines = [sentence(config, result["setting"]), "", f"{'':30}{'AMV':>9}{'loss':>9}"]
+    at = config.radii.index(1)
+    for name in steps:
+        end = {kind: points[-1] for kind, points in steps[name].items()}
+        rows = {
+            f"{name}, clean": radii[name][ADVERSARIAL][0],
+            f"{name}, {NOISY}": radii[name][NOISY][at],
+            f"{name}, {ADVERSARIAL}": radii[name][ADVERSARIAL][at],
+            f"{name}, {ADVERSARIAL}, purified": end[ADVERSARIAL],
+            f"{name}, {CLEAN}, purified": end[CLEAN],
+        }
+        lines += [f"{title:30}{point.amv:>9.4f}{point.loss:>9.4f}" for title, point in rows.items()]
+    lines.append("")
+    for row in result["rank_correlation"]:
+        if row["images"] == ADVERSARIAL:
+            values = ", ".join(f"{name} {row[name]:+.2f}" for name in ("AMV with loss", "AMV", "loss"))
+            lines.append(f"rank correlation over the {row['over']}, {row['model']}: {values}")
+    return "\n".join([*lines, "", CAUTION])
+
+
+def _descents(config: PurifierAnalysis, models: Iterable[str]) -> str:
+    """The purifiers' steps; network by network if they differ."""
+    by_network = {name: config.descent_of(name.lower()).in_words() for name in models}
+    if len(set(by_network.values())) == 1:
+        return next(iter(by_network.values()))
+    return "; ".join(f"{name} {words}" for name, words in by_network.items())

@@ -1,0 +1,141 @@
+"""What a sweep leaves for a reader: the table, `result.json`, and a figure where one number was varied."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rp_analysis import Plot
+from rp_analysis.plots_dra import StrengthPoint, plot_strength_sweep
+from rp_attacks import Interval
+from rp_models.training import RunFolder
+
+from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.sweep import Sweep, name_of
+from rp_experiments.reports.dra_report import describe_attacks, describe_classifier
+from rp_experiments.statistics import Difference, Outcome, Right, difference, mean_accuracy
+
+Series = tuple[str, str]  # point, method
+
+
+def write(
+    folder: RunFolder, sweep: Sweep, configs: Mapping[int, Sequence[TrainDra]], outcomes: Sequence[Outcome]
+) -> None:
+    """Write `result.json` and the figure, and print the table."""
+    rows = {series: _row(series, outcomes) for series in _series(outcomes)}
+    first = configs[sweep.seeds[0]][0]
+    images = len(outcomes[0].clean)
+    setting = {
+        "base": sweep.base,
+        "data": first.data,
+        "images": images,
+        "classifier": describe_classifier(first.classifier),
+        "attack": describe_attacks(first),
+        "norm": first.evaluation.norm,
+        "eps": first.evaluation.eps,
+        "seeds": list(sweep.seeds),
+        "compared_with": " ".join(next(iter(rows))),
+    }
+    folder.write_json(
+        "result.json",
+        {
+            "setting": setting,
+            "rows": [{"point": point, "method": method, **row} for (point, method), row in rows.items()],
+            "sweep": asdict(sweep),
+            "environment": folder.read_json("environment.json"),
+        },
+    )
+    plot = _strengths(sweep, outcomes)
+    if plot is not None:
+        plot.save(folder.path / "figures" / "sweep")
+    text = table(setting, rows)
+    folder.write_text("table.txt", text + "\n")
+    print(text)
+    print(f"\neverything else is in {folder.path}/", file=sys.stderr)
+
+
+def table(setting: Mapping[str, Any], rows: Mapping[Series, Mapping[str, Any]]) -> str:
+    """The table as text, with the setting above it."""
+    cells = [["point", "method", "clean %", "AutoAttack %", "clean, difference", "AutoAttack, difference"]]
+    for (point, method), row in rows.items():
+        values = [_percent(row["clean"]), _percent(row["autoattack"])]
+        values += [_points(row["clean_difference"]), _points(row["autoattack_difference"])]
+        cells.append([point, method, *values])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    if len(setting["seeds"]) > 1:
+        legend = "95% intervals: accuracies, Student's over seeds; differences in points from {0}, paired by seed"
+        legend += " (Student), then by image (bootstrap, McNemar's p)"
+    else:
+        legend = "95% intervals: accuracies, Wilson's over images; differences in points from {0}, paired by image"
+        legend += " (bootstrap, McNemar's p)"
+    title = (
+        f"{setting['data']}, {setting['images']} test images, {setting['norm'].capitalize()} eps {setting['eps']:.3g}, "
+        f"{setting['classifier']}, {setting['attack']}, seeds {' '.join(map(str, setting['seeds']))}"
+    )
+    return "\n".join(["", title, *lines, "", legend.format(setting["compared_with"])])
+
+
+def _series(outcomes: Sequence[Outcome]) -> list[Series]:
+    """Points and methods in the order in which they were run."""
+    return list(dict.fromkeys((outcome.point, outcome.method) for outcome in outcomes))
+
+
+def _right(series: Series, outcomes: Sequence[Outcome], kind: str) -> list[Right]:
+    """For each seed which images were right."""
+    return [getattr(outcome, kind) for outcome in outcomes if (outcome.point, outcome.method) == series]
+
+
+def _row(series: Series, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Means and differences of one series from the first."""
+    reference = _series(outcomes)[0]
+    row: dict[str, Any] = {}
+    for kind in ("clean", "autoattack"):
+        right = _right(series, outcomes, kind)
+        row[kind] = mean_accuracy(right)._asdict()
+        row[f"{kind}_per_seed"] = [float(seed.mean()) for seed in right]
+        other = difference(right, _right(reference, outcomes, kind)) if series != reference else None
+        row[f"{kind}_difference"] = _plain(other)
+    return row
+
+
+def _plain(value: Difference | None) -> dict[str, Any] | None:
+    """A difference as JSON values."""
+    if value is None:
+        return None
+    images = value.over_images
+    return {
+        "over_seeds": value.over_seeds._asdict() if value.over_seeds else None,
+        "over_images": {**images._asdict(), "difference": images.difference._asdict()},
+    }
+
+
+def _percent(interval: Mapping[str, float]) -> str:
+    """`71.3 [69.9, 72.8]`."""
+    estimate, low, high = (100 * interval[key] for key in Interval._fields)
+    return f"{estimate:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _points(value: Mapping[str, Any] | None) -> str:
+    """`+1.20 [-0.30, 2.70], [0.10, 2.30], p 0.03`."""
+    if value is None:
+        return "-"
+    images = value["over_images"]
+    intervals = [interval for interval in (value["over_seeds"], images["difference"]) if interval]
+    shown = ", ".join(f"[{100 * i['low']:+.2f}, {100 * i['high']:+.2f}]" for i in intervals)
+    return f"{100 * images['difference']['estimate']:+.2f} {shown}, p {images['p_value']:.2g}"
+
+
+def _strengths(sweep: Sweep, outcomes: Sequence[Outcome]) -> Plot | None:
+    """Accuracy over the alignment's weight, if that alone was varied with one method (Fig. 8 of the DRA paper)."""
+    varied = [name for name, values in sweep.grid.items() if len(values) > 1]
+    if varied != ["alignment.weight"] or len(sweep.method) != 1:
+        return None
+    points = []
+    for point in sweep.points():
+        series = (name_of(point), sweep.method[0])
+        clean, robust = (mean_accuracy(_right(series, outcomes, kind)) for kind in ("clean", "autoattack"))
+        points.append(StrengthPoint(float(point["alignment.weight"]), clean.estimate, robust.estimate))
+    baseline = next((point for point in points if point.strength == 0), None)
+    return plot_strength_sweep([point for point in points if point.strength > 0] or points, baseline)

@@ -1,0 +1,1 @@
+"""Diffusion models: preconditioned denoisers, losses, samplers."""

@@ -1,0 +1,96 @@
+"""Checkpoints of the kind that a job needs, tried on one image before any work."""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+import rp_models
+from rp_models.checkpoint import CheckpointError
+from rp_models.data import DatasetInfo
+from rp_models.data.datasets import DataError
+from rp_models.diffusion.maskdit import MaskDiT
+from rp_models.networks.mae import MaskedAutoencoder
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_classifier(name: str, info: DatasetInfo) -> nn.Module:
+    """A classifier of this data set's images.
+
+    Args:
+        name: a file, or the name of a checkpoint that comes with rp-models.
+        info: the data set.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+        DataError: if the network does not take the images, or gives something else than logits for the classes.
+    """
+    classifier = rp_models.load(name)
+    try:
+        with torch.no_grad():
+            logits = classifier(_black(info))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise _misfit(name, info, error) from error
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, info.num_classes):
+        raise DataError(f"{name} gives no logits for the {info.num_classes} classes of {info.name}")
+    return classifier
+
+
+def load_mae(name: str, info: DatasetInfo) -> MaskedAutoencoder:
+    """A masked autoencoder of this data set's images; arguments and errors as in `load_classifier`."""
+    mae = _of_kind(MaskedAutoencoder, name, "a masked autoencoder")
+    try:
+        with torch.no_grad():
+            mae.encode(_black(info))
+    except (RuntimeError, ValueError) as error:
+        raise _misfit(name, info, error) from error
+    return mae
+
+
+def load_maskdit(name: str, info: DatasetInfo) -> MaskDiT:
+    """A MaskDiT of this data set's images; arguments and errors as in `load_classifier`."""
+    maskdit = _of_kind(MaskDiT, name, "a MaskDiT")
+    _try_denoiser(maskdit, name, info)
+    return maskdit
+
+
+def load_denoiser(name: str, info: DatasetInfo) -> nn.Module:
+    """A denoiser D(x; sigma) of this data set's images; arguments and errors as in `load_classifier`."""
+    denoiser = rp_models.load(name)
+    _try_denoiser(denoiser, name, info)
+    return denoiser
+
+
+@torch.no_grad()
+def pooled_features(classifier: nn.Module, x: Tensor) -> Tensor:
+    """A classifier's penultimate features (b, d) of images."""
+    features: Tensor = classifier.forward_features(x)  # type: ignore[operator]
+    return features
+
+
+def _of_kind(kind: type[Network], name: str, description: str) -> Network:
+    model = rp_models.load(name)
+    if not isinstance(model, kind):
+        raise CheckpointError(f"{name}: expected {description}, the checkpoint is a {type(model).__name__}")
+    return model
+
+
+def _try_denoiser(denoiser: nn.Module, name: str, info: DatasetInfo) -> None:
+    x = _black(info)
+    try:
+        with torch.no_grad():
+            denoised = denoiser(x, torch.ones(1))
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise _misfit(name, info, error) from error
+    if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
+        raise DataError(f"{name} is no denoiser of the images of {info.name}")
+
+
+def _black(info: DatasetInfo) -> Tensor:
+    """One black image of the data set's size."""
+    return torch.zeros(1, info.channels, info.image_size, info.image_size)
+
+
+def _misfit(name: str, info: DatasetInfo, error: Exception) -> DataError:
+    return DataError(f"{name} does not take the images of {info.name} ({str(error).splitlines()[0]})")

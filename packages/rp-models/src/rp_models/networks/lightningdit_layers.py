@@ -1,0 +1,139 @@
+"""The layers of LightningDiT: a modulated block of rotary attention and SwiGLU, RMS norm, and the layer to patches.
+
+Axes: b batch, n tokens, d width.
+
+Source: Yao et al. 2025, arXiv:2501.01423.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rp_models.networks.adaln import PlainNorm, gelu_tanh, init_linear, modulate, modulation
+from rp_models.networks.rotary import rotate
+from rp_models.networks.transformer import Mlp
+
+
+class LightningBlock(nn.Module):
+    """A modulated, gated transformer block; see `lightningdit.LightningDiT` for the arguments."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qk_norm: bool = False,
+        swiglu: bool = True,
+        rms_norm: bool = True,
+        shift: bool = True,
+    ) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.shift = shift
+        self.norm1 = _norm(width, rms_norm)
+        self.norm2 = _norm(width, rms_norm)
+        self.attn = RotaryAttention(width, heads, qk_norm=qk_norm, rms_norm=rms_norm)
+        self.mlp = SwiGLU(width, int(2 / 3 * hidden)) if swiglu else Mlp(width, hidden, activation=gelu_tanh)
+        self.adaLN_modulation = modulation(width, (6 if shift else 4) * width)
+        self.attn.apply(init_linear)
+        self.mlp.apply(init_linear)
+
+    def forward(self, x: Tensor, c: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Tokens (b, n, d) to tokens of the same shape under the condition c (b, d)."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulations(c)
+        x = x + gate_a[:, None] * self.attn(modulate(self.norm1(x), shift_a, scale_a), rope)
+        return x + gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m))
+
+    def modulations(self, c: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+        """Shift, scale and gate of the attention branch, then of the MLP branch, (b, d) each; no shift is None."""
+        if self.shift:
+            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=-1)
+            return shift_a, scale_a, gate_a, shift_m, scale_m, gate_m
+        scale_a, gate_a, scale_m, gate_m = self.adaLN_modulation(c).chunk(4, dim=-1)
+        return None, scale_a, gate_a, None, scale_m, gate_m
+
+
+class RotaryAttention(nn.Module):
+    """Multi-head self-attention whose queries and keys may be normalised, and are rotated by their position.
+
+    Args:
+        width: token width d, divisible by `heads`.
+        heads: number of heads.
+        qk_norm: normalise queries and keys within each head.
+        rms_norm: with RMS norms, else with layer norms.
+    """
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, rms_norm: bool = True) -> None:
+        super().__init__()
+        norm = RMSNorm if rms_norm else nn.LayerNorm
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = norm(width // heads) if qk_norm else nn.Identity()
+        self.k_norm = norm(width // heads) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Mixed tokens (b, n, d), from tokens of that shape and the tables of `Rotary`."""
+        b, n, d = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """A gated MLP: w3(silu(a) b), with a and b the halves of w12(x).
+
+    Args:
+        width: input and output width.
+        hidden: width of a and of b.
+
+    Source: Shazeer 2020, arXiv:2002.05202.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(width, 2 * hidden)
+        self.w3 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (..., width) to tokens of the same shape."""
+        a, b = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(a) * b)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + 1e-6) over the last axis, in float32 at least, times a learned weight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (..., width) to tokens of the same shape."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.rms_norm(wide, self.weight.shape, eps=1e-6).to(x.dtype) * self.weight
+
+
+class FinalLayer(nn.Module):
+    """Norm, modulation and the linear layer to patches; its modulation always shifts."""
+
+    def __init__(self, width: int, outputs: int, *, rms_norm: bool) -> None:
+        super().__init__()
+        self.norm_final = _norm(width, rms_norm)
+        self.linear = nn.Linear(width, outputs)
+        self.adaLN_modulation = modulation(width, 2 * width)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Tokens (b, n, d) to patches (b, n, outputs) under the condition c (b, d)."""
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+def _norm(width: int, rms_norm: bool) -> nn.Module:
+    return RMSNorm(width) if rms_norm else PlainNorm(width)

@@ -1,0 +1,267 @@
+"""Wide residual networks: the classic one, and DM-AT's with SiLU and TensorFlow's padding.
+
+Both share the topology of Zagoruyko and Komodakis 2016, arXiv:1605.07146: a 3x3 stem, three groups of (depth - 4) / 6
+pre-activation blocks with 16, 32 and 64 times `width` channels, global average pooling and a linear head. Parameter
+names are those of the public code: TRADES and RobustBench for the classic one, DM-Improves-AT for the other.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rp_models.networks.normalization import Normalize
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0), elementwise, in the memory of `x`: it follows a batch norm, whose backward needs no output."""
+    return F.relu(x, inplace=True)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "relu": relu}
+
+
+class WideResNet(nn.Module):
+    """The classic wide ResNet: ReLU, symmetric padding, keys `conv1, block1.layer.0.bn1, ..., bn1, fc`.
+
+    Any image size works; at 32x32 the pooling equals the 8x8 window of the public code.
+
+    Args:
+        depth: 6 n + 4 layers with n >= 1 blocks per group, e.g. 28, 34, 70.
+        width: widening factor.
+        num_classes: number of logits.
+        in_channels: image channels.
+        mean: per-channel mean that is subtracted from images in [0, 1]; None for none, as in the public code.
+        std: per-channel standard deviation; None with `mean=None`.
+        head_bias: whether the last layer has a bias; some files of RobustBench have none.
+        sub_block: keep the group `sub_block1` that TRADES' released networks carry along without using it.
+        bn_momentum: of all batch norms.
+
+    Source: Zhang et al. 2019, arXiv:1901.08573 (TRADES), models/wideresnet.py for names and initialisation.
+    """
+
+    def __init__(
+        self,
+        depth: int = 28,
+        width: int = 10,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        head_bias: bool = True,
+        sub_block: bool = False,
+        bn_momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        n = blocks_per_group(depth)
+        self.normalize = Normalize(in_channels, mean, std)
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.block1 = _ClassicGroup(n, 16, 16 * width, 1, bn_momentum)
+        if sub_block:
+            self.sub_block1 = _ClassicGroup(n, 16, 16 * width, 1, bn_momentum).requires_grad_(False)
+        self.block2 = _ClassicGroup(n, 16 * width, 32 * width, 2, bn_momentum)
+        self.block3 = _ClassicGroup(n, 32 * width, 64 * width, 2, bn_momentum)
+        self.bn1 = nn.BatchNorm2d(64 * width, momentum=bn_momentum)
+        self.fc = nn.Linear(64 * width, num_classes, bias=head_bias)
+        initialize(self)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer, from features to logits."""
+        return self.fc
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (b, c, h, w) in [0, 1] to pooled features (b, 64 * width)."""
+        x = self.conv1(self.normalize(x))
+        x = self.block3(self.block2(self.block1(x)))
+        return relu(self.bn1(x)).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (b, c, h, w) in [0, 1] to logits (b, k)."""
+        return self.fc(self.forward_features(x))
+
+
+class DMWideResNet(nn.Module):
+    """DM-AT's wide ResNet: SiLU, TensorFlow's "same" padding, keys `init_conv, layer.0.block.0..., batchnorm, logits`.
+
+    Any image size works; at 32x32 the pooling equals the 8x8 window of the public code, at 64x64 its TinyImageNet form.
+
+    Args:
+        depth: 6 n + 4 layers with n >= 1 blocks per group, e.g. 28, 34, 70.
+        width: widening factor.
+        num_classes: number of logits.
+        in_channels: image channels.
+        mean: per-channel mean that is subtracted from images in [0, 1]; None for none.
+        std: per-channel standard deviation; None with `mean=None`.
+        activation: "silu" or "relu".
+        padding: pixels of value 0 around the image, before normalisation.
+        bn_momentum: of all batch norms.
+
+    Source: Gowal et al. 2020, arXiv:2010.03593; Wang et al. 2023, arXiv:2302.04638 (DM-AT) for names.
+    """
+
+    def __init__(
+        self,
+        depth: int = 28,
+        width: int = 10,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        activation: str = "silu",
+        padding: int = 0,
+        bn_momentum: float = 0.01,
+    ) -> None:
+        super().__init__()
+        n = blocks_per_group(depth)
+        self.activation = find_activation(activation)
+        self.padding = padding
+        self.normalize = Normalize(in_channels, mean, std)
+        self.init_conv = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.layer = nn.Sequential(
+            _DMGroup(n, 16, 16 * width, 1, self.activation, bn_momentum),
+            _DMGroup(n, 16 * width, 32 * width, 2, self.activation, bn_momentum),
+            _DMGroup(n, 32 * width, 64 * width, 2, self.activation, bn_momentum),
+        )
+        self.batchnorm = nn.BatchNorm2d(64 * width, momentum=bn_momentum)
+        self.logits = nn.Linear(64 * width, num_classes)
+        initialize(self)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer, from features to logits."""
+        return self.logits
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (b, c, h, w) in [0, 1] to pooled features (b, 64 * width)."""
+        if self.padding:
+            x = F.pad(x, (self.padding,) * 4)
+        x = self.layer(self.init_conv(self.normalize(x)))
+        return self.activation(self.batchnorm(x)).mean(dim=(2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (b, c, h, w) in [0, 1] to logits (b, k)."""
+        return self.logits(self.forward_features(x))
+
+
+class _ClassicBlock(nn.Module):
+    """Pre-activation block; the shortcut convolution, where channels change, sees the activated input."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int, bn_momentum: float) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels, momentum=bn_momentum)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels, momentum=bn_momentum)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.convShortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if in_channels != channels else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = relu(self.bn1(x))
+        shortcut = x if self.convShortcut is None else self.convShortcut(activated)
+        return self.conv2(relu(self.bn2(self.conv1(activated)))).add_(shortcut)  # in the memory of conv2's output
+
+
+class _ClassicGroup(nn.Module):
+    """`n` blocks under the name `layer`; the first one changes channels and resolution."""
+
+    def __init__(self, n: int, in_channels: int, channels: int, stride: int, bn_momentum: float) -> None:
+        super().__init__()
+        first = _ClassicBlock(in_channels, channels, stride, bn_momentum)
+        self.layer = nn.Sequential(first, *(_ClassicBlock(channels, channels, 1, bn_momentum) for _ in range(n - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class _DMBlock(nn.Module):
+    """As the classic block, with a chosen activation and "same" padding."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        activation: Callable[[Tensor], Tensor],
+        bn_momentum: float,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.batchnorm_0 = nn.BatchNorm2d(in_channels, momentum=bn_momentum)
+        self.conv_0 = SameConv2d(in_channels, channels, stride)
+        self.batchnorm_1 = nn.BatchNorm2d(channels, momentum=bn_momentum)
+        self.conv_1 = SameConv2d(channels, channels, 1)
+        self.shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if in_channels != channels else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = self.activation(self.batchnorm_0(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        hidden = self.activation(self.batchnorm_1(self.conv_0(activated)))
+        return self.conv_1(hidden).add_(shortcut)  # in the memory of conv_1's output
+
+
+class _DMGroup(nn.Module):
+    """`n` blocks under the name `block`; the first one changes channels and resolution."""
+
+    def __init__(
+        self,
+        n: int,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        activation: Callable[[Tensor], Tensor],
+        bn_momentum: float,
+    ) -> None:
+        super().__init__()
+        first = _DMBlock(in_channels, channels, stride, activation, bn_momentum)
+        rest = (_DMBlock(channels, channels, 1, activation, bn_momentum) for _ in range(n - 1))
+        self.block = nn.Sequential(first, *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class SameConv2d(nn.Conv2d):
+    """A bias-free 3x3 convolution with TensorFlow's "same" padding.
+
+    A stride of 2 pads even sizes by one pixel at the right and bottom only; all else is padded on every side.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, 3, stride, padding=0 if stride == 2 else 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Feature maps (b, c, h, w) to (b, d, ceil(h / stride), ceil(w / stride))."""
+        if self.stride == (2, 2):
+            x = F.pad(x, (x.shape[3] % 2, 1, x.shape[2] % 2, 1))
+        return super().forward(x)
+
+
+def blocks_per_group(depth: int) -> int:
+    """The number of blocks in each of the three groups of a wide ResNet.
+
+    Raises:
+        ValueError: if the depth is not 6 n + 4 with n >= 1.
+    """
+    if depth < 10 or (depth - 4) % 6:
+        raise ValueError(f"the depth of a wide ResNet is 6 n + 4 (10, 16, 22, 28, 34, ...), got {depth}")
+    return (depth - 4) // 6
+
+
+def find_activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation function of that name.
+
+    Raises:
+        ValueError: if it is not "silu" or "relu".
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"the activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]
+
+
+def initialize(model: nn.Module) -> None:
+    """Normal convolution weights of variance 2 / fan-out, zero biases of linear layers."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
