@@ -53,11 +53,22 @@ def test_a_maskdit_training_file_becomes_the_same_model_and_a_checkpoint(tmp_pat
     assert same_state(plain.build(), zeros_like(state))
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_wrappers_prefixes_are_stripped(tmp_path, prefix):
-    state = maskdit().state_dict()
-    wrapped = {prefix + key: value for key, value in state.items()}
-    assert same_state(read_maskdit(write(tmp_path / "x.pt", {"ema": wrapped}), **HEADS).build(), state)
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model.", "net."])
+@pytest.mark.parametrize("places", [(), ("ema",), ("net",), ("net", "ema"), ("state_dict",)])
+def test_every_prefix_and_place_of_the_weights_is_understood(tmp_path, prefix, places):
+    read = {
+        "maskdit": (maskdit().state_dict(), lambda path: read_maskdit(path, **HEADS)),
+        "sit": (sit().state_dict(), lambda path: read_repa(path, heads=2)),
+        "lightningdit": (lightningdit(Golden(NAMES[0])).state_dict(), lambda path: read_lightningdit(path, heads=2)),
+        "vae": (vae().state_dict(), read_vae),
+    }
+    for name, (state, reader) in read.items():
+        if (name, places[-1:]) == ("vae", ("ema",)):
+            continue  # it has no average
+        content = {prefix + key: value for key, value in state.items()}
+        for place in reversed(places):
+            content = {place: content, "step": 3}
+        assert reader(write(tmp_path / "x.pt", content)).state.keys() == state.keys(), name
 
 
 def test_an_unconditional_pixel_model_without_mask_token_is_recognised(tmp_path):

@@ -83,6 +83,30 @@ def test_a_finetune_file_becomes_a_classifier_pooled_as_it_was_tuned(tmp_path: P
     assert torch.equal(imported.build()(images()), model(images()))
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "model.module.", "net."])
+@pytest.mark.parametrize("places", [(), ("model",), ("net",), ("state_dict", "model"), ("net", "state_dict")])
+def test_every_prefix_and_place_of_the_weights_is_understood(
+    autoencoder: MaskedAutoencoder, tmp_path: Path, prefix: str, places: tuple[str, ...]
+) -> None:
+    content: dict = {prefix + key: value for key, value in autoencoder.state_dict().items()}
+    for place in reversed(places):
+        content = {place: content, "epoch": 3}
+    torch.save(content, tmp_path / "file.pth")
+    mask = random_mask(torch.rand(2, 4, generator=torch.Generator().manual_seed(1)), 0.5)
+    found = read_mae(tmp_path / "file.pth", **HEADS).build()
+    assert torch.equal(found.loss(images(), mask), autoencoder.loss(images(), mask))  # type: ignore[operator]
+
+
+def test_compiled_blocks_and_averages_of_torch_are_understood(autoencoder: MaskedAutoencoder, tmp_path: Path) -> None:
+    state = {f"module.{k.replace('blocks.1.', 'blocks.1._orig_mod.')}": v for k, v in autoencoder.state_dict().items()}
+    torch.save({"model": {**state, "n_averaged": torch.tensor(7)}}, tmp_path / "file.pth")
+    found = read_mae(tmp_path / "file.pth", **HEADS).build()
+    assert torch.equal(found.forward_features(images()), autoencoder.forward_features(images()))  # type: ignore[operator]
+    torch.save({**autoencoder.state_dict(), "module.norm.bias": torch.zeros(24)}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="twice, with and without"):
+        read_mae(tmp_path / "file.pth", **HEADS)
+
+
 @pytest.mark.parametrize(("name", "heads"), [("mae-vit-base", 12), ("mae-vit-large", 16), ("mae-vit-huge", 16)])
 def test_official_sizes_are_recognised_by_their_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, heads: int
@@ -102,7 +126,9 @@ def test_official_sizes_are_recognised_by_their_shapes(
 def test_bad_files_are_errors_that_say_what_is_wrong(autoencoder: MaskedAutoencoder, tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     torch.save({"model": {"conv1.weight": torch.zeros(1)}}, path)
-    with pytest.raises(CheckpointError, match=r"not a masked autoencoder, it has no 'patch_embed\.proj\.weight'"):
+    with pytest.raises(
+        CheckpointError, match=r"no weights of a masked autoencoder: there is no 'patch_embed\.proj\.weight'"
+    ):
         read_mae(path)
     torch.save({"model": autoencoder.state_dict()}, path)
     with pytest.raises(CheckpointError, match=r"no official size is 24 wide.* give heads="):

@@ -1,3 +1,5 @@
+import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -65,14 +67,15 @@ def test_the_released_layout_at_full_size_is_recognised(tmp_path: Path, monkeypa
 )
 def test_the_network_is_read_off_keys_and_shapes(tmp_path: Path, architecture: str, arguments: dict) -> None:
     model = build(architecture, **arguments).eval()
-    imported = read_robust(written(tmp_path / "file.pt", model))
+    with warnings.catch_warnings(action="ignore"):  # a plain preact-resnet18 may be another network
+        imported = read_robust(written(tmp_path / "file.pt", model))
     assert imported.architecture == architecture
     assert arguments.items() <= imported.arguments.items()
     assert torch.equal(imported.build()(images()), model(images()))
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "module.0."])
-@pytest.mark.parametrize("name", [None, "state_dict", "last"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "module.0.", "_orig_mod.", "net."])
+@pytest.mark.parametrize("name", [None, "state_dict", "last", "net", "model"])
 def test_every_prefix_and_place_of_the_weights_is_understood(tmp_path: Path, prefix: str, name: str | None) -> None:
     model = build("wide-resnet", depth=10, width=1).eval()
     extra = {"epoch": 3, "optimizer_state_dict": {}} if name else {}
@@ -109,6 +112,80 @@ def test_weights_behind_a_normalisation_layer_need_its_constants(tmp_path: Path)
     assert torch.equal(read_robust(path, **CIFAR10._asdict()).build()(images()), model(images()))
 
 
+WRN = "wide-resnet"
+AMBIGUOUS = [  # the 24 entries of RobustBench of which neither keys nor shapes tell how they normalise
+    (WRN, {"depth": 28, "width": 10}, ["Hendrycks2019Using", "Rony2019Decoupling"]),
+    (WRN, {"depth": 28, "width": 10, "num_classes": 100}, ["Hendrycks2019Using"]),
+    (WRN, {"depth": 28, "width": 4}, ["Ding2020MMA (Linf and L2)"]),
+    (WRN, {"depth": 34, "width": 10}, ["Augustin2020Adversarial_34_10 (L2)", "Augustin2020Adversarial_34_10_extra"]),
+    (WRN, {"depth": 34, "width": 10, "num_classes": 100}, ["Wu2020Adversarial"]),
+    (WRN, {"depth": 34, "width": 10, "sub_block": True}, ["Chen2020Efficient"]),
+    (WRN, {"depth": 34, "width": 10, "sub_block": True, "num_classes": 100}, ["Chen2020Efficient"]),
+    (WRN, {"depth": 34, "width": 20}, ["Rice2020Overfitting (Linf)"]),
+    (WRN, {"depth": 34, "width": 20, "sub_block": True, "head_bias": False}, ["Pang2020Boosting"]),
+    (WRN, {"depth": 40, "width": 2}, ["Hendrycks2020AugMix_WRN"]),
+    (WRN, {"depth": 40, "width": 2, "num_classes": 100}, ["Hendrycks2020AugMix_WRN"]),
+    ("preact-resnet", {"depth": 18}, ["Rice2020Overfitting (L2)", "Kireev2021Effectiveness_RLATAugMixNoJSD"]),
+    ("preact-resnet", {"depth": 18, "num_classes": 100}, ["Rice2020Overfitting (Linf)"]),
+    ("cifar-resnet", {"depth": 50}, ["Engstrom2019Robustness (Linf and L2)", "Augustin2020Adversarial (L2)"]),
+]
+
+
+@pytest.mark.parametrize(("architecture", "arguments", "entries"), AMBIGUOUS)
+def test_a_network_whose_normalisation_may_lie_in_code_is_named(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, arguments: dict, entries: list[str]
+) -> None:
+    with torch.device("meta"):
+        state = build(architecture, **arguments).state_dict()
+    monkeypatch.setattr("rp_models.importers.robust.read_torch_file", lambda path, **_: {"state_dict": state})
+    with pytest.warns(UserWarning, match="no normalisation constants") as caught:
+        read_robust("file.pt")
+    (message,) = (str(warning.message) for warning in caught)
+    for entry in entries:
+        assert entry in message
+    none = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    for given in (CIFAR10._asdict(), none):  # whoever says what it is hears nothing: warnings are errors here
+        assert read_robust("file.pt", **given).arguments["mean"] == given["mean"]
+    constants = {"mu": torch.zeros(3), "sigma": torch.ones(3)}
+    monkeypatch.setattr("rp_models.importers.robust.read_torch_file", lambda path, **_: {**state, **constants})
+    assert read_robust("file.pt").arguments["mean"] == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments"),
+    [
+        (WRN, {"depth": 28, "width": 10, "sub_block": True}),
+        (WRN, {"depth": 70, "width": 16}),
+        ("cifar-resnet", {"depth": 18}),
+    ],
+)
+def test_networks_of_entries_that_do_not_normalise_are_read_in_silence(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, arguments: dict
+) -> None:
+    with torch.device("meta"):
+        state = build(architecture, **arguments).state_dict()
+    monkeypatch.setattr("rp_models.importers.robust.read_torch_file", lambda path, **_: {"state_dict": state})
+    assert "mean" not in read_robust("file.pt").arguments
+
+
+def test_what_the_warning_offers_is_what_the_network_needs(tmp_path: Path) -> None:
+    """Constants in the warning, given back to the reader, make the network that wrote the file."""
+    model = build(
+        "preact-resnet",
+        depth=18,
+        num_classes=100,
+        mean=(0.50707516, 0.48654887, 0.44091784),
+        std=(0.26733429, 0.25643846, 0.27615047),
+    ).eval()
+    path = written(tmp_path / "file.pt", model)
+    with pytest.warns(UserWarning, match="Rice2020Overfitting") as caught:
+        wrong = read_robust(path).build()
+    mean, std = re.findall(r"(?:mean|std)=\((.*?)\)", str(caught[0].message))[:2]
+    given = {"mean": tuple(map(float, mean.split(","))), "std": tuple(map(float, std.split(",")))}
+    assert torch.equal(read_robust(path, **given).build()(images()), model(images()))
+    assert not torch.allclose(wrong(images()), model(images()), atol=1e-3)
+
+
 def test_files_older_than_the_step_counters_of_batch_norms_are_completed(tmp_path: Path) -> None:
     model = build("wide-resnet", depth=10, width=1).eval()
     state = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
@@ -126,7 +203,9 @@ def test_an_imported_network_survives_our_own_checkpoint(tmp_path: Path) -> None
 def test_bad_files_are_errors_that_say_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
     torch.save({"encoder.weight": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match=r"no network known here.* first keys are \['encoder.weight'\]"):
+    with pytest.raises(
+        CheckpointError, match=r"no weights of any network known here.* first keys are \['encoder.weight'\]"
+    ):
         read_robust(path)
     torch.save({"init_conv.weight": torch.zeros(16, 3, 3, 3)}, path)
     with pytest.raises(CheckpointError, match=r"has no 'batchnorm\.weight'"):

@@ -9,33 +9,37 @@ from torch import Tensor
 
 from rp_models.checkpoint import CheckpointError
 from rp_models.importers.imported import Imported
-from rp_models.importers.torch_file import only_tensors
+from rp_models.importers.weights import PLACES, find_weights
 
 Weights = Literal["ema", "model"]
 
 _HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 512: 16}  # DiT's sizes S, B, L, XL, H; MaskDiT's decoder
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
-def transformer_state(content: Mapping[str, Any], weights: Weights, path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a training checkpoint, or the file itself if it is one; keys without wrappers' prefixes.
+def transformer_state(
+    content: Mapping[str, Any], weights: Weights, anchor: str, architecture: str, path: str | Path
+) -> dict[str, Tensor]:
+    """The state dict in a training checkpoint, or the file itself if it is one; keys without prefixes.
 
     Args:
         content: the file's dictionary.
         weights: "ema" for the average of the weights, which all published figures use, or "model".
+        anchor: a key of every such network.
+        architecture: its name.
         path: what to call the file in errors.
 
     Raises:
         CheckpointError: if a training checkpoint lacks the asked-for weights, or entries are no tensors.
     """
-    state = content
     if "ema" in content or "model" in content:
         if weights not in content:
             raise CheckpointError(f"{path}: the file holds no {weights!r} weights, only {sorted(content)}")
         state = content[weights]
         if not isinstance(state, Mapping):
             raise CheckpointError(f"{path}: expected a state dict under {weights!r}, found a {type(state).__name__}")
-    return {_unwrapped(key): value for key, value in only_tensors(state, path).items()}
+        content = state
+    places = (weights, *(place for place in PLACES if place != "model"))
+    return find_weights(content, (anchor,), repr(architecture), path, places=places).state
 
 
 def patch_arguments(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Any]:
@@ -81,10 +85,3 @@ def described(
         raise CheckpointError(
             f"{path}: these are no weights of {architecture!r}, a shape does not fit ({error})"
         ) from None
-
-
-def _unwrapped(key: str) -> str:
-    while key.startswith(_WRAPPERS):
-        for wrapper in _WRAPPERS:
-            key = key.removeprefix(wrapper)
-    return key

@@ -32,7 +32,7 @@ def read_lightningdit(path: str | Path, *, weights: Weights = "ema", heads: int 
     Raises:
         CheckpointError: if the file cannot be read or is no LightningDiT.
     """
-    state = transformer_state(read_torch_file(path), weights, path)
+    state = transformer_state(read_torch_file(path), weights, "x_embedder.proj.weight", "lightningdit", path)
     return described("lightningdit", lambda: _arguments(state, heads), state, path)
 
 

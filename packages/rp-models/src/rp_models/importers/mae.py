@@ -20,7 +20,8 @@ from torch import Tensor
 
 from rp_models.checkpoint import CheckpointError
 from rp_models.importers.imported import Imported, count_blocks
-from rp_models.importers.torch_file import only_tensors, read_torch_file
+from rp_models.importers.torch_file import read_torch_file
+from rp_models.importers.weights import find_weights
 from rp_models.networks.normalization import IMAGENET
 
 _HEADS = {768: 12, 1024: 16, 1280: 16, 512: 16}  # by width; the last is the decoder's
@@ -53,7 +54,7 @@ def read_mae(
         CheckpointError: if the file cannot be read or is no MAE.
     """
     content = read_torch_file(path, allow_namespace=True)
-    state = only_tensors(content.get("model", content), path)
+    state = find_weights(content, ("patch_embed.proj.weight",), "a masked autoencoder", path).state
     arguments = {**_encoder(state, heads, path), "mean": mean, "std": std}
     if "decoder_pred.weight" in state:
         arguments |= _decoder(state, decoder_heads, path)
@@ -71,7 +72,7 @@ def _encoder(state: Mapping[str, Tensor], heads: int | None, path: str | Path) -
         grid = isqrt(state["pos_embed"].shape[1] - 1)
         hidden = len(state["blocks.0.mlp.fc1.weight"])
     except KeyError as missing:
-        raise CheckpointError(f"{path}: not a masked autoencoder, it has no {missing}") from None
+        raise CheckpointError(f"{path}: these are no weights of a masked autoencoder: there is no {missing}") from None
     return {
         "image_size": grid * patch_size,
         "patch_size": patch_size,

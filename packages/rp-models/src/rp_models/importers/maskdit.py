@@ -43,7 +43,8 @@ def read_maskdit(
     Raises:
         CheckpointError: if the file cannot be read or is no MaskDiT.
     """
-    state = transformer_state(read_torch_file(path, allow_namespace=True), weights, path)
+    content = read_torch_file(path, allow_namespace=True)
+    state = transformer_state(content, weights, "model.x_embedder.proj.weight", "maskdit", path)
 
     def describe() -> dict[str, Any]:
         return {**_arguments(state, heads, decoder_heads), "sigma_data": sigma_data}

@@ -38,7 +38,7 @@ def read_repa(
         CheckpointError: if the file cannot be read or is no SiT.
     """
     content = read_torch_file(path, allow_namespace=True)
-    state = transformer_state(content, weights, path)
+    state = transformer_state(content, weights, "x_embedder.proj.weight", "sit", path)
     if encoder_depth is None:
         encoder_depth = _encoder_depth(content, state)
     state = {_current_key(key, encoder_depth): value for key, value in state.items()}

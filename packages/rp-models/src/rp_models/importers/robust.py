@@ -1,11 +1,12 @@
 """Files of robust classifiers: DM-AT's releases, RobustBench's model zoo, TRADES.
 
-The networks differ little, the files much: weights lie bare or under `state_dict`, `model_state_dict` or `last`; keys
-begin with `module.`, `model.`, `module.0.` or nothing; normalisation constants are there or not. The network is
-recognised by its first convolution, and everything that shapes tell is read from them.
+The networks differ little, the files much: weights lie bare or inside dictionaries, keys begin with `module.`,
+`model.`, `module.0.` or nothing, normalisation constants are there or not. The network is recognised by its first
+convolution, and everything that shapes tell is read from them.
 """
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from rp_models.checkpoint import CheckpointError
 from rp_models.importers.imported import Imported, count_blocks
-from rp_models.importers.torch_file import only_tensors, read_torch_file
+from rp_models.importers.robustbench import doubt, normalised_in_code
+from rp_models.importers.torch_file import read_torch_file
+from rp_models.importers.weights import find_weights
 from rp_models.networks.normalization import CIFAR10, CIFAR100, TINY_IMAGENET, Statistics
 
-_STATES = ("model_state_dict", "state_dict", "last")
 _STEMS = ("init_conv.weight", "conv_2d.weight", "conv1.weight")
 _CONSTANTS = re.compile(r"(^|\.)(mu|sigma|mean|std)$")
 _STATISTICS = {10: CIFAR10, 100: CIFAR100, 200: TINY_IMAGENET}
@@ -40,7 +42,8 @@ def read_robust(
         activation: "silu" or "relu"; leaves no trace in a file. Used for DM-AT's and DeepMind's networks alone.
         mean: per-channel mean of the input; None for the constants in the file; without any, DM-AT's own for 10, 100
             and 200 classes (CIFAR-10, CIFAR-100, TinyImageNet; SVHN's networks need theirs given here) where the
-            network is DM-AT's or DeepMind's, and none for the others.
+            network is DM-AT's or DeepMind's, and none for the others, with a warning where RobustBench has entries of
+            the same network whose constants lie in its code.
         std: as `mean`.
 
     Returns:
@@ -49,15 +52,19 @@ def read_robust(
     Raises:
         CheckpointError: if the file cannot be read or its network is none of these.
     """
-    content = read_torch_file(path, allow_namespace=True)
-    state, constants = _split_constants(only_tensors(_choose_state(content, averaged, path), path))
-    stem, prefix = _find_stem(state, path)
+    content: Mapping[str, Any] = read_torch_file(path, allow_namespace=True)
+    if not averaged:
+        if not isinstance(content.get("unaveraged_model_state_dict"), Mapping):
+            raise CheckpointError(f"{path}: holds one set of weights only; read it with averaged=True")
+        content = content["unaveraged_model_state_dict"]
+    found, stem, prefix = find_weights(content, _STEMS, "any network known here", path)
+    state, constants = _split_constants(found)
     if prefix.endswith("1.") and mean is None and constants is None:
         raise CheckpointError(
             f"{path}: trained behind a normalisation layer whose constants are not in the file; give mean= and std= "
             "(DM-AT's own for CIFAR-10 are (0.4914, 0.4822, 0.4465) and (0.2023, 0.1994, 0.2010))"
         )
-    state = _complete({key.removeprefix(prefix): value for key, value in state.items()})
+    state = _complete(state)
     try:
         architecture, arguments = _describe(stem, state)
     except KeyError as missing:
@@ -70,16 +77,9 @@ def read_robust(
         arguments |= {"mean": mean, "std": std}
     elif constants is not None:
         arguments |= constants._asdict()
+    elif entries := normalised_in_code(architecture, arguments):
+        warnings.warn(f"{path}: {doubt(entries)}", stacklevel=2)
     return Imported(architecture, arguments, state)
-
-
-def _choose_state(content: Mapping[str, Any], averaged: bool, path: str | Path) -> Mapping[str, Any]:
-    """The state dict among what the file holds; the file itself if it is one."""
-    if not averaged:
-        if "unaveraged_model_state_dict" not in content:
-            raise CheckpointError(f"{path}: holds one set of weights only; read it with averaged=True")
-        return content["unaveraged_model_state_dict"]
-    return next((content[name] for name in _STATES if isinstance(content.get(name), Mapping)), content)
 
 
 def _split_constants(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Statistics | None]:
@@ -90,17 +90,6 @@ def _split_constants(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], St
     if mean is None or std is None:
         return weights, None
     return weights, Statistics(tuple(state[mean].flatten().tolist()), tuple(state[std].flatten().tolist()))
-
-
-def _find_stem(state: Mapping[str, Tensor], path: str | Path) -> tuple[str, str]:
-    """The name of the first convolution and the prefix that stands before it."""
-    for stem in _STEMS:
-        keys = [key for key in state if key == stem or key.endswith("." + stem)]
-        if keys:
-            return stem, min(keys, key=len).removesuffix(stem)
-    raise CheckpointError(
-        f"{path}: no network known here; none of {', '.join(_STEMS)} is in it, its first keys are {list(state)[:3]}"
-    )
 
 
 def _complete(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from rp_models.checkpoint import CheckpointError
 from rp_models.importers.diffusion import described
 from rp_models.importers.imported import Imported, count_blocks
-from rp_models.importers.torch_file import only_tensors, read_torch_file
+from rp_models.importers.torch_file import read_torch_file
+from rp_models.importers.weights import find_weights
 
 _TRAINING_ONLY = ("loss.", "foundation_model.", "linear_proj.")  # discriminator, DINOv2 and its projection
 
@@ -32,11 +32,8 @@ def read_vae(path: str | Path) -> Imported:
     Raises:
         CheckpointError: if the file cannot be read or is no such autoencoder.
     """
-    content = read_torch_file(path)
-    state = content.get("state_dict", content)
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path}: expected a state dict, found a {type(state).__name__}")
-    kept = only_tensors({key: value for key, value in state.items() if not key.startswith(_TRAINING_ONLY)}, path)
+    state = find_weights(read_torch_file(path), ("encoder.conv_in.weight",), "'autoencoder-kl'", path).state
+    kept = {key: value for key, value in state.items() if not key.startswith(_TRAINING_ONLY)}
     return described("autoencoder-kl", lambda: _arguments(kept), kept, path)
 
 
