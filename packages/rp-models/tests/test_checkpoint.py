@@ -6,6 +6,7 @@ import pytest
 import torch
 from rp_models import CheckpointError, build, load, load_state, names, parameter_count, save
 from rp_models.checkpoint import read_header, read_metadata, read_tensors, save_tensors
+from rp_models.importers import read_robust
 from safetensors.torch import save_file
 from torch import nn
 
@@ -58,6 +59,33 @@ def test_truncated_files_are_refused(model, tmp_path, cut):
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         load(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_a_file_of_torch_is_refused_with_the_way_to_read_it(model, tmp_path, zipped, name):
+    torch.save({"state_dict": model.state_dict()}, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"convert\.py robust .*rp_models\.importers\.read_robust\("):
+        load(tmp_path / name)
+
+
+def test_weights_that_are_loaded_in_inference_mode_can_be_differentiated_through(model, tmp_path):
+    save(model, tmp_path / "model.safetensors")
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    with torch.inference_mode():
+        models = [
+            load(tmp_path / "model.safetensors"),
+            build("dm-wide-resnet", **SMALL),
+            read_robust(tmp_path / "model.pt", mean=[0.3], std=[0.4]).build(),
+        ]
+    expected = []
+    for found in models:
+        assert not any(tensor.is_inference() for tensor in (*found.parameters(), *found.buffers()))
+        x = torch.full((2, 1, 8, 8), 0.5, requires_grad=True)
+        found.eval()(x).square().sum().backward()
+        expected.append(x.grad)
+        assert all(parameter.grad is not None for parameter in found.parameters())
+    assert torch.equal(expected[0], expected[2])
 
 
 def test_missing_files_and_foreign_formats_are_refused(tmp_path):

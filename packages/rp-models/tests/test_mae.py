@@ -233,6 +233,8 @@ def test_bad_input_is_an_error_that_says_what_was_expected() -> None:
         model.loss(images(2, 3, 8, 8), some_mask())
     with pytest.raises(ValueError, match=r"expected images \(batch, 1, 8, 8\), got \(2, 1, 16, 16\)"):
         model(images(2, 1, 16, 16), some_mask())
+    with pytest.raises(ValueError, match=r"divide into patches of 2 pixels, got \(2, 1, 9, 9\); resize the images"):
+        model.loss(images(2, 1, 9, 9), some_mask())
     with pytest.raises(ValueError, match=r"mask is for \(batch, tokens\) = \(2, 64\)"):
         model(x, some_mask(tokens=64))
     with pytest.raises(ValueError, match="hides no patch"):

@@ -64,6 +64,7 @@ def save(
     save_tensors(tensors, path, header)
 
 
+@torch.inference_mode(False)  # weights made in that mode could never be differentiated through
 def load(path: str | Path, *, device: torch.device | str = "cpu") -> nn.Module:
     """Rebuild the model of a checkpoint and fill it, strictly; returned in eval mode.
 
@@ -80,6 +81,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> nn.Module:
     return model.to(device).eval()
 
 
+@torch.inference_mode(False)
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str = "the state dict") -> None:
     """Fill a model with a state dict, strictly, and say clearly what does not fit.
 
@@ -201,7 +203,22 @@ def _opened(path: str | Path) -> Any:
     try:
         return safetensors.safe_open(file, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
+        if _is_pickle(file):
+            raise CheckpointError(
+                f"{path}: a pickle or file of torch.save, which does not say of what network; convert it once with "
+                f"`apps/convert.py robust {path} mine.safetensors` (or mae, maskdit, nvlabs, ...), or read it with "
+                f"rp_models.importers.read_robust({str(path)!r}).build()"
+            ) from error
         raise CheckpointError(f"{path}: not a complete safetensors file ({error})") from error
+
+
+def _is_pickle(file: Path) -> bool:
+    """Whether a file begins like the zip or the pickle that `torch.save` writes, and not like safetensors."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as content:
+        start = content.read(9)
+    return start[:2] == b"PK" or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
 def _portable(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

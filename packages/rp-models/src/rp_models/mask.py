@@ -23,8 +23,25 @@ class Mask(NamedTuple):
     ids_restore: Tensor
 
 
+def kept_tokens(tokens: int, mask_rate: float) -> int:
+    """How many of n tokens a mask keeps: n (1 - mask_rate), rounded down.
+
+    10 tokens at a rate of 0.8 keep 2. Public code writes `int(10 * (1 - 0.8))` and keeps 1, since 1 - 0.8 is a little
+    less than 0.2 in floating point; for the published sizes and rates both are the same.
+
+    Raises:
+        ValueError: if the rate is outside [0, 1), or no token would be kept.
+    """
+    if not 0.0 <= mask_rate < 1.0:
+        raise ValueError(f"the mask rate is the share of removed tokens and must be in [0, 1), got {mask_rate}")
+    kept = int(round(tokens * (1 - mask_rate), 6))
+    if kept == 0:
+        raise ValueError(f"a mask rate of {mask_rate} keeps none of {tokens} tokens; lower it")
+    return kept
+
+
 def random_mask(noise: Tensor, mask_rate: float) -> Mask:
-    """The mask that keeps, in each image, the int(n * (1 - mask_rate)) tokens with the smallest noise.
+    """The mask that keeps, in each image, the `kept_tokens(n, mask_rate)` tokens with the smallest noise.
 
     Args:
         noise: (b, n), one draw per token, e.g. uniform in [0, 1); the only source of randomness.
@@ -40,12 +57,7 @@ def random_mask(noise: Tensor, mask_rate: float) -> Mask:
     """
     if noise.dim() != 2:
         raise ValueError(f"noise must be (batch, tokens), got {tuple(noise.shape)}")
-    if not 0.0 <= mask_rate < 1.0:
-        raise ValueError(f"the mask rate is the share of removed tokens and must be in [0, 1), got {mask_rate}")
-    tokens = noise.shape[1]
-    kept = int(tokens * (1 - mask_rate))
-    if kept == 0:
-        raise ValueError(f"a mask rate of {mask_rate} keeps none of {tokens} tokens; lower it")
+    kept = kept_tokens(noise.shape[1], mask_rate)
     ids_shuffle = noise.argsort(dim=1)
     ids_restore = ids_shuffle.argsort(dim=1)
     return Mask((ids_restore >= kept).to(noise.dtype), ids_shuffle[:, :kept], ids_restore)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from rp_models import noise
-from rp_models.mask import Mask, complement, random_mask
+from rp_models.mask import Mask, complement, kept_tokens, random_mask
 from rp_models.networks.mae import MaskedAutoencoder
 from torch import Tensor
 
@@ -56,9 +56,8 @@ class MAEPure(SignDescent):
         )
         if masks_per_step < 1:
             raise ValueError(f"masks_per_step must be at least 1, got {masks_per_step}")
-        if int(mae.tokens * (1 - mask_rate)) == mae.tokens:
+        if kept_tokens(mae.tokens, mask_rate) == mae.tokens:
             raise ValueError(f"a mask rate of {mask_rate} hides none of {mae.tokens} patches, so there is no loss")
-        random_mask(torch.zeros(1, mae.tokens), mask_rate)  # complains about rates that leave nothing visible
         draw_number(masks, 0)  # complains about other words
         self.mask_rate, self.freshness = mask_rate, masks
         self.masks_per_step, self.complementary = masks_per_step, complementary

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from rp_models import noise
-from rp_models.mask import complement, random_mask
+from rp_models.mask import complement, kept_tokens, random_mask
 from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.networks.transformer import unpatchify
 from torch import Tensor, nn
@@ -72,9 +72,8 @@ class MAEReconstruction(Purifier):
         grad: str = "exact",
     ) -> None:
         super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if int(mae.tokens * (1 - mask_rate)) == mae.tokens:
+        if kept_tokens(mae.tokens, mask_rate) == mae.tokens:
             raise ValueError(f"a mask rate of {mask_rate} hides none of {mae.tokens} patches")
-        random_mask(torch.zeros(1, mae.tokens), mask_rate)  # complains about rates that leave nothing visible
         self.model, self.mask_rate, self.std, self.keep_visible = mae, mask_rate, std, keep_visible
 
     def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:

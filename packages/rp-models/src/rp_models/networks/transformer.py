@@ -153,8 +153,17 @@ class PatchEmbed(nn.Module):
 
 
 def patchify(x: Tensor, patch_size: int) -> Tensor:
-    """Images (b, c, h, w) to flat patches (b, n, patch_size^2 * c); inside a patch: row, column, channel."""
+    """Images (b, c, h, w) to flat patches (b, n, patch_size^2 * c); inside a patch: row, column, channel.
+
+    Raises:
+        ValueError: if the images do not divide into patches.
+    """
     b, c, height, width = x.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"expected images that divide into patches of {patch_size} pixels, got {tuple(x.shape)}; "
+            "resize the images or build the model for their size"
+        )
     h, w = height // patch_size, width // patch_size
     patches = x.reshape(b, c, h, patch_size, w, patch_size).permute(0, 2, 4, 3, 5, 1)
     return patches.reshape(b, h * w, patch_size**2 * c)
