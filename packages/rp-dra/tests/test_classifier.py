@@ -36,12 +36,14 @@ def test_normalisation_is_inside_and_checkpoints_carry_all_arguments(tmp_path):
     assert model.recipe.arguments["mean"] == list(DIGITS.mean)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
 def test_pretrained_weights_fill_all_but_the_last_layer(tmp_path, suffix):
     source = rp_models.build("vit-digits", depth=1, num_classes=3)
     path = tmp_path / f"w{suffix}"
     if suffix == ".pt":
         torch.save(source.state_dict(), path)
+    elif suffix == ".pth":
+        torch.save({"net": {f"module._orig_mod.{k}": v for k, v in source.state_dict().items()}, "epoch": 3}, path)
     else:
         rp_models.save(source, path)
     made = build_classifier(ClassifierSettings(network="vit-digits", depth=1, pretrained=str(path)), DIGITS)

@@ -9,7 +9,8 @@ import rp_models
 from rp_models import zoo
 from rp_models.checkpoint import CheckpointError, load_state, read_tensors
 from rp_models.data import DatasetInfo
-from rp_models.importers.torch_file import only_tensors, read_torch_file
+from rp_models.importers.torch_file import read_torch_file
+from rp_models.importers.weights import find_weights
 from rp_models.networks.backbones import Backbone
 from torch import Tensor, nn
 
@@ -52,15 +53,17 @@ def fill_pretrained(model: nn.Module, source: str) -> None:
 
     Args:
         model: the classifier.
-        source: a safetensors or torch file with the keys of the network, or "timm" for timm's own download.
+        source: a safetensors or torch file with the keys of the network, perhaps behind prefixes such as `module.` and
+            inside dictionaries; or "timm" for timm's own download.
 
     Raises:
         CheckpointError: if the weights cannot be had, or do not fit.
     """
-    state = _timm_weights(model) if source == "timm" else _read(source)
     own = model.state_dict(keep_vars=True)
     last = {id(parameter) for parameter in model.head.parameters()}  # type: ignore[union-attr]
     head = {key: value.detach() for key, value in own.items() if id(value) in last}
+    anchor = next(key for key in own if key not in head)
+    state = _timm_weights(model) if source == "timm" else _read(source, anchor, type(model).__name__)
     body = {key: value for key, value in state.items() if key not in head and not key.startswith(("head.fc.", "fc."))}
     load_state(model, {**body, **head}, origin=source)
 
@@ -79,12 +82,12 @@ def _fitting(network: str, info: DatasetInfo) -> dict[str, Any]:
     return {name: value for name, value in fitting.items() if name in taken}
 
 
-def _read(source: str) -> dict[str, Tensor]:
+def _read(source: str, anchor: str, kind: str) -> dict[str, Tensor]:
     if not Path(source).is_file():
         raise CheckpointError(f"classifier.pretrained: no file {source}")
-    if source.endswith(".safetensors"):
-        return read_tensors(source)
-    return dict(only_tensors(read_torch_file(source), source))
+    named = source.endswith(".safetensors")
+    content = read_tensors(source) if named else read_torch_file(source, allow_namespace=True)
+    return find_weights(content, (anchor,), f"a {kind}", source).state
 
 
 def _timm_weights(model: nn.Module) -> dict[str, Tensor]:
