@@ -20,7 +20,7 @@ from rp_experiments.train_dra import TrainDraJob, train_dra
 from rp_models.checkpoint import CheckpointError, read_tensors
 from rp_models.data import describe
 from rp_models.data.datasets import DataError
-from rp_models.training import RunFolder, joined
+from rp_models.training import RunFolder, init_distributed
 
 LARGE = [name for name in RECIPES if name.startswith(("cifar", "imagenet"))]
 
@@ -220,7 +220,7 @@ def test_each_large_recipe_runs_at_a_cpus_size(name, surroundings, tmp_path, cap
 
 
 def check(config, root):
-    with joined(torch.device("cpu")) as processes:
+    with init_distributed(torch.device("cpu")) as processes:
         TrainDraJob(
             config, RunFolder(Path("never")), torch.device("cpu"), Path("never"), root=root, processes=processes
         ).check()

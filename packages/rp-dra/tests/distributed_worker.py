@@ -8,7 +8,7 @@ from rp_dra import AlignmentSettings, ClassifierSettings, ClassifierTrainer, Edm
 from rp_models import build
 from rp_models.checkpoint import save_tensors
 from rp_models.data import load_images, subset
-from rp_models.training import ALONE, RunFolder, joined, seeded, train_stage
+from rp_models.training import ALONE, RunFolder, init_distributed, seeded, train_stage
 
 STEPS = 4
 RECIPES = {
@@ -42,7 +42,7 @@ def trainer(name, processes=ALONE):
 def trained(name, folder, processes=ALONE, steps=STEPS):
     """All tensors of the training state after some steps, from wherever the folder's state stands."""
     made = trainer(name, processes)
-    processes.first(lambda: RunFolder.open(folder, {}, resume=True))
+    processes.rank_zero_first(lambda: RunFolder.open(folder, {}, resume=True))
     train_stage(
         made,
         stage=name,
@@ -62,7 +62,7 @@ def trained(name, folder, processes=ALONE, steps=STEPS):
 
 def main(folder):
     """Every recipe by two processes; one of them in two sessions as well."""
-    with joined(torch.device("cpu")) as processes:
+    with init_distributed(torch.device("cpu")) as processes:
         for name in RECIPES:
             save(trained(name, folder / name, processes), folder, f"{name}.{processes.rank}")
         trained("adr", folder / "again", processes, steps=3)

@@ -22,7 +22,7 @@ from rp_dra import (
 from rp_models import build
 from rp_models.checkpoint import read_tensors
 from rp_models.data import ImageSet, load_images, subset
-from rp_models.data.catalog import DatasetInfo
+from rp_models.data.info import DatasetInfo
 from rp_models.settings import ComputeSettings
 from rp_models.training import Interrupted, RunFolder, train_stage
 from torch.nn import functional as F

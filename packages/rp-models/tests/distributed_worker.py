@@ -21,7 +21,7 @@ from rp_models.training import (
     RunFolder,
     StandardTrainer,
     Stopped,
-    joined,
+    init_distributed,
     synchronise_batch_norms,
     train_stage,
 )
@@ -84,7 +84,7 @@ def trained(name, folder, processes=ALONE, kill_at=None):
         return {}
 
     run = RunFolder(folder / name)
-    processes.first(lambda: RunFolder.open(run.path, {}, resume=True))
+    processes.rank_zero_first(lambda: RunFolder.open(run.path, {}, resume=True))
     train_stage(
         trainer,
         stage=name,
@@ -123,15 +123,18 @@ def normalised(processes=ALONE):
 
 
 def main(folder):
-    with joined(torch.device("cpu")) as processes:
+    with init_distributed(torch.device("cpu")) as processes:
+        with init_distributed(torch.device("cpu")) as again:  # a block in a block joins the same group, and leaves it
+            assert again == processes
+            again.wait()
         save = lambda tensors, name: save_tensors(tensors, folder / f"{name}.safetensors", {})  # noqa: E731
         if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             for name in TRAINERS:
                 save(trained(name, folder / "whole", processes), f"{name}.{processes.rank}")
             save(normalised(processes), f"normalised.{processes.rank}")
-            assert processes.first(lambda: "done") == ("done" if processes.main else None)
+            assert processes.rank_zero_first(lambda: "done") == ("done" if processes.main else None)
             try:
-                processes.first(lambda: 1 / 0)
+                processes.rank_zero_first(lambda: 1 / 0)
             except (Stopped, ZeroDivisionError) as error:
                 (folder / f"stopped.{processes.rank}").write_text(type(error).__name__)
         save(trained("edm", folder / "killed", processes, kill_at=3), f"resumed.{processes.rank}")

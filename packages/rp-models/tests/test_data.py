@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from rp_models.data import AUGMENTATIONS, DataError, ImageSet, describe, index_digest, load_images, subset
-from rp_models.data.catalog import CATALOG, SPLITS
+from rp_models.data.catalog import CATALOG
 from rp_models.data.datasets import to_bytes, to_float
+from rp_models.data.info import SPLITS
 
 FINGERPRINTS = {"train": "d228536e6537227f", "validation": "7b4dcd4b71009767", "test": "a1ddcc21fb4e6c37"}
 

@@ -16,9 +16,9 @@ from rp_models.data import (
     subset,
 )
 from rp_models.data import load_images as load
-from rp_models.data.catalog import SPLITS
 from rp_models.data.crops import random_boxes
 from rp_models.data.decode import View, crop_picture, view_picture
+from rp_models.data.info import SPLITS
 from rp_models.data.splits import of_name
 
 Image = pytest.importorskip("PIL.Image")

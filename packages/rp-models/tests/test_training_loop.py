@@ -193,7 +193,8 @@ def test_a_write_error_leaves_the_last_good_state(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"state\.safetensors could not be written .*No space left on device"):
         toy.state.save(path, 6, {})
     assert toy.state.restore(path, {}) == 5
-    assert sorted(p.name for p in folder.path.iterdir()) == ["config.json", "environment.json", "state.safetensors"]
+    assert sorted(p.name for p in folder.path.glob("[!.]*")) == ["config.json", "environment.json", "state.safetensors"]
+    assert not list(folder.path.glob(".*.tmp"))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):

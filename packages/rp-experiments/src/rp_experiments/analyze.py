@@ -39,12 +39,12 @@ from rp_attacks import PGD
 from rp_dra import EdmTarget, fit_probe
 from rp_models import noise
 from rp_models.data import Images, open_images
+from rp_models.data.datasets import open_subset
 from rp_models.loading import pooled_features
 from rp_models.training import ProgressBar, RunFolder
+from rp_models.training.devices import choose_device
 from torch import Tensor, nn
 
-from rp_experiments.device import choose_device
-from rp_experiments.judged_images import judged_images
 from rp_experiments.recipes.analysis import Analysis
 
 PROBE = "diffusion probe"
@@ -68,7 +68,7 @@ class AnalysisJob:
         setting = self.result["config"]
         self.eps = float(setting["evaluation"]["eps"])
         self.train: Images = open_images(setting["data"], "train", root=root).to(device)
-        self.test, _ = judged_images(setting["data"], "test", config.images, device=device, root=root)
+        self.test, _ = open_subset(setting["data"], "test", config.images, device=device, root=root)
         self.models = {
             name: rp_models.load(self.trained.path / "checkpoints" / f"{name}.safetensors", device=device)
             for name in self.result["methods"]

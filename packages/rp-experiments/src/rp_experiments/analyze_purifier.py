@@ -10,15 +10,15 @@ import torch
 from rp_analysis import Plot, Report, plot_amv_over_iterations, plot_layer_amv, plot_loss_and_amv, rank_correlation
 from rp_models import noise
 from rp_models.data import describe
+from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
 from rp_models.training import ProgressBar, RunFolder
+from rp_models.training.devices import choose_device
 from rp_purify import MAEView, curve_over_radii, curve_over_steps, variation
 from torch import Tensor
 
 from rp_experiments import purifier_figures as purifier_theorems
 from rp_experiments.analyzed_networks import open_views, purifier_around, standard_classifier
-from rp_experiments.device import choose_device
-from rp_experiments.judged_images import judged_images
 from rp_experiments.perturbed import PerturbedImages
 from rp_experiments.purifier_curves import Curves, correlations, plain, trends
 from rp_experiments.purifier_views import attention_of_targets, reconstruction_sheet
@@ -56,7 +56,7 @@ class PurifierAnalysisJob:
         self.views = open_views(config, self.info, device)
         self.purifiers = {name: purifier_around(name, view, config) for name, view in self.views.items()}
         self.trained = load_classifier(config.classifier, self.info).to(device) if config.classifier else None
-        test, self.index = judged_images(config.data, "test", config.images, device=device, root=root)
+        test, self.index = open_subset(config.data, "test", config.images, device=device, root=root)
         self.x, self.y = test.batch(slice(None))
         self._purified = dict[str, Tensor]()
         self.page = Report(f"Attention and loss of {' and '.join(self.views)} on {config.data}")

@@ -9,11 +9,11 @@ from rp_analysis import RobustnessCurve
 from rp_attacks import PGD, Classifier, Norm, Progress, Report, accuracy_curve, evaluate, suite
 from rp_attacks.problem import Attack
 from rp_models.data import describe
+from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
 from rp_purify import Defended
 from torch import Tensor, nn
 
-from rp_experiments.judged_images import judged_images
 from rp_experiments.purifiers import build_purifier
 from rp_experiments.recipes.evaluation import Evaluation
 
@@ -54,7 +54,7 @@ class Attacked:
         defence: nn.Module = classifier
         if config.defended:
             defence = Defended(build_purifier(config.purifier, info, device), classifier).eval()
-        images, index = judged_images(config.data, "test", config.budget.images, device=device, root=root)
+        images, index = open_subset(config.data, "test", config.budget.images, device=device, root=root)
         x, y = images.batch(slice(None))
         norm = SUITE_NORMS.get(config.suite, config.norm)
         eps = info.eps.get(norm) if config.eps is None else config.eps

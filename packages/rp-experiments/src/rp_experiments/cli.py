@@ -60,6 +60,7 @@ def guarded(work: Callable[[], None]) -> int:
     """
     from rp_models.checkpoint import CheckpointError
     from rp_models.data.datasets import DataError
+    from rp_models.training.devices import DeviceError
     from rp_models.training.distributed import Stopped
     from rp_models.training.loop import Interrupted
     from rp_models.training.run import RunError
@@ -71,7 +72,7 @@ def guarded(work: Callable[[], None]) -> int:
     except OSError as error:
         full = error.errno in _FULL or any(word in str(error) for word in _FULL.values())
         fail(f"{error}; {_GO_ON}" if full else str(error))
-    except (CheckpointError, DataError, Interrupted, RunError) as error:
+    except (CheckpointError, DataError, DeviceError, Interrupted, RunError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         print("\ninterrupted; go on with --resume", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 import torch
 from rp_attacks import Attack, Progress, Report, evaluate
 from rp_models.data import describe
+from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
-from rp_models.training import ALONE, Processes, ProgressBar, RunFolder, joined
+from rp_models.training import ALONE, Processes, ProgressBar, RunFolder, init_distributed
+from rp_models.training.devices import choose_device
+from rp_models.training.progress import Progress as NoProgress
 from rp_purify import Defended
 
-from rp_experiments.device import choose_device
-from rp_experiments.judged_images import judged_images
 from rp_experiments.purifier_attacks import attacks_on, cells, is_bare, short_attacks
 from rp_experiments.purifier_networks import PurifierNetworks
 from rp_experiments.purifiers import build_purifier
 from rp_experiments.recipes.compare_purifiers import GRIDS, TITLES, Comparison
 from rp_experiments.recipes.purification import PurifierChoice
 from rp_experiments.reports import compare_report
-from rp_experiments.several import Silence
 from rp_experiments.side_by_side import side_by_side
 
 ONE_SHOT = {"mae-pure": "mae_reconstruction", "maskdit-pure": "maskdit_denoise", "likelihood": "maskdit_denoise"}
@@ -62,7 +62,7 @@ def compare(
     where = choose_device(device)
     if where.type != "cpu":
         workers = 1
-    with joined(where) as processes:
+    with init_distributed(where) as processes:
         job = ComparisonJob.open(
             config,
             out,
@@ -105,7 +105,7 @@ class ComparisonJob:
         self.place = Place(config, folder.path, str(device), cache, split, root)
         self.info = describe(config.data)
         self.networks = PurifierNetworks(config, cache, device, root=root)
-        images, self.index = judged_images(config.data, split, config.images, device=device, root=root)
+        images, self.index = open_subset(config.data, split, config.images, device=device, root=root)
         self.x, self.y = images.batch(slice(None))
 
     @classmethod
@@ -128,8 +128,8 @@ class ComparisonJob:
             DataError: if there is no such device or no such images.
         """
         where = choose_device(device)
-        processes.first(lambda: RunFolder.open(out, asdict(config), resume=resume))
-        return cls(config, RunFolder(out), where, cache, split=split, root=root, helps=not processes.main)
+        folder = RunFolder.open(out, asdict(config), resume=resume, processes=processes)
+        return cls(config, folder, where, cache, split=split, root=root, helps=not processes.main)
 
     def run(self, workers: int = 1, processes: Processes = ALONE) -> None:
         """Make what is missing, evaluate every row, write table and figure.
@@ -139,7 +139,7 @@ class ComparisonJob:
             processes: that do the same work together, each a part of the rows.
         """
         with self._timed("networks"):
-            processes.first(self.make_networks)
+            processes.rank_zero_first(self.make_networks)
         rows = self.config.chosen
         work = {f"results/{row}.json": partial(ComparisonJob.judge, row=row) for row in rows}
         self._complete("rows", work, workers, processes)
@@ -176,7 +176,7 @@ class ComparisonJob:
             self.with_files(getattr(self.config.rows, row))
 
     def _timed(self, stage: str) -> AbstractContextManager[None]:
-        return nullcontext() if self.helps else self.folder.timed(stage)
+        return self.folder.timed(stage)
 
     def judge(self, row: str) -> dict[str, Any]:
         """The report of all attacks on one row's purifier and the classifier together; made now if it is not there."""
@@ -219,7 +219,7 @@ class ComparisonJob:
             passes: that report, of a random purifier.
         """
         config = self.config
-        bar, blocks = Silence() if self.helps else ProgressBar(), -(-len(self.x) // config.block_size)
+        bar, blocks = NoProgress() if self.helps else ProgressBar(), -(-len(self.x) // config.block_size)
         bar.start(TITLES.get(row, row), blocks * (len(attacks) + 2), 0)
         done = 0
 
@@ -254,7 +254,7 @@ class ComparisonJob:
             workers: see `run`; here settings are tried side by side.
             processes: see `run`.
         """
-        processes.first(self.make_networks)
+        processes.rank_zero_first(self.make_networks)
         grids = {
             row: [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
             for row, grid in GRIDS.items()

@@ -30,7 +30,6 @@ from rp_models.training import EdmTrainer, Processes, Progress, RunFolder, state
 from torch import nn
 
 from rp_experiments.recipes.dra_settings import TrainDra
-from rp_experiments.several import timed
 
 MANY = 1_000_000  # with more synthetic images the paper takes a second representation of each image
 Network = TypeVar("Network", bound=nn.Module)
@@ -97,7 +96,7 @@ class Diffusion:
         product = self.folder.path / "synthetic.npz"
         if not product.exists():
             self.processes.wait()
-            self.processes.first(lambda: self._draw(denoiser, product))
+            self.processes.rank_zero_first(lambda: self._draw(denoiser, product))
         return read_synthetic(product, self.images.info).load().to(self.images.device)
 
     def _given_images(self) -> Images:
@@ -117,7 +116,7 @@ class Diffusion:
         identity = self._identity()
         cached = self.cache / f"edm-{self._digest(identity)}.safetensors"
         if not cached.exists():
-            with timed(self.folder, "edm", self.processes):
+            with self.folder.timed("edm"):
                 trainer = EdmTrainer(self.config.edm, self.images, seed=self.config.seed, processes=self.processes)
                 train_stage(
                     trainer,
@@ -130,8 +129,8 @@ class Diffusion:
                     log_every=20,
                     processes=self.processes,
                 )
-            self.processes.first(lambda: rp_models.save(trainer.average, cached, notes=identity))
-        self.processes.first(
+            self.processes.rank_zero_first(lambda: rp_models.save(trainer.average, cached, notes=identity))
+        self.processes.rank_zero_first(
             lambda: rp_models.save(rp_models.load(cached), self.product, notes={**identity, "cached": cached.name})
         )
 
@@ -141,7 +140,7 @@ class Diffusion:
         identity = {**self._identity(), "synthetic": [settings.images, settings.steps, settings.batch_size]}
         cached = self.cache / f"synthetic-{self._digest(identity)}.npz"
         if not cached.exists():
-            with timed(self.folder, "synthetic", self.processes):
+            with self.folder.timed("synthetic"):
                 self.progress.start("synthetic", settings.images, 0)
                 labels = balanced_labels(settings.images, info.num_classes)
                 images = generate(

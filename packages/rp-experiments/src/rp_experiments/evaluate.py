@@ -11,10 +11,10 @@ import torch
 from rp_analysis import RobustnessCurve, plot_robustness_curves
 from rp_attacks import Progress, Report
 from rp_models.data import DataError
-from rp_models.training import Processes, ProgressBar, RunFolder, joined
+from rp_models.training import Processes, ProgressBar, RunFolder, init_distributed
+from rp_models.training.devices import choose_device
 
 from rp_experiments.attacked import Attacked
-from rp_experiments.device import choose_device
 from rp_experiments.parallel import pool_of
 from rp_experiments.recipes.evaluation import Evaluation
 from rp_experiments.standard_networks import standard_classifier
@@ -49,11 +49,10 @@ def run(
     if config.suite in ("bpda-eot20", "purifier") and not config.defended:
         raise DataError(f"suite {config.suite} replaces a purifier's backward pass; put one in front with --defended")
     where = choose_device(device)
-    with joined(where) as processes:
+    with init_distributed(where) as processes:
         model = config.model or _standard(config, cache, where, root, processes)
         attacked = Attacked.build(config, model, where, root)
-        processes.first(lambda: RunFolder.open(out, config.resolved(), resume=resume))
-        folder = RunFolder(out)
+        folder = RunFolder.open(out, config.resolved(), resume=resume, processes=processes)
         if where.type != "cpu" or processes.count > 1:
             workers = 1
         elif workers is None:
@@ -70,7 +69,7 @@ def _standard(config: Evaluation, cache: Path, device: torch.device, root: Path 
     def take() -> str:
         return standard_classifier(config.data, cache=cache, device=device, root=root)
 
-    return processes.first(take) or take()
+    return processes.rank_zero_first(take) or take()
 
 
 class _Work(NamedTuple):

@@ -11,16 +11,15 @@ from rp_analysis import plot_image_grid, wilson_interval
 from rp_attacks import PGD
 from rp_models import noise
 from rp_models.data import Images, describe, open_images, read_synthetic, subset
-from rp_models.data.datasets import DataError
+from rp_models.data.datasets import DataError, open_subset
 from rp_models.loading import load_classifier, load_mae, load_maskdit
 from rp_models.training import ProgressBar, RunFolder, state_path, train_stage
+from rp_models.training.devices import choose_device
 from rp_purify import Defended, Finetuner, SignDescent, variation
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rp_experiments.adversarial_set import block_files, write_blocks
-from rp_experiments.device import choose_device
-from rp_experiments.judged_images import judged_images
 from rp_experiments.purifiers import Masked, OneShot, Purifiers, purifiers_around
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.standard_networks import standard_classifier
@@ -61,7 +60,7 @@ class FinetuneJob:
         self._check_purifiers()  # complains now, not after stage I
         train: Images = open_images(config.data, "train", root=root)
         self.train = (subset(train, config.train_images) if config.train_images else train).to(device)
-        self.test, self.index = judged_images(config.data, "test", config.images, device=device, root=root)
+        self.test, self.index = open_subset(config.data, "test", config.images, device=device, root=root)
         self.progress = ProgressBar()
 
     @classmethod

@@ -21,9 +21,9 @@ from rp_models.diffusion.sampling import sample_images
 from rp_models.loading import load_classifier
 from rp_models.shards import ShardPlan, Steps, Workers, read_shard, wait_for
 from rp_models.training import ProgressBar, RunFolder
+from rp_models.training.devices import choose_device
 from torch import Tensor, nn
 
-from rp_experiments.device import choose_device
 from rp_experiments.diffusion import build_sampler, check_sampler, data_of
 from rp_experiments.feature_distance import FeatureJudge, judge_of, network_digest
 from rp_experiments.recipes.generate import Generation

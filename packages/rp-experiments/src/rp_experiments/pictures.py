@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from rp_models.data import DatasetInfo, ImageSet, describe, read_synthetic, subset_index, write_synthetic
-from rp_models.data.datasets import DataError
+from rp_models.data.datasets import DataError, open_subset
 from rp_models.data.npz import members, replacing
 from torch import Tensor
 
-from rp_experiments.judged_images import judged_images
 from rp_experiments.recipes.purification import Purification
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -48,7 +47,7 @@ def read_pictures(config: Purification, *, root: Path | None = None) -> Pictures
     """
     info = describe(config.data)
     if not config.input:
-        chosen = judged_images(config.data, config.split, config.images, device=torch.device("cpu"), root=root)
+        chosen = open_subset(config.data, config.split, config.images, device=torch.device("cpu"), root=root)
         return Pictures(*chosen, f"{config.data} {config.split} split")
     if config.input[0].endswith(".npz"):
         path = Path(config.input[0])

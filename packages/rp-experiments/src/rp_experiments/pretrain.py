@@ -1,7 +1,6 @@
 """The work of `pretrain.py`: train, judge on the validation split, draw sheets, write a model card."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from rp_models.checkpoint import read_header
 from rp_models.data import DataError, Images, open_images, subset
 from rp_models.model_card import model_card
 from rp_models.settings import MaeSettings, MaskDitSettings
-from rp_models.training import Processes, ProgressBar, RunFolder, TensorBoard, joined, state_path, train_stage
+from rp_models.training import Processes, ProgressBar, RunFolder, TensorBoard, init_distributed, state_path, train_stage
+from rp_models.training.devices import choose_device, describe_device
 from torch import nn
 
 from rp_experiments import pretrain_figures
-from rp_experiments.device import choose_device, describe_device
 from rp_experiments.pretrain_kinds import Kind, Trainer, kind_of
 from rp_experiments.recipes.pretrain import Pretrain
 
@@ -43,14 +42,14 @@ def pretrain(
         OSError: if a file cannot be written.
     """
     where = choose_device(device)
-    with joined(where) as processes:
+    with init_distributed(where) as processes:
         train, validation = (open_images(config.data, split, root=root).to(where) for split in ("train", "validation"))
         run = _Pretraining(config, kind_of(config), RunFolder(out), train, validation, processes)
         trainer = None if run.product.exists() else run.trainer()
-        processes.first(lambda: RunFolder.open(out, asdict(config), resume=resume))
+        run.folder.start(asdict(config), resume=resume, processes=processes)
         if trainer is not None:
             run.train(trainer, tensorboard=tensorboard)
-            processes.first(lambda: run.store(trainer.average.eval()))
+            processes.rank_zero_first(lambda: run.store(trainer.average.eval()))
         if processes.main:
             state_path(run.folder, "train").unlink(missing_ok=True)
             run.report(describe_device(where))
@@ -104,7 +103,7 @@ class _Pretraining:
             return figures
 
         board = TensorBoard(self.folder) if tensorboard and main else None
-        with self.folder.timed("train") if main else nullcontext():
+        with self.folder.timed("train"):
             train_stage(
                 trainer,
                 stage="train",

@@ -24,10 +24,10 @@ from rp_models.diffusion.precondition import Precond
 from rp_models.loading import load_denoiser
 from rp_models.networks.unet_features import Feature
 from rp_models.training import RunFolder, seeded, state_path, train_stage
+from rp_models.training.devices import choose_device
 from rp_models.zoo import Recipe
 from torch import nn
 
-from rp_experiments.device import choose_device
 from rp_experiments.recipes.probe import RIVALS, ProbeStudy, Rival
 from rp_experiments.train_dra import TrainDraJob
 
@@ -66,7 +66,7 @@ class ProbeJob:
         job = TrainDraJob(models, RunFolder(out), where, cache, root=root)
         job.check()
         _check_network(config, job.train.info)
-        RunFolder.open(out, asdict(config), resume=resume)
+        job.folder.start(asdict(config), resume=resume)
         return cls(config, job)
 
     def run(self) -> None:

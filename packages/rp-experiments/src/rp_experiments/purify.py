@@ -11,9 +11,9 @@ from rp_models.data import ImageSet, describe, read_synthetic, write_synthetic
 from rp_models.data.datasets import to_bytes
 from rp_models.loading import load_classifier, load_mae
 from rp_models.training import ProgressBar, RunFolder, mae_loss
+from rp_models.training.devices import choose_device
 from torch import nn
 
-from rp_experiments.device import choose_device
 from rp_experiments.pictures import read_pictures, write_pictures
 from rp_experiments.purifiers import build_purifier
 from rp_experiments.recipes.purification import Purification

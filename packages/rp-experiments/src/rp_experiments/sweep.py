@@ -33,14 +33,14 @@ def run_sweep(
         CheckpointError: if a checkpoint is missing or does not fit.
     """
     with prepared(where) as (device, processes):
-        processes.first(lambda: RunFolder.open(out, asdict(sweep), resume=resume))
+        folder = RunFolder.open(out, asdict(sweep), resume=resume, processes=processes)
         for seed in sweep.seeds:
             for point, config in zip(sweep.points(), configs[seed], strict=True):
-                folder = _folder(out, name_of(point), seed)
-                job = TrainDraJob.open(config, folder, device, processes, resume=True, where=where)
+                run = _folder(out, name_of(point), seed)
+                job = TrainDraJob.open(config, run, device, processes, resume=True, where=where)
                 job.run(workers=where.workers, quiet=True)
         if processes.main:
-            sweep_report.write(RunFolder(out), sweep, configs, _outcomes(sweep, out))
+            sweep_report.write(folder, sweep, configs, _outcomes(sweep, out))
 
 
 def _folder(out: Path, point: str, seed: int) -> Path:

@@ -20,16 +20,24 @@ from rp_dra.targets import FrozenTarget
 from rp_models.checkpoint import CheckpointError, save_tensors
 from rp_models.data import Images, open_images, subset
 from rp_models.data.datasets import DataError
-from rp_models.training import ALONE, Processes, ProgressBar, RunFolder, joined, state_path, train_stage
+from rp_models.training import (
+    ALONE,
+    Processes,
+    Progress,
+    ProgressBar,
+    RunFolder,
+    init_distributed,
+    state_path,
+    train_stage,
+)
+from rp_models.training.devices import choose_device
 from torch import nn
 
 from rp_experiments import dra_judgement
-from rp_experiments.device import choose_device
 from rp_experiments.diffusion_model import Diffusion, alignment_target
 from rp_experiments.evaluations import Evaluations
 from rp_experiments.recipes.dra_settings import TrainDra
 from rp_experiments.reports import dra_report
-from rp_experiments.several import Silence, timed
 
 
 class Surroundings(NamedTuple):
@@ -56,7 +64,7 @@ def prepared(where: Surroundings) -> Iterator[tuple[torch.device, Processes]]:
         DataError: if there is no such device.
     """
     device = choose_device(where.device)
-    with joined(device) as processes:
+    with init_distributed(device) as processes:
         yield device, processes
 
 
@@ -120,7 +128,7 @@ class TrainDraJob:
     ) -> None:
         self.config, self.folder, self.device, self.cache, self.root = config, folder, device, cache, root
         self.processes = processes
-        self.progress = ProgressBar() if processes.main else Silence()
+        self.progress = ProgressBar() if processes.main else Progress()
         self.train: Images = open_images(config.data, "train", root=root).to(device)
         if config.train_images is not None:
             self.train = subset(self.train, config.train_images)
@@ -152,7 +160,7 @@ class TrainDraJob:
             torch.set_num_threads(config.threads)
         job = cls(config, RunFolder(out), device, where.cache, root=where.root, processes=processes)
         job.check()
-        processes.first(lambda: RunFolder.open(out, asdict(config), resume=resume))
+        job.folder.start(asdict(config), resume=resume, processes=processes)
         return job
 
     def check(self) -> None:
@@ -207,7 +215,7 @@ class TrainDraJob:
         if not product.exists():
             self.processes.wait()
             trainer = self.trainer(method, synthetic, denoiser)
-            with timed(self.folder, method, self.processes):
+            with self.folder.timed(method):
                 train_stage(
                     trainer,
                     stage=method,
@@ -219,7 +227,7 @@ class TrainDraJob:
                     after_step=trainer.after_step,
                     processes=self.processes,
                 )
-            self.processes.first(lambda: self.store(trainer.result(), method))
+            self.processes.rank_zero_first(lambda: self.store(trainer.result(), method))
         if self.processes.main:
             state_path(self.folder, method).unlink(missing_ok=True)
 

@@ -11,12 +11,12 @@ import torch
 from rp_analysis import Plot, Sensitivity, StrengthPoint, plot_sensitivity, plot_strength_sweep
 from rp_models.checkpoint import read_tensors
 from rp_models.training import RunFolder
+from rp_models.training.devices import choose_device, describe_device
 
 from rp_experiments.analyze import AnalysisJob
 from rp_experiments.analyze_purifier import PurifierAnalysisJob
 from rp_experiments.artifacts import DONE, Product, Shelf
 from rp_experiments.compare_purifiers import ComparisonJob
-from rp_experiments.device import choose_device, describe_device
 from rp_experiments.papers.attack_table import AttackTableJob
 from rp_experiments.papers.purifier_checks import descent, timing
 from rp_experiments.papers.representations import RepresentationsJob

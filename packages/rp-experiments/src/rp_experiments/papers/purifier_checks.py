@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from rp_attacks import PGD
 from rp_models.loading import load_classifier, load_mae
+from rp_models.training.devices import describe_device
 from rp_purify import MAEPure, Purifier
 from rp_purify.theory import descent_bound
 from torch import Tensor
 
 from rp_experiments.compare_purifiers import ComparisonJob
-from rp_experiments.device import describe_device
 from rp_experiments.papers.settings import DescentCheck, Timing
 
 

@@ -7,7 +7,6 @@ from .augmentation import ResizedCrop as ResizedCrop
 from .batches import BatchPlan as BatchPlan
 from .batches import part as part
 from .catalog import CATALOG as CATALOG
-from .catalog import DatasetInfo as DatasetInfo
 from .catalog import describe as describe
 from .datasets import load_images as load_images
 from .datasets import open_images as open_images
@@ -15,6 +14,7 @@ from .errors import DataError as DataError
 from .folder_images import FolderImages as FolderImages
 from .images import Images as Images
 from .images import ImageSet as ImageSet
+from .info import DatasetInfo as DatasetInfo
 from .joined import JoinedImages as JoinedImages
 from .npz import uncompress as uncompress
 from .prefetch import prefetch as prefetch

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rp_models.data.catalog import SPLITS, DatasetInfo
 from rp_models.data.errors import DataError
+from rp_models.data.info import SPLITS, DatasetInfo
 from rp_models.data.splits import of_name
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")

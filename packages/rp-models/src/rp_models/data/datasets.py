@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from rp_models.data.catalog import CATALOG, SPLITS, DatasetInfo, describe
+from rp_models.data.catalog import CATALOG, describe
 from rp_models.data.cifar import read_cifar10, read_cifar100
 from rp_models.data.class_folder import Listing, list_class_folder
 from rp_models.data.decode import View
@@ -20,6 +21,7 @@ from rp_models.data.images import Images as Images
 from rp_models.data.images import ImageSet as ImageSet
 from rp_models.data.images import to_bytes as to_bytes
 from rp_models.data.images import to_float as to_float
+from rp_models.data.info import SPLITS, DatasetInfo
 from rp_models.data.npz_set import read_npz
 from rp_models.data.subsets import subset as subset
 from rp_models.data.subsets import subset_index as subset_index
@@ -75,6 +77,22 @@ def open_images(
     else:
         images, labels = read_npz(Path(name), split)
     return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), info)
+
+
+def open_subset(
+    name: str, split: str, count: int | None, *, device: torch.device, root: str | Path | None = None
+) -> tuple[ImageSet, Tensor]:
+    """The field's fixed draw of `count` images of a split (all for None), in memory, and their positions (n,) in it.
+
+    Only these are decoded where the images are single files. Errors as for `load_images`.
+    """
+    images = open_images(name, split, root=root)
+    total = len(images)
+    if count is not None and count < total:
+        chosen = subset(images, count)
+    else:
+        chosen = images.load() if isinstance(images, FolderImages) else images
+    return chosen.to(device), subset_index(total, count or total).to(device)
 
 
 def _folder_images(listing: Listing, info: DatasetInfo, view: View) -> FolderImages:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from rp_models.data.augmentation import ResizedCrop
-from rp_models.data.catalog import DatasetInfo
 from rp_models.data.class_folder import Listing
 from rp_models.data.crops import random_boxes
 from rp_models.data.decode import View, crop_picture, open_picture, view_picture
 from rp_models.data.errors import DataError
 from rp_models.data.images import ImageSet, check_labels, positions, send, to_float
+from rp_models.data.info import DatasetInfo
 
 _MEMORY = 2**33  # bytes that `load` takes at most
 

@@ -6,8 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rp_models.data.catalog import DatasetInfo
 from rp_models.data.errors import DataError
+from rp_models.data.info import DatasetInfo
 
 
 class Images(Protocol):

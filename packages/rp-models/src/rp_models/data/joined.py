@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from rp_models.data.catalog import DatasetInfo
 from rp_models.data.errors import DataError
 from rp_models.data.images import Images, positions, send
+from rp_models.data.info import DatasetInfo
 
 
 class JoinedImages:

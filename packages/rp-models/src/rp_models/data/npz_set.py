@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rp_models.data.catalog import DatasetInfo
 from rp_models.data.errors import DataError
+from rp_models.data.info import DatasetInfo
 from rp_models.data.npz import Member, members
 from rp_models.data.splits import of_one_file
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rp_models.data.catalog import DatasetInfo
 from rp_models.data.errors import DataError
 from rp_models.data.images import ImageSet, check_labels, positions, send, to_float
+from rp_models.data.info import DatasetInfo
 from rp_models.data.npz import Member, members, replacing
 
 _RESIDENT = 2**27  # bytes of mapped images after which the system may forget them

@@ -69,7 +69,7 @@ class Processes:
         if self.count > 1:
             distributed.barrier()
 
-    def first(self, work: Callable[[], T]) -> T | None:
+    def rank_zero_first(self, work: Callable[[], T]) -> T | None:
         """Let the first process do some work alone, while the others wait for it.
 
         Returns:
@@ -113,12 +113,18 @@ def launched() -> bool:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
+def init_distributed(device: torch.device) -> Iterator[Processes]:
     """Join the processes that `torchrun` started; alone without it.
 
+    A block within such a block, or in a process that has initialised torch.distributed by itself, takes the group that
+    is there; only the one that made the group ends it.
+
     Args:
-        device: where this process computes, see `local_device`: gloo joins CPUs, NCCL joins GPUs.
+        device: where this process computes, see `choose_device`: gloo joins CPUs, NCCL joins GPUs.
     """
+    if distributed.is_available() and distributed.is_initialized():
+        yield Processes(distributed.get_rank(), distributed.get_world_size())
+        return
     if not launched():
         yield ALONE
         return
@@ -134,13 +140,6 @@ def joined(device: torch.device) -> Iterator[Processes]:
         yield Processes(rank, count)
     finally:
         distributed.destroy_process_group()
-
-
-def local_device(device: torch.device) -> torch.device:
-    """The device of this process: with several processes on one machine, each takes its own GPU."""
-    if device.type == "cuda" and device.index is None and launched():
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return device
 
 
 def _meeting_device() -> torch.device:

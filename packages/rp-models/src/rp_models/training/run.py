@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rp_models.training.lock import FolderLock, FolderLocked, lock_folder
+
+if TYPE_CHECKING:
+    from rp_models.training.distributed import Processes
 
 PACKAGES = ("torch", "numpy", "pyautoattack", "rp-models", "rp-attacks", "rp-purify", "rp-dra", "rp-analysis")
 
@@ -24,39 +29,62 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        writes: whether this process keeps the times; of several that do one run, the first.
         listeners: called with (stage, step, values) for each line of `metrics.jsonl`, after it is written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, *, writes: bool = True) -> None:
+        self.path, self.writes = Path(path), writes
         self.listeners: list[Callable[[str, int, Mapping[str, float]], None]] = []
+        self._lock: FolderLock | None = None
 
     @classmethod
-    def open(cls, path: str | Path, config: Mapping[str, Any], *, resume: bool) -> "RunFolder":
-        """Start a run in a new or empty folder, or go on with the one that is there.
+    def open(
+        cls, path: str | Path, config: Mapping[str, Any], *, resume: bool, processes: "Processes | None" = None
+    ) -> "RunFolder":
+        """`start` in a folder of that path."""
+        folder = cls(path)
+        folder.start(config, resume=resume, processes=processes)
+        return folder
+
+    def start(self, config: Mapping[str, Any], *, resume: bool, processes: "Processes | None" = None) -> None:
+        """Start a run in a new or empty folder, or go on with the one that is there; no other process may do so now.
 
         Args:
-            path: the folder.
             config: the resolved configuration, JSON values; must be the same when a run goes on.
             resume: go on if the folder holds this run; start if it holds nothing.
+            processes: that do the run together: the first opens the folder and keeps the times.
 
         Raises:
-            RunError: if the folder holds a run and `resume` is off, a run of another configuration, or other files.
+            RunError: if the folder holds a run and `resume` is off, a run of another configuration, or other files, or
+                if another process is at work in it.
+            Stopped: in the other processes, if the first one cannot open it.
         """
-        folder = cls(Path(path))
         config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
-        there = folder.path / "config.json"
-        if there.exists():
-            folder._check(config, resume)
-        elif folder.path.is_dir() and any(not _unfinished(item) for item in folder.path.iterdir()):
-            raise RunError(f"{folder.path} is not empty and holds no run; name another folder with --out")
-        elif folder.path.exists() and not folder.path.is_dir():
-            raise RunError(f"{folder.path} is not a folder; name another one with --out")
+        if processes is None:
+            self._claim(config, resume)
         else:
-            folder.write_json("environment.json", environment())
-            folder.write_json("config.json", config)
-        folder._sweep()
-        return folder
+            self.writes = processes.main
+            processes.rank_zero_first(lambda: self._claim(config, resume))
+
+    def _claim(self, config: Mapping[str, Any], resume: bool) -> None:
+        """Check and lock the folder, and write what a new run begins with."""
+        there = self.path / "config.json"
+        if there.exists():
+            self._check(config, resume)
+        elif self.path.is_dir() and any(not _unfinished(item) for item in self.path.iterdir()):
+            raise RunError(f"{self.path} is not empty and holds no run; name another folder with --out")
+        elif self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is not a folder; name another one with --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = lock_folder(self.path)
+        except FolderLocked as error:
+            raise RunError(f"{error}; wait until it is done, or name another folder with --out") from None
+        if not there.exists():
+            self.write_json("environment.json", environment())
+            self.write_json("config.json", config)
+        self._sweep()
 
     def _check(self, config: Mapping[str, Any], resume: bool) -> None:
         """Refuse a folder with a run that shall not, or cannot, go on."""
@@ -112,7 +140,8 @@ class RunFolder:
         try:
             yield
         finally:
-            self.add_seconds(stage, time.monotonic() - start)
+            if self.writes:
+                self.add_seconds(stage, time.monotonic() - start)
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add to a stage's entry in `stages.json`."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from rp_models.checkpoint import save_tensors
 from rp_models.training.distributed import ALONE, Processes
 from rp_models.training.loop import Interrupted, Metrics, TrainingState, fit
+from rp_models.training.progress import Progress
 from rp_models.training.run import RunFolder
 from rp_models.training.seeding import seeded
 
@@ -19,22 +20,6 @@ class Trainer(Protocol):
 
     def step(self, step: int) -> Metrics:
         """Do training step number `step`, counted from 0, and return its metrics, among them "loss"."""
-        ...
-
-
-class Progress(Protocol):
-    """Watches a long piece of work."""
-
-    def start(self, title: str, total: int, done: int) -> None:
-        """Work of `total` units begins, `done` of which were done in an earlier session."""
-        ...
-
-    def advance(self, done: int, values: Mapping[str, float]) -> None:
-        """`done` units are finished; `values` are the figures that matter now."""
-        ...
-
-    def finish(self) -> None:
-        """The work is finished."""
         ...
 
 

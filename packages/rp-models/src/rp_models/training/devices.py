@@ -1,27 +1,32 @@
 """Which device a job computes on."""
 
+import os
 import platform
 from pathlib import Path
 
 import torch
-from rp_models.data.datasets import DataError
-from rp_models.training import local_device
+
+from rp_models.training.distributed import launched
+
+
+class DeviceError(RuntimeError):
+    """There is no such device here."""
 
 
 def choose_device(name: str) -> torch.device:
     """The device of that name; "auto" takes CUDA where there is one. Under `torchrun` each process takes its own GPU.
 
     Raises:
-        DataError: if there is no such device here.
+        DeviceError: if there is no such device here.
     """
     if name == "auto":
-        return local_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return _own(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        device = local_device(torch.device(name))
+        device = _own(torch.device(name))
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"no device {name!r} here ({reason}); try --device cpu") from None
+        raise DeviceError(f"no device {name!r} here ({reason}); try --device cpu") from None
     return device
 
 
@@ -32,6 +37,13 @@ def describe_device(device: torch.device) -> str:
     if device.type != "cpu":
         return device.type
     return f"{_processor()}, {torch.get_num_threads()} thread(s)"
+
+
+def _own(device: torch.device) -> torch.device:
+    """The device of this process: with several processes on one machine, each takes its own GPU."""
+    if device.type == "cuda" and device.index is None and launched():
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
 
 
 def _processor() -> str:
