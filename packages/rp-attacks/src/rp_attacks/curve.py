@@ -14,6 +14,7 @@ from rp_attacks.pgd import PGD
 from rp_attacks.problem import check_problem
 from rp_attacks.record import judge
 from rp_attacks.rng import PrivateStream
+from rp_attacks.validation import admit, plain
 
 
 class CurvePoint(NamedTuple):
@@ -23,6 +24,7 @@ class CurvePoint(NamedTuple):
     accuracy: Interval
 
 
+@torch.inference_mode(False)
 def accuracy_curve(
     model: Classifier,
     x: Tensor,
@@ -58,6 +60,8 @@ def accuracy_curve(
     """
     if attack.eps <= 0:
         raise ValueError("the attack needs an eps above 0, from which its step is scaled")
+    x, y, index = plain(x), plain(y), None if index is None else plain(index)
+    admit(model, x, y, {"attack": attack}, index)
     points = []
     for eps in radii:
         rows = check_problem(x, y, norm=attack.norm, eps=eps, index=index)

@@ -1,6 +1,7 @@
 """Checks for robustness that comes from a hidden gradient, and not from the defence; each says what it saw in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +12,14 @@ from rp_attacks.defence import Classifier, Randomised
 from rp_attacks.findings import GRAVITY, Finding
 from rp_attacks.intervals import bootstrap_interval
 from rp_attacks.noise import derive_seed
-from rp_attacks.probes import Probe, black_box, larger_radius, surrogates, zero_gradients
+from rp_attacks.probes import Probe, black_box, larger_radius, optimises, surrogates, zero_gradients
 from rp_attacks.problem import Attack
 from rp_attacks.record import Record
 
 if TYPE_CHECKING:
     from rp_attacks.report import ThreatReport
 
-BLACK_BOX = ("Square", "LibrarySquare", "RayS", "SPSA", "Transfer", "Saved")
+_BLACK_BOX = ("Square", "LibrarySquare", "RayS", "SPSA", "Transfer", "Saved")
 
 
 def diagnose(
@@ -35,6 +36,7 @@ def diagnose(
     source: Classifier | None = None,
     random: bool = False,
     batch_size: int = 128,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Finding]:
     """Run every check of an evaluation.
 
@@ -51,6 +53,7 @@ def diagnose(
         source: undefended classifier for a transfer probe.
         random: whether the model is.
         batch_size: limit on the probes in one batch.
+        progress: called with the number of checks done and of all.
 
     Returns:
         Findings, the gravest first.
@@ -58,11 +61,14 @@ def diagnose(
     findings = [finding for threat in threats for finding in _from_records(clean, threat, attacks)]
     if random:
         findings.append(_randomness(model, clean))
+    if probes:
+        findings += optimises(model, x, index)
     chosen = np.flatnonzero(clean.right.all(axis=1))[: min(probes, batch_size)]
     if probes and len(chosen) == 0:
         text = "No image is right in every clean pass: the gradient could not be probed."
         findings.append(Finding("warning", "probes", text))
     rows = torch.from_numpy(chosen).to(x.device)
+    checks: list[Callable[[], list[Finding]]] = []
     for threat in threats:
         if threat.eps == 0 or len(chosen) == 0:
             continue
@@ -79,7 +85,12 @@ def diagnose(
             chunk=max(batch_size // len(chosen), 1),
         )
         run = {getattr(attacks.get(name), "grad", "exact") for name in threat.attacks}
-        findings += zero_gradients(probe) + larger_radius(probe) + black_box(probe) + surrogates(probe, run)
+        checks += [partial(check, probe) for check in (zero_gradients, larger_radius, black_box)]
+        checks.append(partial(surrogates, probe, run))
+    for done, check in enumerate(checks, start=1):
+        findings += check()
+        if progress:
+            progress(done, len(checks))
     return sorted(dict.fromkeys(findings), key=lambda finding: GRAVITY.index(finding.level))
 
 
@@ -107,26 +118,31 @@ def _from_records(clean: Record, threat: "ThreatReport", attacks: Mapping[str, A
                 f"{threat.noise.right.mean():.1%} against {accuracy['worst']:.1%}.",
             )
         )
-    kinds = {name: type(attack).__name__ for name, attack in attacks.items()}
-    if any(kinds.get(name) not in BLACK_BOX for name in threat.attacks):
-        broken = ~threat.worst.standing
-        alone = sum(kinds.get(threat.chosen[row]) in BLACK_BOX for row in np.flatnonzero(broken))
-        if alone > max(1, 0.002 * len(clean)) and _order_is_white_first(threat, kinds):
+    white = [record for name, record in threat.attacks.items() if not _without_gradient(attacks.get(name))]
+    if white:
+        # images on which every gradient attack was tried in vain
+        resisted = np.logical_and.reduce([record.tried & record.standing for record in white])
+        black = np.array([name != "clean" and _without_gradient(attacks.get(name)) for name in threat.chosen], bool)
+        alone = int((resisted & black & ~threat.worst.standing).sum())
+        if alone > max(1, 0.002 * len(clean)):
             findings.append(
                 Finding(
                     "alarm",
                     "black box beats white box",
                     f"Attacks without gradients broke {alone} of {len(clean)} images in the {threat.name} ball that "
-                    "the gradient attacks before them left standing: the gradient misleads; trust none but the worst "
+                    "every gradient attack left standing: the gradient misleads; trust none but the worst "
                     "case, and add attacks adapted to this defence.",
                 )
             )
     return findings
 
 
-def _order_is_white_first(threat: "ThreatReport", kinds: Mapping[str, str]) -> bool:
-    black = [kinds.get(name) in BLACK_BOX for name in threat.attacks]
-    return black == sorted(black)
+def _without_gradient(attack: Attack | None) -> bool:
+    """Whether an attack asks the defence for no gradient, also inside a library's ensemble or on mean logits."""
+    kind = type(attack).__name__
+    if kind == "OnMeanLogits":
+        return _without_gradient(getattr(attack, "attack", None))
+    return kind in _BLACK_BOX or (kind == "AutoAttack" and getattr(attack, "attacks", None) == ("square",))
 
 
 def _randomness(model: Classifier, clean: Record) -> Finding:

@@ -26,11 +26,12 @@ from rp_attacks.record import Record, is_random
 from rp_attacks.report import Report, ThreatReport
 from rp_attacks.runner import Progress, Stages
 from rp_attacks.store import Pixels, Store, from_pixels, to_pixels
-from rp_attacks.validation import admit, check_shard, describe
+from rp_attacks.validation import admit, check_shard, describe, plain
 
 RANDOM_PASSES = 20  # for a random defence; its all-of-N verdict needs at least 10
 
 
+@torch.inference_mode(False)  # under which no gradient exists, and a test loop may have entered it
 def evaluate(
     model: Classifier,
     x: Tensor,
@@ -44,7 +45,7 @@ def evaluate(
     passes: int | None = None,
     exhaustive: bool = False,
     pixels: Pixels = "float",
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     shard: tuple[int, int] = (0, 1),
     source: Classifier | None = None,
     probes: int = 32,
@@ -73,7 +74,7 @@ def evaluate(
         source: an undefended classifier, from which the diagnostics try transfer.
         probes: images on which the diagnostics run; 0 for none.
         level: of the intervals.
-        progress: called after every block.
+        progress: called after every block, and after every check that the findings come from.
 
     Returns:
         The report; `print` it for a table.
@@ -81,9 +82,11 @@ def evaluate(
     Raises:
         ValueError: bad input, an attack that leaves its ball, or a folder of another problem.
     """
-    index = admit(model, x, y, attacks, index)
+    folder = None if folder is None else Path(folder)
     check_shard(shard, folder)
-    check_positive(batch_size=batch_size, block_size=block_size)
+    check_positive(batch_size=batch_size, block_size=block_size, passes=1 if passes is None else passes)
+    x, y, index = plain(x), plain(y), None if index is None else plain(index)
+    index = admit(model, x, y, attacks, index, pixels=pixels, others={"the source": source})
     stages = _stages(
         model, x, y, attacks, index=index, seed=seed, batch_size=batch_size, block_size=block_size, passes=passes,
         exhaustive=exhaustive, pixels=pixels, folder=folder, shard=shard, progress=progress,
@@ -111,7 +114,7 @@ def _stages(
     progress: Callable[[Progress], None] | None,
 ) -> Stages:
     """The fixed parts of the evaluation, and its folder claimed for this very problem."""
-    random = is_random(model, x[:8], index=index[:8])
+    random = is_random(model, x, index=index)
     passes = passes or (RANDOM_PASSES if random else 1)
     problem = describe(
         model, x, y, index, attacks,
@@ -145,9 +148,16 @@ def _diagnosed(
     report: Report, stages: Stages, attacks: Mapping[str, Attack], *, source: Classifier | None, probes: int
 ) -> Report:
     """The report with what speaks against it."""
+
+    def tell(done: int, checks: int) -> None:
+        if stages.progress:
+            seconds, standing = perf_counter() - stages.began, int(report.worst.standing.sum())
+            stages.progress(Progress("findings", done, checks, seconds, standing, len(stages.x)))
+
     findings = diagnose(
         stages.model, stages.x, stages.y, stages.index, clean=report.clean, threats=report.threats, attacks=attacks,
         seed=stages.seed, probes=probes, source=source, random=stages.random, batch_size=stages.batch_size,
+        progress=tell,
     )  # fmt: skip
     return replace(report, findings=tuple(findings), seconds=perf_counter() - stages.began)
 

@@ -68,6 +68,8 @@ def check_problem(
         raise ValueError(
             f"eps {eps:g} exceeds the {norm} diameter {largest:g} of these images; is it in units of 0..255?"
         )
+    if index is not None and not isinstance(index, Tensor):
+        raise TypeError(f"index must be a torch tensor of int64, got {_kind(index)}; convert it with torch.as_tensor")
     if index is None:
         return torch.arange(len(x), device=x.device)
     if index.shape != (len(x),) or index.dtype != torch.int64:
@@ -79,6 +81,8 @@ def check_problem(
 
 def check_images(x: Tensor) -> None:
     """Refuse anything but a batch of floating images in [0, 1]."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch tensor (b, c, h, w), got {_kind(x)}; convert it with torch.as_tensor")
     if x.dim() != 4 or len(x) == 0:
         raise ValueError(f"x must be a batch of images (b, c, h, w) with b >= 1, got shape {tuple(x.shape)}")
     if not x.is_floating_point():
@@ -93,6 +97,8 @@ def check_images(x: Tensor) -> None:
 
 def check_labels(x: Tensor, y: Tensor, *, soft: bool = False) -> None:
     """Refuse labels of the wrong type, shape, device or sign."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a torch tensor of int64 labels, got {_kind(y)}; convert it with torch.as_tensor")
     if y.device != x.device:
         raise ValueError(f"x is on {x.device} and y on {y.device}; move them to one device")
     if soft and y.is_floating_point():
@@ -111,9 +117,24 @@ def check_labels(x: Tensor, y: Tensor, *, soft: bool = False) -> None:
 
 
 def check_logits(logits: Tensor, y: Tensor) -> None:
-    """Refuse outputs that are not one row of finite logits per image, wide enough for the labels."""
+    """Refuse outputs that are not one row of finite logits per image, wide enough for the labels.
+
+    Raises:
+        TypeError: the model gives something else than a tensor.
+        ValueError: with the fix.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"the model must give logits as a tensor ({len(y)}, classes), got {_kind(logits)}; "
+            "wrap it in a function that picks them out, e.g. `lambda x: model(x)[0]`"
+        )
     if logits.dim() != 2 or len(logits) != len(y):
         raise ValueError(f"the model must give logits ({len(y)}, classes), got shape {tuple(logits.shape)}")
+    if logits.shape[1] < 2:
+        raise ValueError(
+            "the model gives one logit, and a classifier needs at least two classes; for a binary one "
+            "use `lambda x: torch.cat([-model(x), model(x)], dim=1)`"
+        )
     if y.dim() == 1 and y.max() >= logits.shape[1]:
         raise ValueError(f"label {y.max().item()} is out of range: the model has {logits.shape[1]} classes")
     if not torch.isfinite(logits).all():
@@ -135,3 +156,8 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a value that is not among the choices."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _kind(value: object) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

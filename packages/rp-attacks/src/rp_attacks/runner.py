@@ -24,12 +24,12 @@ Make = Callable[[int, slice, Tensor], Tensor]
 
 
 class Progress(NamedTuple):
-    """One finished block of one stage."""
+    """One finished block of one stage, or one finished check of the findings."""
 
     stage: str
-    """"clean", a noise control, or an attack's name."""
+    """"clean", a noise control, an attack's name, or at the end "findings"."""
     block: int
-    """Blocks done in this stage."""
+    """Blocks (or checks) done in this stage."""
     blocks: int
     seconds: float
     """Since the evaluation began."""

@@ -1,6 +1,5 @@
 """The folder of an evaluation: one file for each attack and block of images, written whole or not at all."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rp_attacks.identity import alike
 from rp_attacks.record import Record
 
 Pixels = Literal["float", "uint8"]
@@ -29,16 +29,17 @@ class Store:
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(problem, indent=1, sort_keys=True)
         path = folder / "problem.json"
-        if path.exists() and path.read_text() != text:
+        if path.exists():
             before = json.loads(path.read_text())
-            changed = sorted(key for key in {*before, *problem} if before.get(key) != problem.get(key))
-            raise ValueError(
-                f"{folder} holds an evaluation of another problem ({', '.join(changed)} differ); "
-                "use another folder, or delete this one"
-            )
-        _write(path, text.encode())
+            changed = sorted(key for key in {*before, *problem} if not alike(before.get(key), problem.get(key)))
+            if changed:
+                raise ValueError(
+                    f"{folder} holds an evaluation of another problem ({', '.join(changed)} differ); "
+                    "use another folder, or delete this one"
+                )
+            return
+        _write(path, json.dumps(problem, indent=1, sort_keys=True).encode())
 
     def load(self, stage: str, block: int) -> tuple[Record, npt.NDArray[Any]] | None:
         """Record and images of one block, or None where it was not done yet."""
@@ -63,7 +64,7 @@ class Store:
         return None if self.folder is None else self.folder / stage / f"block-{block:05d}.npz"
 
 
-def load_images(folder: Path, stage: str) -> Tensor:
+def load_images(folder: str | Path, stage: str) -> Tensor:
     """The adversarial images that an evaluation saved for one attack, in [0, 1], in the order of its images.
 
     Args:
@@ -73,6 +74,7 @@ def load_images(folder: Path, stage: str) -> Tensor:
     Returns:
         Float32 tensor (n, c, h, w).
     """
+    folder = Path(folder)
     files = sorted((folder / stage).glob("block-*.npz"))
     if not files:
         known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
@@ -95,29 +97,30 @@ def from_pixels(stored: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(stored.astype(np.float32) / 255 if stored.dtype == np.uint8 else stored)
 
 
+def check_bytes(x: Tensor, norm: str, eps: float) -> None:
+    """Refuse images that no file of bytes holds, and a ball in which no other such image lies.
+
+    Raises:
+        ValueError: with the fix.
+    """
+    if ((x * 255).round() / 255 - x).abs().max() > 1e-4:
+        raise ValueError("pixels='uint8' needs clean images whose values are multiples of 1/255; use pixels='float'")
+    if 0 < eps * (1 + 1e-5) < 1 / 255:
+        raise ValueError(
+            f"pixels='uint8' with {norm} eps {eps * 255:.3g}/255: no other image of bytes lies in this ball, so that "
+            "nothing would be attacked; use pixels='float', or an eps of at least 1/255"
+        )
+
+
 def on_byte_grid(x_adv: Tensor, x: Tensor) -> Tensor:
     """The image of 8-bit pixels next to x_adv, on x's side, so that it stays in x's ball.
 
     Args:
         x_adv: adversarial images (b, ...).
         x: clean images whose values are multiples of 1/255.
-
-    Raises:
-        ValueError: x is not on the grid.
     """
-    base = (x * 255).round()
-    if (base / 255 - x).abs().max() > 1e-4:
-        raise ValueError("pixels='uint8' needs clean images whose values are multiples of 1/255; use pixels='float'")
     steps = ((x_adv - x) * 255 * (1 + 1e-5)).trunc()  # a step of 8/255 is 7.9999998 in float32
-    return ((base + steps) / 255).clamp(0, 1)
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """A short hash of the values."""
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return ((x * 255).round() + steps) / 255
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,6 +1,5 @@
 """What may be evaluated, and what makes two evaluations the same one."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rp_attacks.defence import Classifier, query
-from rp_attacks.problem import Attack, check_problem
+from rp_attacks.autoattack import AutoAttack
+from rp_attacks.defence import Classifier, OffersReconstructionLoss, with_gradient
+from rp_attacks.identity import fingerprint, identify, identify_attack, modules, sources
+from rp_attacks.problem import Attack, check_logits, check_problem
 from rp_attacks.rng import PrivateStream
-from rp_attacks.store import Pixels, fingerprint
+from rp_attacks.store import Pixels, check_bytes
 
 
-def admit(model: Classifier, x: Tensor, y: Tensor, attacks: Mapping[str, Attack], index: Tensor | None) -> Tensor:
-    """Refuse what would give a number without meaning.
+def admit(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    attacks: Mapping[str, Attack],
+    index: Tensor | None,
+    *,
+    pixels: Pixels = "float",
+    others: Mapping[str, Classifier | None] | None = None,
+) -> Tensor:
+    """Refuse what would give a number without meaning, before any attack has run.
 
     Args:
         model: classifier or defence.
@@ -24,49 +34,119 @@ def admit(model: Classifier, x: Tensor, y: Tensor, attacks: Mapping[str, Attack]
         y: labels (n,).
         attacks: by name.
         index: image indices (n,), or None.
+        pixels: as in `evaluate`.
+        others: models that are asked beside the one under attack, by what they are.
 
     Returns:
         The image indices.
 
     Raises:
         ValueError: with the fix.
-        TypeError: labels are not integers.
+        TypeError: something is not of the kind that it must be.
     """
+    check_attacks(attacks)
+    for attack in attacks.values():
+        index = check_problem(x, y, norm=attack.norm, eps=attack.eps, index=index)
+        if pixels == "uint8":
+            check_bytes(x, attack.norm, attack.eps)
+    assert index is not None
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"x must be float32, got {x.dtype}, whose rounding leaves the ball; pass x.float(), and let the model "
+            "convert what it is given"
+        )
+    classes = _check_model("the model", model, x, y)
+    for name, attack in attacks.items():
+        _check_fit(name, attack, model, classes)
+        for source in sources(attack):
+            _check_model(f"the source of {name!r}", source, x, y)
+    for role, other in (others or {}).items():
+        if other is not None:
+            _check_model(role, other, x, y)
+    return index
+
+
+def check_attacks(attacks: Mapping[str, Attack]) -> None:
+    """Refuse anything but attacks by names that can name a folder."""
+    if not isinstance(attacks, Mapping):
+        raise TypeError(
+            f"attacks must be a mapping from names to attacks, got {type(attacks).__name__}; "
+            "pass e.g. {'pgd': PGD(...)} or rp_attacks.suite('quick', eps=...)"
+        )
     if not attacks:
         raise ValueError("attacks is empty: pass at least one, e.g. rp_attacks.suite('quick')")
-    for name in attacks:
-        if not re.fullmatch(r"\w[\w.+-]*", name) or name == "clean" or name.startswith("noise-"):
+    for name, attack in attacks.items():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name) or _reserved(name):
             raise ValueError(
                 f"attack name {name!r} cannot name a folder: use letters, digits, '-', '.', '+', and neither "
                 "'clean' nor 'noise-...'"
             )
-    for attack in attacks.values():
-        index = check_problem(x, y, norm=attack.norm, eps=attack.eps, index=index)
-    assert index is not None
-    _check_model(model, x)
-    return index
+        if isinstance(attack, type) or not all(hasattr(attack, part) for part in ("norm", "eps", "__call__")):
+            raise TypeError(f"attack {name!r} must be an attack such as PGD(eps=...), got {attack!r}")
 
 
-def _check_model(model: Classifier, x: Tensor) -> None:
-    """Refuse train mode, a wrong device, and probabilities in place of logits."""
-    network = _network(model)
-    if network is not None:
-        if network.training:
-            raise ValueError("the model is in train mode, where an image's logits depend on its batch; call .eval()")
+def _reserved(name: str) -> bool:
+    return name == "clean" or name.startswith("noise-")
+
+
+def _check_model(role: str, model: Classifier, x: Tensor, y: Tensor) -> int:
+    """Refuse train mode, a wrong device, and what is no logits; gives the number of classes."""
+    networks = modules(model)
+    left = [name for name, network in networks.items() if network.training and not _mere_container(network)]
+    if left:
+        named = ", ".join(name or type(networks[name]).__name__ for name in left[:3])
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        raise ValueError(
+            f"{role} is in train mode ({named}{more}), where an image's logits may depend on its batch and on chance; "
+            "call .eval()"
+        )
+    for network in networks.values():
         parameter = next(network.parameters(), None)
+        if parameter is not None and parameter.is_inference():
+            raise ValueError(
+                f"{role}'s weights were made under torch.inference_mode(), which allows no gradients; "
+                "build and load it outside"
+            )
         if parameter is not None and parameter.device != x.device:
-            raise ValueError(f"the model is on {parameter.device} and x on {x.device}; move them to one device")
+            raise ValueError(f"{role} is on {parameter.device} and x on {x.device}; move them to one device")
     with torch.no_grad(), PrivateStream(0)(x.device):
         logits = model(x[:8])
-    if logits.dim() == 2 and (logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-4:
-        raise ValueError("the model gives probabilities (non-negative, sum 1); attacks need logits: leave softmax out")
+    check_logits(logits, y[:8])
+    if y.max() >= logits.shape[1]:
+        raise ValueError(f"label {y.max().item()} is out of range: {role} has {logits.shape[1]} classes")
+    if (logits >= 0).all() and (logits.float().sum(dim=1) - 1).abs().max() < 1e-4:
+        raise ValueError(f"{role} gives probabilities (non-negative, sum 1); attacks need logits: leave softmax out")
+    return logits.shape[1]
 
 
-def _network(model: Any) -> nn.Module | None:
-    """The module, also inside wrappers such as MeanLogits."""
-    while not isinstance(model, nn.Module) and hasattr(model, "model"):
-        model = model.model
-    return model if isinstance(model, nn.Module) else None
+def _mere_container(network: nn.Module) -> bool:
+    """Whether a module's own mode means nothing: it holds others, all of which are in eval mode, and no weights."""
+    own = [*network.parameters(recurse=False), *network.buffers(recurse=False)]
+    inner = list(network.children())
+    return bool(inner) and not own and all(not child.training or _mere_container(child) for child in inner)
+
+
+_HARDEST: dict[Any, str] = {"standard": "apgd-t", "plus": "apgd-t", "rand": "apgd-dlr"}  # part of AutoAttack
+_LEAST_CLASSES = {"dlr": 3, "apgd-dlr": 3, "targeted-dlr": 4, "apgd-t": 4}
+
+
+def _check_fit(name: str, attack: Any, model: Classifier, classes: int) -> None:
+    """Refuse an attack that would fail on this model only when its turn comes."""
+    if hasattr(attack, "attack"):
+        _check_fit(name, attack.attack, getattr(attack, "source", model), classes)
+        return
+    parts: tuple[str, ...] = (getattr(attack, "loss", ""),)
+    if isinstance(attack, AutoAttack):
+        parts = attack.attacks or (_HARDEST[attack.version],)
+    least = max(_LEAST_CLASSES.get(part, 2) for part in parts)
+    if classes < least and attack.eps > 0:
+        raise ValueError(f"attack {name!r} needs at least {least} classes, the model has {classes}; leave it out")
+    with_gradient(model, getattr(attack, "grad", "exact"))
+    if getattr(attack, "reconstruction_weight", 0.0) and not isinstance(model, OffersReconstructionLoss):
+        raise ValueError(
+            f"attack {name!r} has a reconstruction_weight, which needs a defence that offers "
+            "`reconstruction_loss(x, seed=, index=)`; set it to 0"
+        )
 
 
 def describe(
@@ -84,12 +164,12 @@ def describe(
 ) -> dict[str, Any]:
     """All that the result is a function of; an interrupted evaluation resumes only under the same description."""
     return {
-        "model": _identity(model, x, index),
+        "model": identify(model, x, index),
         "images": fingerprint(x),
         "labels": fingerprint(y),
         "index": fingerprint(index),
         "count": len(x),
-        "attacks": {name: _attack_identity(attack, x, index) for name, attack in attacks.items()},
+        "attacks": {name: identify_attack(attack, x, index) for name, attack in attacks.items()},
         "order": list(attacks),
         "seed": seed,
         "block_size": block_size,
@@ -99,24 +179,12 @@ def describe(
     }
 
 
-def _attack_identity(attack: Attack, x: Tensor, index: Tensor) -> str:
-    """Its settings, and the source of a transfer."""
-    source = getattr(attack, "source", None)
-    return repr(attack) if source is None else f"{attack!r} from {_identity(source, x, index)}"
-
-
-def _identity(model: Classifier, x: Tensor, index: Tensor) -> str:
-    """Type of the model and a hash of its weights, or of what it answers where it shows no weights."""
-    digest = hashlib.blake2b(digest_size=8)
-    network = _network(model)
-    if network is not None:
-        for key, value in sorted(network.state_dict().items()):
-            digest.update(key.encode() + fingerprint(value).encode())
-    else:
-        with torch.no_grad(), PrivateStream(0)(x.device):
-            logits = query(model, x[:4], seed=0, index=index[:4])
-        digest.update(fingerprint((100 * logits.float()).round()).encode())  # coarse: devices round differently
-    return f"{type(model).__qualname__}-{digest.hexdigest()}"
+def plain(tensor: Tensor) -> Tensor:
+    """The values without a graph, in the usual layout, and usable in a graph also where inference mode made them."""
+    if not isinstance(tensor, Tensor):  # refused later, in a sentence
+        return tensor
+    tensor = tensor.detach().contiguous()
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def check_shard(shard: tuple[int, int], folder: Path | None) -> None:

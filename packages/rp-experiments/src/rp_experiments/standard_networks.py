@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rp_attacks.store import fingerprint
+from rp_attacks.identity import fingerprint
 from rp_models.checkpoint import read_tensors
 from rp_models.training import RunFolder
 
