@@ -19,7 +19,6 @@ from .eot import MeanLogits as MeanLogits
 from .eot import expected_gradient as expected_gradient
 from .eot import margins as margins
 from .evaluation import evaluate as evaluate
-from .findings import Finding as Finding
 from .gradient_free import SPSA as SPSA
 from .intervals import Comparison as Comparison
 from .intervals import Interval as Interval
@@ -42,6 +41,7 @@ from .problem import Attack as Attack
 from .rays import RayS as RayS
 from .rays import RaySResult as RaySResult
 from .record import Record as Record
+from .report import Finding as Finding
 from .report import Report as Report
 from .report import ThreatReport as ThreatReport
 from .report import Verdict as Verdict

@@ -2,22 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rp_attacks.defence import Classifier, Randomised
-from rp_attacks.findings import GRAVITY, Finding
 from rp_attacks.intervals import bootstrap_interval
 from rp_attacks.noise import derive_seed
 from rp_attacks.probes import Probe, black_box, larger_radius, optimises, surrogates, zero_gradients
 from rp_attacks.problem import Attack
 from rp_attacks.record import Record
-
-if TYPE_CHECKING:
-    from rp_attacks.report import ThreatReport
+from rp_attacks.report import GRAVITY, Finding, ThreatReport
 
 _BLACK_BOX = ("Square", "LibrarySquare", "RayS", "SPSA", "Transfer", "Saved")
 
@@ -29,7 +25,7 @@ def diagnose(
     index: Tensor,
     *,
     clean: Record,
-    threats: Sequence["ThreatReport"],
+    threats: Sequence[ThreatReport],
     attacks: Mapping[str, Attack],
     seed: int,
     probes: int = 32,
@@ -94,7 +90,7 @@ def diagnose(
     return sorted(dict.fromkeys(findings), key=lambda finding: GRAVITY.index(finding.level))
 
 
-def _from_records(clean: Record, threat: "ThreatReport", attacks: Mapping[str, Attack]) -> list[Finding]:
+def _from_records(clean: Record, threat: ThreatReport, attacks: Mapping[str, Attack]) -> list[Finding]:
     """Checks on what the evaluation itself saw."""
     findings = []
     accuracy = {name: record.right.mean() for name, record in [("clean", clean), ("worst", threat.worst)]}

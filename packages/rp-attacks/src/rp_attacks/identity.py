@@ -63,7 +63,10 @@ def identify(model: Classifier, x: Tensor, index: Tensor) -> dict[str, Any]:
 
 def identify_attack(attack: Any, x: Tensor, index: Tensor) -> dict[str, Any]:
     """The identity of an attack: its settings, and that of the model on which a transfer is made."""
-    found = {"type": type(attack).__qualname__, "settings": _hash(repr(sorted(settings(attack).items())))}
+    found: dict[str, Any] = {
+        "type": type(attack).__qualname__,
+        "settings": _hash(repr(sorted(settings(attack).items()))),
+    }
     for level, source in enumerate(sources(attack)):
         found[f"source {level}"] = identify(source, x, index)
     return found

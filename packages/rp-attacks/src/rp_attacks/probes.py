@@ -14,12 +14,12 @@ from torch.overrides import TorchFunctionMode
 
 from rp_attacks.defence import Classifier, OffersGradients, query
 from rp_attacks.eot import expected_gradient, margins
-from rp_attacks.findings import Finding, Level
 from rp_attacks.gradient_free import SPSA
 from rp_attacks.losses import cross_entropy, cw_margin
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, diameter
 from rp_attacks.pgd import PGD
+from rp_attacks.report import Finding, Level
 from rp_attacks.rng import PrivateStream
 from rp_attacks.square import Square
 

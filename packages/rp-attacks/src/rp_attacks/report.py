@@ -2,18 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from rp_attacks.findings import Finding
 from rp_attacks.intervals import Comparison, Interval, accuracy_interval, paired_comparison, wilson_interval
 from rp_attacks.norms import Norm
 from rp_attacks.record import Record
 
 RESUBMISSIONS = 10  # N of the all-of-N verdict
+Level = Literal["refused", "alarm", "warning", "note", "ok"]
+GRAVITY: tuple[Level, ...] = ("refused", "alarm", "warning", "note", "ok")
+
+
+class Finding(NamedTuple):
+    """What one check of an evaluation saw."""
+
+    level: Level
+    """"refused": no number can be given; "alarm": the number is most likely too high; "note", "ok": for the reader."""
+    check: str
+    text: str
 
 
 class Verdict(NamedTuple):
