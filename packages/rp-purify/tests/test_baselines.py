@@ -15,7 +15,7 @@ from rp_purify import (
     OneStepDenoise,
     Purifier,
 )
-from rp_purify.diffpure import GRADUAL_CIFAR10, vp_levels
+from rp_purify.diffpure import GRADUAL_CIFAR10, GRADUAL_IMAGENET, GRADUAL_SVHN, vp_levels
 from torch import nn
 
 from .models import ShrinkingDenoiser, tiny_images, tiny_mae
@@ -102,6 +102,15 @@ def test_gradual_purification_has_its_rounds() -> None:
         125,
         125,
     ]
+
+
+def test_the_rounds_of_gradual_purification_are_the_published_ones() -> None:
+    # Lee and Kim 2023: four rounds of 30, two of 50, and two that depend on the data
+    for rounds, last in ((GRADUAL_CIFAR10, 125), (GRADUAL_SVHN, 80), (GRADUAL_IMAGENET, 200)):
+        assert rounds == (30, 30, 30, 30, 50, 50, last, last)
+    whole = vp_levels(1000, 1)  # all of the time is allowed: no signal is left
+    assert whole[0] > 100
+    assert whole[1] == 0
 
 
 def test_the_deterministic_reverse_process_follows_the_exact_solution_for_gaussian_data() -> None:

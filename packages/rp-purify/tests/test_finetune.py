@@ -6,6 +6,7 @@ import torch
 from rp_models import load, noise
 from rp_models.data import ImageSet, load_images
 from rp_models.mask import random_mask
+from rp_models.maskdit import log_normal_sigma, masked_denoising_loss
 from rp_models.training import RunFolder, train_stage
 from rp_purify import (
     Defended,
@@ -104,6 +105,18 @@ def test_a_step_is_adamw_on_class_loss_and_own_loss_written_out(digits: ImageSet
     optimizer.step()
     for mine, theirs in zip(trainer.model.parameters(), mae.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-5)
+
+
+def test_maskdits_own_loss_is_its_training_loss_on_images_in_the_range_of_minus_one_to_one(digits: ImageSet) -> None:
+    x, _ = digits.batch(slice(None))
+    trainer = Finetuner(SETTINGS, OneStepDenoise(tiny_maskdit()), TinyClassifier(), digits, x, seed=7)
+    chosen, index, model = trainer.plan.indices(0, 0), torch.arange(8), tiny_maskdit()
+    mask = random_mask(noise.uniform((16,), seed=7, purpose="own mask", index=index), 0.75)
+    sigma = log_normal_sigma(noise.normal((), seed=7, purpose="own level", index=index))
+    unit = noise.normal((1, 8, 8), seed=7, purpose="own noise", index=index)
+    expected = masked_denoising_loss(model, 2 * x[chosen] - 1, sigma=sigma, noise=unit, mask=mask).mean()
+    # the order of summation may differ between the two calls
+    assert trainer.step(0)["own_loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_images_of_a_set_train_as_those_of_a_tensor(digits: ImageSet) -> None:

@@ -9,6 +9,8 @@ Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11
 
 import hashlib
 import math
+import secrets
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _LOW_32_BITS = 0xFFFFFFFF
+_LOCK = threading.Lock()
 _MAX_ELEMENTS = 2**34  # the position inside one image's draw fills one 32-bit counter word, four values a count
 
 
@@ -29,6 +32,26 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     """
     text = "/".join([str(seed), *map(str, purpose)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class CallSeeds:
+    """A seed for each call of something random that is called without one; safe among threads.
+
+    Args:
+        seed: gives every process the same sequence; None draws each from the system's entropy, so that nobody can
+            predict it.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self.seed, self._calls = seed, 0
+
+    def next(self) -> int:
+        """The next call's seed."""
+        if self.seed is None:
+            return secrets.randbits(63)
+        with _LOCK:
+            self._calls += 1
+            return derive_seed(self.seed, "call", self._calls)
 
 
 def uniform(

@@ -1,5 +1,6 @@
 """A classifier behind a purifier is again a classifier, so that every attack and every metric works on it."""
 
+import functools
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -29,14 +30,14 @@ class Defended(nn.Module):
         if isinstance(purifier, SignDescent):
             self.reconstruction_loss = purifier.reconstruction_loss
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (b, k) of images (b, c, h, w) in [0, 1], with the noise of a plain call of the purifier."""
-        return self.classifier(self.purifier(x))
+    def forward(self, x: Tensor, *, seed: int | None = None, index: Tensor | None = None) -> Tensor:
+        """Logits (b, k) of images (b, c, h, w) in [0, 1]; seed and image indices go to the purifier."""
+        return self.classifier(self.purifier(x, seed=seed, index=index))
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The classifier's penultimate features (b, d) of the purified images."""
+    def forward_features(self, x: Tensor, *, seed: int | None = None, index: Tensor | None = None) -> Tensor:
+        """The classifier's penultimate features (b, d) of the purified images; arguments as in `forward`."""
         features: Callable[[Tensor], Tensor] = self.classifier.forward_features  # type: ignore[assignment]
-        return features(self.purifier(x))
+        return features(self.purifier(x, seed=seed, index=index))
 
     def with_noise(self, *, seed: int, index: Tensor) -> Callable[[Tensor], Tensor]:
         """The same classifier, the noise of each row a function of (seed, index of that row) alone.
@@ -48,7 +49,7 @@ class Defended(nn.Module):
         Returns:
             A callable from images (b, c, h, w) to logits (b, k).
         """
-        return lambda x: self.classifier(self.purifier(x, seed=seed, index=index))
+        return functools.partial(self, seed=seed, index=index)
 
     @property
     def gradients(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class SignDescent(Purifier):
         eta: float | None,
         halve: bool,
         fresh: bool,
-        seed: int = 0,
+        seed: int | None = None,
         grad: str = "exact",
     ) -> None:
         _check(step_size, steps, eta)
@@ -110,14 +110,14 @@ class SignDescent(Purifier):
             (g,) = torch.autograd.grad(self.loss(leaf, seed=seed, index=index, step=step).sum(), leaf)
         return g
 
-    @torch.no_grad()
     def _descend(self, x: Tensor, seed: int, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The images x_0, ..., x_S, and which of their pixels have derivative 1 in x_0 (the others have 0)."""
         center = image = x.detach()
         follows = torch.ones_like(x, dtype=torch.bool)
         yield image, follows
         for step in range(1, self.steps + 1):
-            moved = image - self.rate(step) * self.loss_gradient(image, seed=seed, index=index, step=step).sign()
+            g = self.loss_gradient(image, seed=seed, index=index, step=step)
+            moved = image - self.rate(step) * (g.sign() + 0 * g)  # sign(nan) is 0: what is not finite shall show
             clipped = clip_to_ball(moved, center, self.eta)
             image = clipped.clamp(0, 1)
             follows = (follows | (clipped != moved)) & (image == clipped)

@@ -66,7 +66,7 @@ class DiffPure(Purifier):
         times: int | Sequence[int] = 100,
         steps: int | None = None,
         solver: Literal["sde", "ode"] = "sde",
-        seed: int = 0,
+        seed: int | None = None,
         fresh: bool = True,
         grad: str = "exact",
     ) -> None:
@@ -75,9 +75,14 @@ class DiffPure(Purifier):
             raise ValueError(f"solver must be 'sde' or 'ode', got {solver!r}")
         if isinstance(times, float):
             raise ValueError(f"times counts thousandths, 100 for t* = 0.1, got {times}")
-        rounds = (times,) if isinstance(times, int) else tuple(times)
-        self.model, self.solver = denoiser, solver
-        self.rounds = [vp_levels(time, time if steps is None else min(steps, time)) for time in rounds]
+        self.times = (times,) if isinstance(times, int) else tuple(times)
+        self.model, self.steps, self.solver = denoiser, steps, solver
+        _ = self.rounds  # complains about times and steps out of range
+
+    @property
+    def rounds(self) -> list[list[float]]:
+        """The noise levels of each round."""
+        return [vp_levels(time, time if self.steps is None else min(self.steps, time)) for time in self.times]
 
     def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
         """The images after all rounds."""
@@ -145,7 +150,7 @@ class LikelihoodMaximisation(Purifier):
         steps: int = 5,
         sigma: tuple[float, float] = (0.4, 0.6),
         lr: float = 0.1,
-        seed: int = 0,
+        seed: int | None = None,
         fresh: bool = True,
         grad: str = "identity",
     ) -> None:

@@ -13,11 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from rp_purify.purifier import frozen
-
-_FLOOR = 1e-30  # below it an image's gradient is as good as zero
 
 
 def ste_tanh(g: Tensor) -> Tensor:
@@ -26,13 +25,14 @@ def ste_tanh(g: Tensor) -> Tensor:
     Args:
         g: gradients (b, c, h, w).
     """
-    tau = g.detach().abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(_FLOOR)
-    return _straight_through(g.sign(), (g / tau).tanh())
+    unit = _scaled(g)
+    return _straight_through(g.sign(), (unit / _mean_size(unit.detach())).tanh())
 
 
 def normalised(g: Tensor) -> Tensor:
     """sign(g), differentiated as g / mean |g| of the image; arguments as in `ste_tanh`."""
-    return _straight_through(g.sign(), g / g.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(_FLOOR))
+    unit = _scaled(g)
+    return _straight_through(g.sign(), unit / _mean_size(unit))
 
 
 CURVED: dict[str, Callable[[Tensor], Tensor]] = {"ste-tanh": ste_tanh, "normalised": normalised}
@@ -134,10 +134,35 @@ def smooth_step(
         index: int64 (b,), image indices.
         step: number of the step, from 1.
     """
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+    with plain_attention():
         loss = purifier.loss(x, seed=seed, index=index, step=step)
         (g,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
     return clip_to_image(clip_to_ball(x - purifier.rate(step) * CURVED[rule](g), center, purifier.eta))
+
+
+class plain_attention(TorchFunctionMode):
+    """Inside the block attention is computed by plain operations, since the fused kernels have no second derivative.
+
+    It concerns this thread alone, where `torch.nn.attention.sdpa_kernel` turns a switch of the whole process.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function's result, from plain operations if it is attention."""
+        if func is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_attention_math(*args, **(kwargs or {}))[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _scaled(g: Tensor) -> Tensor:
+    """`g` over its largest size in each image, a constant, so that the smallest gradients do not underflow."""
+    largest = g.detach().abs().amax(dim=(1, 2, 3), keepdim=True)
+    return g / torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
+def _mean_size(g: Tensor) -> Tensor:
+    """The mean |g| of each image; 1 where the image has no gradient."""
+    mean = g.abs().mean(dim=(1, 2, 3), keepdim=True)
+    return torch.where(mean > 0, mean, torch.ones_like(mean))
 
 
 def _straight_through(value: Tensor, smooth: Tensor) -> Tensor:

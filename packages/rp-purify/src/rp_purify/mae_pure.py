@@ -48,7 +48,7 @@ class MAEPure(SignDescent):
         masks: Freshness = "fresh",
         masks_per_step: int = 1,
         complementary: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         grad: str = "exact",
     ) -> None:
         super().__init__(

@@ -56,7 +56,7 @@ class MaskDiTPure(SignDescent):
         masks: Freshness = "fresh",
         noise: Freshness = "fresh",
         mae_weight: float = 0.1,
-        seed: int = 0,
+        seed: int | None = None,
         grad: str = "exact",
     ) -> None:
         fresh = masks == "fresh" or noise == "fresh" or schedule == "annealed"

@@ -5,26 +5,48 @@ Axes: b batch, c channels, h w image.
 
 import copy
 import functools
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
-from rp_models.noise import derive_seed
+from rp_models import noise
 from torch import Tensor, nn
 
 _TOLERANCE = 1e-6  # rounding of an attack's projection
+_LOCK = threading.Lock()
+_FROZEN: dict[int, int] = {}  # by the id of a parameter, in how many blocks of `frozen` it is
+
+
+def _eager(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A method that `torch.compile` runs as it is; the compiler, which takes a second to import, is not loaded for it."""
+    disabled: list[Callable[..., Tensor]] = []
+
+    @functools.wraps(method)
+    def call(*args: Any) -> Tensor:
+        if "torch._dynamo" not in sys.modules:
+            return method(*args)
+        if not disabled:
+            disabled.append(torch.compiler.disable(method))
+        return disabled[0](*args)
+
+    return call
 
 
 class Purifier(nn.Module):
     """Base of all purifiers; a subclass writes `differentiable`, or `purify` if it has a backward pass of its own.
 
     The noise of an image is a function of (seed, index): the same image comes out in a batch of 1 or 512. A call
-    without a seed draws fresh noise, from the purifier's own seed and the number of such calls so far, or always the
-    same noise with `fresh=False`; without indices the rows are images 0, 1, 2, ... Global generators are never used.
+    without a seed draws fresh noise, or always the same with `fresh=False`. Without indices the rows are images
+    0, 1, 2, ..., or with `fresh=False` each image's index is a hash of its pixels. Global generators are never used.
+
+    All settings are plain attributes, which `repr` shows. `torch.compile` leaves a purifier to eager execution.
 
     Args:
-        seed: of the noise in calls that name none.
+        seed: of the noise in calls that name none. None: fresh noise comes from the system's entropy, which nobody can
+            predict; noise that is not fresh has seed 0.
         fresh: whether each such call draws other noise.
         grad: the backward rule, one of `gradients`; the images are the same with each.
 
@@ -34,10 +56,10 @@ class Purifier(nn.Module):
 
     gradients: tuple[str, ...] = ("exact", "identity")
 
-    def __init__(self, *, seed: int = 0, fresh: bool = True, grad: str = "exact") -> None:
+    def __init__(self, *, seed: int | None = None, fresh: bool = True, grad: str = "exact") -> None:
         super().__init__()
         self.seed, self.fresh, self.grad = seed, fresh, self._checked_rule(grad)
-        self._calls = _CallCounter()
+        self._seeds = noise.CallSeeds(seed)
 
     def forward(self, x: Tensor, *, seed: int | None = None, index: Tensor | None = None) -> Tensor:
         """The purified images.
@@ -45,23 +67,37 @@ class Purifier(nn.Module):
         Args:
             x: images (b, c, h, w) in [0, 1].
             seed: of this call's noise; None: see the class.
-            index: int64 (b,), image indices; None for 0, 1, 2, ...
+            index: int64 (b,), image indices; None: see the class.
 
         Returns:
             Tensor of the shape of `x`, in [0, 1].
 
         Raises:
             ValueError: for anything but an image batch in [0, 1], or indices that do not fit it.
+            FloatingPointError: if a purified value is not finite.
         """
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            self.__prepare_scriptable__()
+        return self._forward(x, seed, index)
+
+    @_eager
+    def _forward(self, x: Tensor, seed: int | None, index: Tensor | None) -> Tensor:
         check_images(x)
-        index = image_indices(x, index)
+        index = content_indices(x) if index is None and not self.fresh else image_indices(x, index)
         if seed is None:
-            seed = derive_seed(self.seed, "call", self._calls.next()) if self.fresh else self.seed
+            seed = self._seeds.next() if self.fresh else self.seed or 0
         if self.grad == "identity":
             with torch.no_grad():
                 purified = self.purify(x.detach(), seed=seed, index=index)
-            return follow(x, purified)
-        return self.purify(x, seed=seed, index=index)
+            purified = follow(x, purified)
+        else:
+            purified = self.purify(x, seed=seed, index=index)
+        if not bool(purified.isfinite().all()):
+            raise FloatingPointError(
+                f"{type(self).__name__} made pixels that are not finite: so is what its network predicts, or the "
+                "gradient of its loss; check the network's weights, and compute in float32"
+            )
+        return purified
 
     def purify(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
         """The purified images, arguments checked, with a graph to `x` as `grad` says and none to the weights."""
@@ -88,21 +124,21 @@ class Purifier(nn.Module):
         other.grad = self._checked_rule(name)
         return other
 
+    def extra_repr(self) -> str:
+        """The settings, for `repr`."""
+        settings = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "training"}
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise RuntimeError(
+            f"{type(self).__name__} cannot be scripted, traced or exported: it draws its noise in Python at every "
+            "call, and most purifiers differentiate a loss; torch.compile works, and the classifier alone exports"
+        )
+
     def _checked_rule(self, name: str) -> str:
         if name not in self.gradients:
             raise ValueError(f"{type(self).__name__} has the gradients {', '.join(self.gradients)}, got {name!r}")
         return name
-
-
-class _CallCounter:
-    """Counts calls, for a purifier and its shallow copies together, so that no two of them draw the same noise."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def next(self) -> int:
-        self.calls += 1
-        return self.calls
 
 
 class _Follow(torch.autograd.Function):
@@ -133,15 +169,30 @@ def follow(x: Tensor, values: Tensor, follows: Tensor | None = None) -> Tensor:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Inside the block no parameter of the model takes part in gradients; afterwards all are as before."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
+    """Inside the block no parameter of the model takes part in gradients; after the last such block all are as before.
+
+    Raises:
+        ValueError: if gradients are on and cannot pass the weights because they were made in inference mode.
+    """
+    if torch.is_grad_enabled() and any(value.is_inference() for value in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            f"the weights of {type(model).__name__} were made under torch.inference_mode(), and nothing can be "
+            "differentiated through them; build and load it outside of that block, or under torch.no_grad()"
+        )
+    with _LOCK:  # threads may share the model
+        held = [p for p in model.parameters() if (p.requires_grad or id(p) in _FROZEN) and not p.is_inference()]
+        for parameter in held:
+            _FROZEN[id(parameter)] = _FROZEN.get(id(parameter), 0) + 1
+            parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+        with _LOCK:
+            for parameter in held:
+                _FROZEN[id(parameter)] -= 1
+                if not _FROZEN[id(parameter)]:
+                    del _FROZEN[id(parameter)]
+                    parameter.requires_grad_(True)
 
 
 def check_images(x: Tensor) -> None:
@@ -167,3 +218,11 @@ def image_indices(x: Tensor, index: Tensor | None) -> Tensor:
             f"index must hold one int64 image index for each of {len(x)} images, got {index.dtype} {tuple(index.shape)}"
         )
     return index.to(x.device)
+
+
+def content_indices(x: Tensor) -> Tensor:
+    """An index (b,) for each image that depends on its pixels alone, in float32."""
+    bits = x.detach().float().contiguous().flatten(1).view(torch.int32).long()
+    one = torch.zeros(1, dtype=torch.int64, device=x.device)
+    factors = 2 * noise.integers(2**31, bits.shape[1:], seed=0, purpose="content", index=one) + 1
+    return (bits * factors).sum(dim=1)  # int64 wraps around: a universal hash, exact in any order of summation

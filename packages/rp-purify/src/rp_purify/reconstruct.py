@@ -35,7 +35,7 @@ class GaussianNoise(Purifier):
         seed, fresh, grad: see `Purifier`.
     """
 
-    def __init__(self, std: float, *, seed: int = 0, fresh: bool = True, grad: str = "exact") -> None:
+    def __init__(self, std: float, *, seed: int | None = None, fresh: bool = True, grad: str = "exact") -> None:
         super().__init__(seed=seed, fresh=fresh, grad=grad)
         if std < 0:
             raise ValueError(f"std must not be negative, got {std}")
@@ -67,7 +67,7 @@ class MAEReconstruction(Purifier):
         mask_rate: float = 0.5,
         std: float = 0.0,
         keep_visible: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         fresh: bool = True,
         grad: str = "exact",
     ) -> None:
@@ -102,7 +102,7 @@ class OneStepDenoise(Purifier):
     """
 
     def __init__(
-        self, denoiser: nn.Module, *, sigma: float = 0.34, seed: int = 0, fresh: bool = True, grad: str = "exact"
+        self, denoiser: nn.Module, *, sigma: float = 0.34, seed: int | None = None, fresh: bool = True, grad: str = "exact"
     ) -> None:
         super().__init__(seed=seed, fresh=fresh, grad=grad)
         if sigma <= 0:

@@ -138,8 +138,9 @@ def descent_bound(
     """
     x, total, squares = start.detach(), torch.zeros_like(start), 0.0
     for _ in range(steps + 1):
-        leaf = x.clone().requires_grad_()
-        (g,) = torch.autograd.grad(loss(leaf), leaf)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.clone().requires_grad_()
+            (g,) = torch.autograd.grad(loss(leaf), leaf)
         total, squares = total + x, squares + float(g.square().sum())
         x = x - rate * g
     count = steps + 1
