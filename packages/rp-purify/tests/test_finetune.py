@@ -5,8 +5,8 @@ import pytest
 import torch
 from rp_models import load, noise
 from rp_models.data import ImageSet, load_images
+from rp_models.diffusion.maskdit_loss import log_normal_sigma, masked_denoising_loss
 from rp_models.mask import random_mask
-from rp_models.maskdit import log_normal_sigma, masked_denoising_loss
 from rp_models.training import RunFolder, train_stage
 from rp_purify import (
     Defended,
@@ -116,7 +116,7 @@ def test_maskdits_own_loss_is_its_training_loss_on_images_in_the_range_of_minus_
     unit = noise.normal((1, 8, 8), seed=7, purpose="own noise", index=index)
     expected = masked_denoising_loss(model, 2 * x[chosen] - 1, sigma=sigma, noise=unit, mask=mask).mean()
     # the order of summation may differ between the two calls
-    assert trainer.step(0)["own_loss"] == pytest.approx(float(expected), rel=1e-5)
+    assert trainer.step(0)["own_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_images_of_a_set_train_as_those_of_a_tensor(digits: ImageSet) -> None:

@@ -73,7 +73,9 @@ def test_without_a_seed_nobody_can_foretell_the_noise_and_with_one_it_repeats(na
     assert not torch.equal(MAKE[name](seed=6)(x), sequence[0])
 
 
-@pytest.mark.parametrize("make", [lambda: MAEPure(tiny_mae(), steps=2, masks="fixed"), lambda: GaussianNoise(0.1, fresh=False)])
+@pytest.mark.parametrize(
+    "make", [lambda: MAEPure(tiny_mae(), steps=2, masks="fixed"), lambda: GaussianNoise(0.1, fresh=False)]
+)
 def test_noise_that_is_not_fresh_belongs_to_the_image_and_not_to_its_place_in_the_batch(make: object) -> None:
     x = tiny_images(4, low=0.2, high=0.8)
     purifier, order = make(), torch.tensor([2, 0, 3, 1])  # type: ignore[operator]

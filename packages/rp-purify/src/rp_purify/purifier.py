@@ -21,7 +21,7 @@ _FROZEN: dict[int, int] = {}  # by the id of a parameter, in how many blocks of 
 
 
 def _eager(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A method that `torch.compile` runs as it is; the compiler, which takes a second to import, is not loaded for it."""
+    """A method that `torch.compile` runs as it is; it does not load the compiler, which takes a second."""
     disabled: list[Callable[..., Tensor]] = []
 
     @functools.wraps(method)
@@ -76,7 +76,7 @@ class Purifier(nn.Module):
             ValueError: for anything but an image batch in [0, 1], or indices that do not fit it.
             FloatingPointError: if a purified value is not finite.
         """
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[attr-defined]
             self.__prepare_scriptable__()
         return self._forward(x, seed, index)
 

@@ -102,7 +102,13 @@ class OneStepDenoise(Purifier):
     """
 
     def __init__(
-        self, denoiser: nn.Module, *, sigma: float = 0.34, seed: int | None = None, fresh: bool = True, grad: str = "exact"
+        self,
+        denoiser: nn.Module,
+        *,
+        sigma: float = 0.34,
+        seed: int | None = None,
+        fresh: bool = True,
+        grad: str = "exact",
     ) -> None:
         super().__init__(seed=seed, fresh=fresh, grad=grad)
         if sigma <= 0:
