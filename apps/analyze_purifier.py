@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import tyro
 from rp_experiments import cli
 from rp_experiments.recipes.analyze_purifier import RECIPES, PurifierAnalysis
+from rp_experiments.recipes.standard_classifier import why_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class Options:
 
     recipe: Literal["digits", "fashion-mnist", "smoke"] = "digits"  # where the settings below start from
     out: Path | None = None  # the folder of page and figures; by default runs/analyze_purifier/RECIPE
-    resume: bool = False  # use the classifier that an interrupted analysis in the folder has trained
+    resume: bool = False  # use the folder of an interrupted analysis
+    cache: Path = Path("runs/cache")  # where the standard classifier is kept for other runs
     dry_run: bool = False  # print the resolved configuration as JSON and stop
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
     data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
@@ -36,13 +38,20 @@ def main() -> int:
     if options.dry_run:
         cli.print_json(asdict(options.config))
         return 0
+    if not options.config.classifier and (missing := why_missing("--classifier", options.config.data)):
+        cli.fail(missing)
     out = options.out or Path("runs") / "analyze_purifier" / options.recipe
     print(f"folder: {out}", file=sys.stderr, flush=True)
     from rp_experiments.analyze_purifier import PurifierAnalysisJob
 
     return cli.guarded(
         lambda: PurifierAnalysisJob.open(
-            options.config, out, resume=options.resume, device=options.device, root=options.data_root
+            options.config,
+            out,
+            resume=options.resume,
+            device=options.device,
+            cache=options.cache,
+            root=options.data_root,
         ).run()
     )
 

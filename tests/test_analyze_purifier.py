@@ -9,7 +9,7 @@ import torch
 from rp_models.training import seeded
 
 from .running import ROOT, app, process
-from .tiny_networks import tiny_maskdit
+from .tiny_networks import tiny_classifier, tiny_maskdit
 
 FIGURES = (
     *("amv-over-radius", "amv-of-layers", "amv-over-steps", "amv-of-robust", "theorem-3-1", "theorem-3-2"),
@@ -25,9 +25,17 @@ def done(tmp_path_factory):
         maskdit = tiny_maskdit()
         for parameter in maskdit.parameters():
             torch.nn.init.normal_(parameter, std=0.2)  # a new one does not look at the image: its gates are 0
+        rp_models.save(tiny_classifier(), work / "classifier.safetensors")
     rp_models.save(maskdit, work / "maskdit.safetensors")
     rp_models.save(rp_models.load("mae-digits"), work / "rmae.safetensors")
-    networks = ("--rmae", "rmae.safetensors", "--maskdit", "maskdit.safetensors")
+    networks = (
+        "--classifier",
+        "classifier.safetensors",
+        "--rmae",
+        "rmae.safetensors",
+        "--maskdit",
+        "maskdit.safetensors",
+    )
     done = process("analyze_purifier", "--recipe", "smoke", "--device", "cpu", *networks, cwd=work)
     return work / "runs" / "analyze_purifier" / "smoke", done.stdout
 
@@ -91,7 +99,8 @@ def test_bad_input_ends_in_one_sentence(tmp_path):
         ("--radii", "0", "0.5", "2"): "name 1, the radius itself",
         ("--mae", ""): "needs a masked autoencoder",
         ("--eps", "8"): "divide by 255",
-        ("--maskdit", "mae.safetensors"): "expected a MaskDiT",
+        ("--maskdit", "mae.safetensors", "--classifier", "mae.safetensors"): "expected a MaskDiT",
+        ("--data", "cifar10"): "--classifier is missing: name the classifier's checkpoint",
     }
     for arguments, message in cases.items():
         assert message in app("analyze_purifier", *arguments, cwd=tmp_path, status=2).message

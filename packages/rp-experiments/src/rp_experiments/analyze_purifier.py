@@ -1,27 +1,34 @@
 """The work of `analyze_purifier.py`: AMV and loss over radius and steps, attention maps, theorems, and the page."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from rp_analysis import Plot, Report, plot_amv_over_iterations, plot_layer_amv, plot_loss_and_amv, rank_correlation
+from rp_analysis import Plot, plot_amv_over_iterations, plot_layer_amv, plot_loss_and_amv, rank_correlation
+from rp_attacks import PGD
 from rp_models import noise
-from rp_models.data import describe
-from rp_models.data.datasets import open_subset
-from rp_models.loading import load_classifier
+from rp_models.data import DatasetInfo, describe
+from rp_models.data.datasets import DataError, open_subset
+from rp_models.loading import load_classifier, load_mae, load_maskdit
 from rp_models.training import ProgressBar, RunFolder
 from rp_models.training.devices import choose_device
-from rp_purify import MAEView, curve_over_radii, curve_over_steps, variation
-from torch import Tensor
+from rp_purify import (
+    MAEPure,
+    MAEView,
+    MaskDiTPure,
+    MaskDiTView,
+    SignDescent,
+    curve_over_radii,
+    curve_over_steps,
+    variation,
+)
+from torch import Tensor, nn
 
-from rp_experiments import purifier_figures as purifier_theorems
-from rp_experiments.analyzed_networks import open_views, purifier_around, standard_classifier
-from rp_experiments.perturbed import PerturbedImages
-from rp_experiments.purifier_curves import Curves, correlations, plain, trends
-from rp_experiments.purifier_views import attention_of_targets, reconstruction_sheet
+from rp_experiments import purifier_figures as figures
+from rp_experiments.pages import Page
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.reports.purifier_report import (
     ADVERSARIAL,
@@ -33,68 +40,66 @@ from rp_experiments.reports.purifier_report import (
     setting,
     summary,
 )
+from rp_experiments.standard_networks import standard_classifier
+
+Views = dict[str, MAEView | MaskDiTView]
 
 
 class PurifierAnalysisJob:
-    """One analysis of the networks behind a purifier.
-
-    Args:
-        config: everything that determines the numbers.
-        folder: of page, figures and numbers.
-        device: where to compute.
-        root: folder of the data sets; None for the usual places.
-
-    Raises:
-        CheckpointError, DataError: if a network cannot be used.
-    """
+    """One analysis of the networks behind a purifier."""
 
     def __init__(
-        self, config: PurifierAnalysis, folder: RunFolder, device: torch.device, *, root: Path | None = None
+        self,
+        config: PurifierAnalysis,
+        folder: RunFolder,
+        device: torch.device,
+        *,
+        classifier: str = "",
+        root: Path | None = None,
     ) -> None:
-        self.config, self.folder, self.device, self.root = config, folder, device, root
-        self.info, self.eps = describe(config.data), config.radius
-        self.views = open_views(config, self.info, device)
+        self.config, self.folder = config, folder
+        info, self.eps = describe(config.data), config.radius
+        self.views = open_views(config, info, device)
         self.purifiers = {name: purifier_around(name, view, config) for name, view in self.views.items()}
-        self.trained = load_classifier(config.classifier, self.info).to(device) if config.classifier else None
+        trained = load_classifier(classifier or config.classifier, info).to(device)
         test, self.index = open_subset(config.data, "test", config.images, device=device, root=root)
         self.x, self.y = test.batch(slice(None))
+        self.images = PerturbedImages(trained, self.x, self.y, self.index, config)
         self._purified = dict[str, Tensor]()
-        self.page = Report(f"Attention and loss of {' and '.join(self.views)} on {config.data}")
+        self.page = Page(f"Attention and loss of {' and '.join(self.views)} on {config.data}")
         self.result: dict[str, Any] = {"setting": setting(config, self.views, len(self.x))}
-        self.progress = ProgressBar()
 
     @classmethod
     def open(
-        cls, config: PurifierAnalysis, out: Path, *, resume: bool, device: str, root: Path | None = None
+        cls,
+        config: PurifierAnalysis,
+        out: Path,
+        *,
+        resume: bool,
+        device: str,
+        cache: Path = Path("runs/cache"),
+        root: Path | None = None,
     ) -> "PurifierAnalysisJob":
-        """Load networks and images, then claim the folder.
-
-        Raises:
-            RunError: if the folder cannot be used.
-            CheckpointError, DataError: if a network or the device cannot be used.
-        """
-        job = cls(config, RunFolder(out), choose_device(device), root=root)
+        """Load networks and images, then claim the folder; without a classifier, take the standard one."""
+        where = choose_device(device)
+        classifier = config.classifier or standard_classifier(config.data, cache=cache, device=where, root=root)
+        job = cls(config, RunFolder(out), where, classifier=classifier, root=root)
         job.folder = RunFolder.open(out, asdict(config), resume=resume)
         return job
 
     def run(self) -> None:
         """All sections, then `result.json`, the page, and the main figures on the terminal."""
-        config = self.config
+        config, progress = self.config, ProgressBar()
         self.page.text(sentence(config, self.result["setting"]))
         self.page.text(CAUTION)
         sections = [self.accuracies, self.over_radii, self.over_steps, self.evidence]
         sections += [self.attention, self.reconstructions, self.theorem_3_2, self.theorem_3_1]
-        with self.folder.timed("classifier"):
-            classifier = self.trained or standard_classifier(
-                config, self.folder, self.device, root=self.root, progress=self.progress
-            )
-        self.images = PerturbedImages(classifier, self.x, self.y, self.index, config)
-        self.progress.start("analyze", len(sections), 0)
+        progress.start("analyze", len(sections), 0)
         for number, section in enumerate(sections, start=1):
             with self.folder.timed(section.__name__):
                 section()
-            self.progress.advance(number, {})
-        self.progress.finish()
+            progress.advance(number, {})
+        progress.finish()
         self.result |= {"caution": CAUTION, "seconds": self.folder.seconds(), "config": asdict(config)}
         self.result["environment"] = self.folder.read_json("environment.json")
         self.folder.write_json("result.json", self.result)
@@ -132,15 +137,15 @@ class PurifierAnalysisJob:
         """AMV and loss against the radius, and layer by layer (Fig. 4 a-c, 7)."""
         self.page.section("Over the attack's radius")
         perturb = {ADVERSARIAL: self.images.attacked, NOISY: self.images.noisy}
-        self.radii: Curves = {
+        self.radii: figures.Curves = {
             name: {
                 kind: curve_over_radii(view, self.x, images, self._radii(), index=self.index)
                 for kind, images in perturb.items()
             }
             for name, view in self.views.items()
         }
-        self.result["over_radii"] = plain(self.radii)
-        plot = plot_loss_and_amv(trends(self.radii), xlabel="radius ε (1/255)", scale=255)
+        self.result["over_radii"] = figures.plain(self.radii)
+        plot = plot_loss_and_amv(figures.trends(self.radii), xlabel="radius ε (1/255)", scale=255)
         self._figure("amv-over-radius", plot, "Loss and AMV, mean over images and its 95% interval (Fig. 4 a-c, 7)")
         layers = {
             name: (self._radii(), [point.layers for point in kinds[ADVERSARIAL]]) for name, kinds in self.radii.items()
@@ -153,15 +158,15 @@ class PurifierAnalysisJob:
         self.page.section("Over the purification steps")
         starts = {ADVERSARIAL: self.images.attacked(self.eps), NOISY: self.images.noisy(self.eps), CLEAN: self.x}
         options = {"seed": self.purifier_seed, "index": self.index, "every": self.config.every}
-        self.steps: Curves = {
+        self.steps: figures.Curves = {
             name: {
                 kind: curve_over_steps(view, self.x, x, self.purifiers[name], **options)  # type: ignore[arg-type]
                 for kind, x in starts.items()
             }
             for name, view in self.views.items()
         }
-        self.result["over_steps"] = plain(self.steps)
-        plot = plot_loss_and_amv(trends(self.steps), xlabel="purification step")
+        self.result["over_steps"] = figures.plain(self.steps)
+        plot = plot_loss_and_amv(figures.trends(self.steps), xlabel="purification step")
         text = "Loss and AMV against the clean image under the same mask (Fig. 4 d-f); clean: what purifying costs"
         self._figure("amv-over-steps", plot, text)
         families = {"MAE": ("MAE", "RMAE"), "MaskDiT": ("MaskDiT", "RMaskDiT")}
@@ -179,7 +184,7 @@ class PurifierAnalysisJob:
         """Whether AMV and loss rise together with the radius and fall together over the steps."""
         self.page.section("Do AMV and loss move together?")
         rows = [
-            correlations(name, axis, kind, points)
+            figures.correlations(name, axis, kind, points)
             for axis, curves in (("radius", self.radii), ("steps", self.steps))
             for name, kinds in curves.items()
             for kind, points in kinds.items()
@@ -199,7 +204,7 @@ class PurifierAnalysisJob:
         for name, view in self._autoencoders().items():
             versions = {CLEAN: self.x, ADVERSARIAL: self.images.attacked(self.eps), NOISY: noisy}
             versions[PURIFIED] = self.purified(name)
-            report = attention_of_targets(
+            report = figures.attention_of_targets(
                 view,
                 versions,
                 self.index,
@@ -220,7 +225,7 @@ class PurifierAnalysisJob:
         few = slice(0, self.config.sheet)
         for name, view in self._autoencoders().items():
             versions = {CLEAN: self.x, ADVERSARIAL: self.images.attacked(self.eps), PURIFIED: self.purified(name)}
-            plot = reconstruction_sheet(view, {kind: x[few] for kind, x in versions.items()}, self.index[few])
+            plot = figures.reconstruction_sheet(view, {kind: x[few] for kind, x in versions.items()}, self.index[few])
             text = f"{name}: images, and what it reconstructs from their visible patches (Fig. 1)"
             self._figure(f"reconstructions-{name.lower()}", plot, text)
 
@@ -231,11 +236,12 @@ class PurifierAnalysisJob:
             f"PGD-{steps}": functools.partial(self.images.attacked, steps=steps)
             for steps in sorted({*self.config.weak_steps, self.config.attack_steps})
         }
-        report = purifier_theorems.inequality(self._autoencoders(), self.x, self.index, images, self._few_radii())
-        self.result["theorem_3_2"] = report.rows
+        rows, plot = figures.inequality(self._autoencoders(), self.x, self.index, images, self._few_radii())
+        self.result["theorem_3_2"] = rows
         text = "the largest constant H C_A with which it holds for 95% of the images, c_rec = 0; negative: with none"
-        self._table("theorem-3-2", report.rows, text)
-        self._figure("theorem-3-2", report.plot, f"{report.title}, by radius in 1/255; the paper names no constants")
+        self._table("theorem-3-2", rows, text)
+        text = "Share of images for which the inequality holds, c_rec = 0, by radius in 1/255"
+        self._figure("theorem-3-2", plot, f"{text}; the paper names no constants")
 
     def theorem_3_1(self) -> None:
         """How good the approximation of Theorem 3.1 is."""
@@ -243,12 +249,12 @@ class PurifierAnalysisJob:
         few, config = slice(0, self.config.kernel_images), self.config
         pairs = {eps: self.images.attacked(eps)[few] for eps in self._few_radii()}
         view = next(iter(self._autoencoders().values()))
-        report = purifier_theorems.approximation(
+        rows, plot = figures.approximation(
             view, self.x[few], self.index[few], pairs, features=config.features, seed=config.seed
         )
-        self.result["theorem_3_1"] = report.rows
-        self._table("theorem-3-1", report.rows, "medians and rank correlations over images, layers and heads")
-        self._figure("theorem-3-1", report.plot, report.title)
+        self.result["theorem_3_1"] = rows
+        self._table("theorem-3-1", rows, "medians and rank correlations over images, layers and heads")
+        self._figure("theorem-3-1", plot, "One point for each image, decoder layer and head; the line is equality")
 
     def _autoencoders(self) -> dict[str, MAEView]:
         return {name: view for name, view in self.views.items() if isinstance(view, MAEView)}
@@ -284,3 +290,64 @@ class PurifierAnalysisJob:
     def _figure(self, name: str, plot: Plot, caption: str) -> None:
         plot.save(self.folder.path / "figures" / name, formats=("png",))
         self.page.figure(plot, caption)
+
+
+class PerturbedImages:
+    """Images (b, c, h, w) that PGD on a classifier attacks, each strength once; their indices choose the noise."""
+
+    def __init__(self, classifier: nn.Module, x: Tensor, y: Tensor, index: Tensor, config: PurifierAnalysis) -> None:
+        self.classifier, self.x, self.y, self.index, self.config = classifier, x, y, index, config
+        self._attacked = dict[tuple[float, int], Tensor]()
+
+    def attacked(self, eps: float, steps: int | None = None) -> Tensor:
+        """The images after PGD of so many steps (None: the configured ones) within an Linf radius in [0, 1] units."""
+        steps = steps or self.config.attack_steps
+        if eps == 0:
+            return self.x
+        if (eps, steps) not in self._attacked:
+            pgd = PGD(eps=eps, step_size=min(2.5 / steps, 1) * eps, steps=steps)
+            seed = noise.derive_seed(self.config.seed, "attack")
+            self._attacked[eps, steps] = self.batched(
+                lambda rows: pgd(self.classifier, self.x[rows], self.y[rows], seed=seed, index=self.index[rows])
+            )
+        return self._attacked[eps, steps]
+
+    def noisy(self, eps: float) -> Tensor:
+        """The control: the images with every value moved by the radius up or down at random, inside [0, 1]."""
+        draw = noise.normal(self.x.shape[1:], seed=self.config.seed, purpose="random signs", index=self.index)
+        return (self.x + eps * draw.sign()).clamp(0, 1)
+
+    @torch.no_grad()
+    def accuracy(self, x: Tensor) -> float:
+        """The classifier's accuracy on versions of the images."""
+        predicted = self.batched(lambda rows: self.classifier(x[rows]).argmax(dim=1))
+        return float((predicted == self.y).double().mean())
+
+    def batched(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a function of positions (int64) gives for all images, a few at a time."""
+        positions = torch.arange(len(self.x), device=self.x.device)
+        return torch.cat([function(rows) for rows in positions.split(self.config.batch_size)])
+
+
+def open_views(config: PurifierAnalysis, info: DatasetInfo, device: torch.device) -> Views:
+    """The networks that were named, each with the masks that belong to the seed."""
+    options: dict[str, Any] = {"mask_rate": config.mask_rate, "seed": noise.derive_seed(config.seed, "view")}
+    views: Views = {}
+    for name, file in (("MAE", config.mae), ("RMAE", config.rmae)):
+        if file:
+            views[name] = MAEView(model=load_mae(file, info).to(device), **options)
+    for name, file in (("MaskDiT", config.maskdit), ("RMaskDiT", config.rmaskdit)):
+        if file:
+            views[name] = MaskDiTView(model=load_maskdit(file, info).to(device), sigma=config.sigma, **options)
+    return views
+
+
+def purifier_around(name: str, view: MAEView | MaskDiTView, config: PurifierAnalysis) -> SignDescent:
+    """MAE-Pure or MaskDiT-Pure around a network, with the settings of its name."""
+    descent = asdict(config.descent_of(name.lower()))
+    try:
+        if isinstance(view, MAEView):
+            return MAEPure(view.model, **descent)
+        return MaskDiTPure(view.model, **descent, sigma=config.sigma)
+    except ValueError as error:
+        raise DataError(f"purifier: {error}") from error

@@ -1,25 +1,118 @@
-"""The MAE-Pure paper's theorems on real images: what `analyze_purifier.py` reports about 3.1 and 3.2."""
+"""Curves, maps and theorems of the MAE-Pure paper as `analyze_purifier.py` shows them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from rp_analysis import Plot, rank_correlation
-from rp_analysis.plots_mae_pure import plot_inequality, plot_kernel_approximation
-from rp_purify import Convention, MAEView, variation
+from rp_analysis import (
+    LossTrend,
+    Plot,
+    TargetMaps,
+    plot_image_grid,
+    plot_inequality,
+    plot_kernel_approximation,
+    plot_target_attention,
+    rank_correlation,
+)
+from rp_models.networks.transformer import patchify, unpatchify
+from rp_purify import Convention, MAEView, central_target, moved_attention, target_attention, variation
+from rp_purify.amv import Point
 from rp_purify.theory import KernelVariation, decoder_kernel_variation, reconstruction_inequality
 from torch import Tensor
+
+Curves = dict[str, dict[str, list[Point]]]
+"""Points by network and kind of images."""
+
+Shown = tuple[list[dict[str, Any]], Plot]
+"""A table and a figure."""
 
 _CONSTANTS = 60  # points of a curve
 
 
-class TheoremReport(NamedTuple):
-    """A theorem's table and figure, with the figure's title."""
+def trends(curves: Curves) -> dict[str, dict[str, LossTrend]]:
+    """Curves as the figures take them."""
+    names = ("position", "loss", "amv", "loss_error", "amv_error")
 
-    rows: list[dict[str, Any]]
+    def trend(points: Sequence[Point]) -> LossTrend:
+        return LossTrend(*([getattr(point, name) for point in points] for name in names))
+
+    return {model: {kind: trend(points) for kind, points in kinds.items()} for model, kinds in curves.items()}
+
+
+def plain(curves: Curves) -> dict[str, Any]:
+    """Curves as JSON values."""
+    return {
+        model: {kind: [point._asdict() for point in points] for kind, points in kinds.items()}
+        for model, kinds in curves.items()
+    }
+
+
+def correlations(model: str, axis: str, kind: str, points: Sequence[Point]) -> dict[str, Any]:
+    """Spearman's rank correlations of one curve: AMV and loss with its axis and with each other."""
+    position, amv, loss = ([getattr(point, name) for point in points] for name in ("position", "amv", "loss"))
+    return {
+        "model": model,
+        "over": axis,
+        "images": kind,
+        "points": len(points),
+        "AMV": rank_correlation(position, amv),
+        "loss": rank_correlation(position, loss),
+        "AMV with loss": rank_correlation(amv, loss),
+    }
+
+
+class AttentionReport(NamedTuple):
+    """How far attention moved, by version, mean over images and in [0, 1]; how often the last version came nearer."""
+
+    moved: dict[str, float]
+    nearer: float
     plot: Plot
-    title: str
+
+
+def attention_of_targets(
+    view: MAEView, versions: Mapping[str, Tensor], index: Tensor, *, drawn: tuple[str, ...], count: int, batch_size: int
+) -> AttentionReport:
+    """The attention of each image's most central hidden patch in the last decoder layer, for versions of the images.
+
+    The first version is the clean one, the second the attacked one, the last the purified one; the `count` images are
+    drawn whose attention the attack moves most.
+    """
+    mask = view.mask(index)
+    target = central_target(mask)
+    maps = {name: _maps(view, x, index, target, batch_size) for name, x in versions.items()}
+    clean, attacked, *_, purified = maps
+    moved = {name: moved_attention(maps[clean], weights) for name, weights in maps.items() if name != clean}
+    chosen = moved[attacked].argsort(descending=True)[:count].tolist()
+    examples = [
+        TargetMaps(versions[clean][i].cpu(), int(target[i]), {name: maps[name][i].cpu() for name in drawn})
+        for i in chosen
+    ]
+    return AttentionReport(
+        {name: float(share.mean()) for name, share in moved.items()},
+        float((moved[purified] < moved[attacked]).double().mean()),
+        plot_target_attention(examples),
+    )
+
+
+def _maps(view: MAEView, x: Tensor, index: Tensor, target: Tensor, batch_size: int) -> Tensor:
+    """Weights (b, n) of the targets in one version of the images."""
+    parts: list[Tensor] = []
+    for rows in torch.arange(len(x), device=x.device).split(batch_size):
+        attention = view(x[rows], index[rows]).attention[-1]
+        parts.append(target_attention(attention, view.mask(index[rows]), target[rows]))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def reconstruction_sheet(view: MAEView, versions: Mapping[str, Tensor], index: Tensor) -> Plot:
+    """The masked images, and each version with what the autoencoder reconstructs from its visible patches."""
+    size, clean = view.model.patch_size, next(iter(versions.values()))
+    hidden = view.mask(index).mask[:, :, None].expand_as(patchify(clean, size))
+    sheet = {"masked": clean.masked_fill(unpatchify(hidden, size) > 0, torch.nan)}
+    for name, x in versions.items():
+        sheet |= {name: x, f"from {name}": view.reconstruction(x, index)}
+    return plot_image_grid(sheet)
 
 
 def inequality(
@@ -28,24 +121,16 @@ def inequality(
     index: Tensor,
     images: Mapping[str, Callable[[float], Tensor]],
     radii: Sequence[float],
-) -> TheoremReport:
-    """For how many images the inequality of Theorem 3.2 holds, over attacks, radii and constants.
-
-    Args:
-        views: autoencoders with their masks.
-        clean: images (b, c, h, w) in [0, 1].
-        index: int64 (b,), their indices.
-        images: by name, what gives the perturbed images for a radius; the last one is drawn.
-        radii: Linf, in [0, 1] pixel units.
-    """
-    rows, curves = [], dict[str, dict[float, Tensor]]()
+) -> Shown:
+    """For how many images Theorem 3.2's inequality holds, over attacks, Linf radii and constants; the last is drawn."""
+    rows, curves = [], dict[str, dict[str, Tensor]]()
     for model, view in views.items():
         for kind, perturb in images.items():
             for eps in radii:
-                result = variation(view, clean, perturb(eps), index=index, convention=Convention(squared=True))
-                squares = result.layers
-                report = reconstruction_inequality(result.clean_loss, result.loss, squares, constant=0.0)
+                seen = variation(view, clean, perturb(eps), index=index, convention=Convention(squared=True))
+                report = reconstruction_inequality(seen.clean_loss, seen.loss, seen.layers, constant=0.0)
                 largest = report.largest_constant.double()
+                rise = (seen.loss - seen.clean_loss).cpu()
                 rows.append(
                     {
                         "model": model,
@@ -54,39 +139,41 @@ def inequality(
                         "holds with constant 0 %": 100 * report.rate,
                         "largest constant, 95% of images": float(largest.quantile(0.05, interpolation="lower")),
                         "largest constant, half of images": float(largest.quantile(0.5, interpolation="lower")),
-                        "mean squared AMV": float(squares.mean()),
-                        "squared AMV with rise of loss": rank_correlation(
-                            squares.mean(dim=1).cpu(), (result.loss - result.clean_loss).cpu()
-                        ),
+                        "mean squared AMV": float(seen.layers.mean()),
+                        "squared AMV with rise of loss": rank_correlation(seen.layers.mean(dim=1).cpu(), rise),
                     }
                 )
-                curves.setdefault(f"{model}, {kind}", {})[eps] = largest
-    drawn = {title: curves[title] for title in (f"{model}, {kind}" for model in views)}
-    return TheoremReport(rows, _inequality_plot(drawn), "Share of images for which the inequality holds, c_rec = 0")
+                curves.setdefault(f"{model}, {kind}", {})[f"ε = {255 * eps:.3g}"] = largest
+    last = list(images)[-1]
+    return rows, _inequality_plot({title: curves[title] for title in (f"{model}, {last}" for model in views)})
+
+
+def _inequality_plot(largest: Mapping[str, Mapping[str, Tensor]]) -> Plot:
+    """Shares over the constants that matter for any of the curves."""
+    values = torch.cat([constants for radii in largest.values() for constants in radii.values()])
+    finite = values[values.isfinite() & (values > 0)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (1.0, 1.0)
+    constants = torch.logspace(math.log10(low / 3), math.log10(3 * high), _CONSTANTS, dtype=torch.float64)
+
+    def shares(limits: Tensor) -> tuple[list[float], list[float]]:
+        return constants.tolist(), [float((limits >= constant).double().mean()) for constant in constants]
+
+    return plot_inequality(
+        {title: {name: shares(limits) for name, limits in radii.items()} for title, radii in largest.items()}
+    )
 
 
 def approximation(
     view: MAEView, clean: Tensor, index: Tensor, attacked: Mapping[float, Tensor], *, features: int, seed: int
-) -> TheoremReport:
-    """How near Theorem 3.1's right side comes to the variation of unnormalised and of softmax attention.
-
-    Args:
-        view: an autoencoder with its masks.
-        clean: images (b, c, h, w) in [0, 1].
-        index: int64 (b,), their indices.
-        attacked: by radius, the attacked images.
-        features: number of random features.
-        seed: of the features.
-    """
+) -> Shown:
+    """How near Theorem 3.1's right side comes to the variation of unnormalised and of softmax attention, by radius."""
     rows, points = [], dict[str, dict[str, tuple[list[float], list[float]]]]()
     for eps, images in attacked.items():
         generator = torch.Generator(clean.device).manual_seed(seed)
         layers = decoder_kernel_variation(
             view.model, clean, images, view.mask(index), features=features, generator=generator
         )
-        both = KernelVariation(
-            *(torch.cat([norms.flatten().cpu() for norms in part]) for part in zip(*layers, strict=True))
-        )
+        both = KernelVariation(*(torch.cat([n.flatten().cpu() for n in part]) for part in zip(*layers, strict=True)))
         rows.append(
             {
                 "eps": eps,
@@ -105,28 +192,7 @@ def approximation(
         }
         for panel, (true, approximate) in pairs.items():
             points.setdefault(panel, {})[f"ε = {255 * eps:.3g}/255"] = (true.tolist(), approximate.tolist())
-    plot = plot_kernel_approximation(points, ylabel="approximation")
-    return TheoremReport(rows, plot, "One point for each image, decoder layer and head; the line is equality")
-
-
-def _inequality_plot(largest: Mapping[str, Mapping[float, Tensor]]) -> Plot:
-    """Shares over the constants that matter for any of the curves."""
-    values = torch.cat([constants for radii in largest.values() for constants in radii.values()])
-    finite = values[values.isfinite() & (values > 0)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (1.0, 1.0)
-    constants = torch.logspace(math.log10(low / 3), math.log10(3 * high), _CONSTANTS, dtype=torch.float64)
-    return plot_inequality(
-        {
-            title: {
-                f"ε = {255 * eps:.3g}": (
-                    constants.tolist(),
-                    [float((limits >= constant).double().mean()) for constant in constants],
-                )
-                for eps, limits in radii.items()
-            }
-            for title, radii in largest.items()
-        }
-    )
+    return rows, plot_kernel_approximation(points, ylabel="approximation")
 
 
 def _median_ratio(values: Tensor, reference: Tensor) -> float:

@@ -22,8 +22,8 @@ class PurifierAnalysis:
     rmae: str = ""  # checkpoint of the robustly fine-tuned one, for Fig. 6; none leaves it out
     maskdit: str = ""  # checkpoint of a MaskDiT, for Fig. 7; none leaves it out
     rmaskdit: str = ""  # checkpoint of the robustly fine-tuned one
-    classifier: str = ""  # checkpoint of the classifier that is attacked; none trains a standard one
-    classifier_epochs: int = 24  # of that training, of at most 6,400 images each
+    # checkpoint of the classifier that is attacked; "" for the data set's standard one, where that is soon trained
+    classifier: str = ""
     images: int | None = 150  # so many test images, the field's fixed draw; None for all
     eps: float | None = None  # Linf radius in [0, 1] pixel units; None for the data set's usual one
     radii: tuple[float, ...] = (0.0, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the curves, multiples of eps
@@ -39,7 +39,7 @@ class PurifierAnalysis:
     features: int = 2000  # random features of its kernel
     examples: int = 3  # images on the attention maps
     sheet: int = 8  # images on the sheet of reconstructions
-    seed: int = 0  # of the classifier, attacks, masks and noise
+    seed: int = 0  # of attacks, masks and noise
     batch_size: int = 64  # images at a time; changes no number beyond rounding
 
     def __post_init__(self) -> None:
@@ -55,10 +55,7 @@ class PurifierAnalysis:
             and all(a < b for a, b in zip(self.radii, self.radii[1:], strict=False)),
             f"radii must be three or more, increase from 0 on and name 1, the radius itself, got {self.radii}",
         )
-        for name in (
-            *("attack_steps", "classifier_epochs", "every", "kernel_images", "features", "examples", "sheet"),
-            "batch_size",
-        ):
+        for name in ("attack_steps", "every", "kernel_images", "features", "examples", "sheet", "batch_size"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(all(steps >= 1 for steps in self.weak_steps), f"weak_steps must be positive, got {self.weak_steps}")
         require(0 < self.mask_rate < 1, f"mask_rate must be between 0 and 1, got {self.mask_rate}")
@@ -86,7 +83,6 @@ def fashion_mnist() -> PurifierAnalysis:
     return PurifierAnalysis(
         data="fashion-mnist",
         mae="mae-fashion-mnist",
-        classifier_epochs=8,
         images=100,
         descent=DescentSettings(steps=40, step_size=1 / 200, eta=0.1, mask_rate=0.5),
         every=4,
@@ -99,7 +95,6 @@ def smoke() -> PurifierAnalysis:
     base = digits()
     return replace(
         base,
-        classifier_epochs=1,
         images=6,
         radii=(0.0, 0.5, 1.0),
         attack_steps=2,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rp_experiments.purifier_curves import Curves
+from rp_experiments.purifier_figures import Curves
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 
 CAUTION = (
@@ -14,13 +14,7 @@ ADVERSARIAL, NOISY, CLEAN, PURIFIED = "adversarial", "random signs", "clean", "p
 
 
 def setting(config: PurifierAnalysis, models: Iterable[str], images: int) -> dict[str, Any]:
-    """What was measured on what, for `result.json`.
-
-    Args:
-        config: of the analysis.
-        models: the networks that look at the images.
-        images: their number.
-    """
+    """What was measured on what, for `result.json`."""
     return {
         "data": config.data,
         "split": "test",
@@ -45,14 +39,7 @@ def sentence(config: PurifierAnalysis, setting: Mapping[str, Any]) -> str:
 
 
 def summary(config: PurifierAnalysis, result: Mapping[str, Any], radii: Curves, steps: Curves) -> str:
-    """The main numbers for the terminal.
-
-    Args:
-        config: of the analysis.
-        result: its setting and rank correlations.
-        radii: curves over the attack's radius, by network and kind of images.
-        steps: the same over the purification steps.
-    """
+    """The main numbers for the terminal."""
     lines = [sentence(config, result["setting"]), "", f"{'':30}{'AMV':>9}{'loss':>9}"]
     at = config.radii.index(1)
     for name in steps:
