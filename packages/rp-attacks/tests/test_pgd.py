@@ -250,7 +250,7 @@ def test_bad_problems_are_refused() -> None:
             attack(model, bad_x, bad_y, seed=0)
     with pytest.raises(ValueError, match="NaN or infinite logits for 2 of 2"):
         attack(lambda z: model(z) * float("nan"), x, y, seed=0)
-    with pytest.raises(ValueError, match="exceeds the l2 diameter"):
+    with pytest.raises(ValueError, match="larger than any l2 distance"):
         PGD(norm="l2", eps=128.0, steps=1)(model, x, y, seed=0)
     with pytest.raises(ValueError, match="grad='tanh' is not offered"):
         PGD(grad="tanh")(model, x, y, seed=0)

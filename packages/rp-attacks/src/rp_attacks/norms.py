@@ -1,15 +1,13 @@
 """Geometry of the threat models: balls in the Linf, L2 and L1 norms around an image, cut with the box [0, 1]."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rp_attacks import noise
-
-Norm = Literal["linf", "l2", "l1"]
-NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+from rp_attacks.radii import NORMS as NORMS
+from rp_attacks.radii import Norm as Norm
 
 
 def size(delta: Tensor, norm: Norm) -> Tensor:
@@ -26,16 +24,6 @@ def size(delta: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         return flat.abs().amax(dim=1)
     return torch.linalg.vector_norm(flat, ord=2 if norm == "l2" else 1, dim=1)
-
-
-def diameter(image: Tensor, norm: Norm) -> float:
-    """The largest distance between two images in [0, 1] of this shape.
-
-    Args:
-        image: one image, any shape.
-        norm: which norm.
-    """
-    return {"linf": 1.0, "l2": math.sqrt(image.numel()), "l1": float(image.numel())}[norm]
 
 
 def project(

@@ -17,8 +17,9 @@ from rp_attacks.eot import expected_gradient, margins
 from rp_attacks.gradient_free import SPSA
 from rp_attacks.losses import cross_entropy, cw_margin
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, diameter
+from rp_attacks.norms import Norm
 from rp_attacks.pgd import PGD
+from rp_attacks.radii import diameter
 from rp_attacks.report import Finding, Level
 from rp_attacks.rng import PrivateStream
 from rp_attacks.square import Square
@@ -187,7 +188,7 @@ def zero_gradients(probe: Probe) -> list[Finding]:
 
 def larger_radius(probe: Probe) -> list[Finding]:
     """A larger ball must not help the defence, and the whole box must defeat it."""
-    largest = diameter(probe.x[0], probe.norm)
+    largest = diameter(probe.norm, probe.x[0].numel())
     radii = sorted({probe.eps, min(2 * probe.eps, largest), largest})
     accuracy = [probe.accuracy(eps=eps, steps=40 if eps == largest else 20) for eps in radii]
     seen = ", ".join(f"{a:.1%} at {eps:.3g}" for a, eps in zip(accuracy, radii, strict=True))

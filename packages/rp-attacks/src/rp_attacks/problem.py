@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from rp_attacks.defence import Classifier
-from rp_attacks.norms import NORMS, Norm, diameter
+from rp_attacks.radii import Norm
+from rp_attacks.radii import check_radius as check_radius
 
 
 class Attack(Protocol):
@@ -25,20 +26,6 @@ class Attack(Protocol):
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
         """Adversarial images for (x, y), the same shape as x."""
         ...
-
-
-def check_radius(norm: str, eps: float) -> None:
-    """Refuse an unknown norm, a negative radius, and a Linf radius in units of 0..255.
-
-    Raises:
-        ValueError: with the fix.
-    """
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-    if not eps >= 0:
-        raise ValueError(f"eps must not be negative, got {eps}")
-    if norm == "linf" and eps > 1:
-        raise ValueError(f"a Linf eps is in units of [0, 1] pixels, got {eps:g}; did you mean {eps:g}/255?")
 
 
 def check_problem(
@@ -63,11 +50,7 @@ def check_problem(
     """
     check_images(x)
     check_labels(x, y, soft=soft)
-    largest = diameter(x[0], norm)
-    if eps > largest * (1 + 1e-6):
-        raise ValueError(
-            f"eps {eps:g} exceeds the {norm} diameter {largest:g} of these images; is it in units of 0..255?"
-        )
+    check_radius(norm, eps, shape=tuple(x.shape[1:]))
     if index is not None and not isinstance(index, Tensor):
         raise TypeError(f"index must be a torch tensor of int64, got {_kind(index)}; convert it with torch.as_tensor")
     if index is None:

@@ -1,0 +1,69 @@
+"""Radii of threat models: which are usual, and which are possible at all. Importing this does not import torch."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+Norm = Literal["linf", "l2", "l1"]
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+Convention = Literal["robustbench", "purification"]
+
+_CIFAR = (3, 32, 32)
+_USUAL: dict[Convention, dict[Norm, float]] = {  # on CIFAR-10
+    "robustbench": {"linf": 8 / 255, "l2": 128 / 255, "l1": 12.0},
+    "purification": {"linf": 8 / 255, "l2": 1.0, "l1": 12.0},  # Tables 1 to 9 of the MAE-Pure paper
+}
+
+
+def usual_radius(
+    norm: Norm,
+    *,
+    shape: Sequence[int] = _CIFAR,
+    linf: float = 8 / 255,
+    convention: Convention = "robustbench",
+) -> float:
+    """The radius of a norm's ball that stands to the Linf radius as it does on CIFAR-10.
+
+    Of a perturbation of fixed size in each of d values the L2 norm grows with the root of d, and the L1 norm with d.
+
+    Args:
+        norm: of the ball.
+        shape: (c, h, w) of the images.
+        linf: their usual Linf radius, in units of [0, 1] pixels.
+        convention: "robustbench" (128/255 in L2, 12 in L1) or that of the purification papers (1 and 12).
+    """
+    usual, share = _USUAL[convention], math.prod(shape) / math.prod(_CIFAR)
+    growth = {"linf": 1.0, "l2": math.sqrt(share), "l1": share}[norm]
+    return usual[norm] * (linf / usual["linf"]) * growth
+
+
+def diameter(norm: Norm, values: int) -> float:
+    """The largest distance between two images in [0, 1] of so many values."""
+    return {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values)}[norm]
+
+
+def check_radius(norm: str, eps: float, *, shape: Sequence[int] | None = None, what: str = "eps") -> None:
+    """Refuse an unknown norm, a negative radius, and one larger than the whole box [0, 1].
+
+    Args:
+        norm: of the ball.
+        eps: its radius.
+        shape: of an image; None where it is not known yet, and then only Linf has a largest radius.
+        what: what to call it, e.g. "--eps".
+
+    Raises:
+        ValueError: with the fix.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    if not eps >= 0:
+        raise ValueError(f"{what} must not be negative, got {eps}")
+    if shape is None and norm != "linf":
+        return
+    largest = diameter(norm, math.prod(shape or ()))
+    if eps > largest * (1 + 1e-6):
+        images = "images" if shape is None or norm == "linf" else f"{'x'.join(map(str, shape))} images"
+        raise ValueError(
+            f"{what} {eps:g} is larger than any {norm} distance of {images} in [0, 1], {largest:g}; "
+            f"did you mean {eps:g}/255?"
+        )
