@@ -259,7 +259,7 @@ def test_an_interrupted_purification_goes_on_after_its_last_batch(runs, work) ->
         ("nothing visible", "keeps none of 16 tokens"),
         ("damaged", "damaged.npz: expected an .npz with arrays `image` and `label`"),
         ("wide", "wide.png has 9x8 pixels, the images of digits have 8x8"),
-        ("text", "text.png: expected a PNG or JPEG file"),
+        ("text", "text.png: no picture in any known format"),
         ("empty folder", "no PNG or JPEG files in mae"),
         ("same name", "two of the files have the same name"),
         ("bare npz judged", "bare.npz has no array `label`, so there is no accuracy"),

@@ -11,14 +11,16 @@ from rp_models.data import (
     FolderImages,
     ResizedCrop,
     augmented_batch,
+    default_split,
     describe,
     open_images,
     subset,
 )
 from rp_models.data import load_images as load
 from rp_models.data.crops import random_boxes
-from rp_models.data.decode import View, crop_picture, view_picture
+from rp_models.data.decode import View, crop_picture, picture_header, read_picture, view_picture
 from rp_models.data.info import SPLITS
+from rp_models.data.npz_set import read_npz
 from rp_models.data.splits import of_name
 
 Image = pytest.importorskip("PIL.Image")
@@ -74,7 +76,12 @@ def test_any_npz_of_images_and_labels_is_a_data_set(tmp_path, layout, save):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"image": np.zeros((4, 5, 5, 3))}, "found image"),
+        ({"image": np.zeros((4, 5, 5, 3), np.uint8)}, "found image alone"),
+        *(
+            ({"image": np.zeros((100, 5, 5), np.uint8), "label": np.zeros(n, np.int64)}, "one label for each of 100")
+            for n in (90, 110)
+        ),
+        ({"image": np.zeros((4, 5, 5), np.uint8), "label": np.zeros((4, 1), np.int64)}, r"one label .* \(4, 1\)"),
         ({"image": np.zeros((4, 5, 5, 3)), "label": np.zeros(4, np.int64)}, "expected images as bytes"),
         ({"image": np.zeros((4, 5, 6, 3), np.uint8), "label": np.zeros(4, np.int64)}, "expected square images"),
         ({"image": np.zeros((4, 5, 5, 3), np.uint8), "label": np.zeros(4)}, "expected labels 0, 1"),
@@ -85,6 +92,32 @@ def test_an_npz_of_something_else_is_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "own.npz", **arrays)
     with pytest.raises(DataError, match=message):
         describe(str(tmp_path / "own.npz"))
+    with pytest.raises(DataError, match=message):
+        read_npz(tmp_path / "own.npz", "test")
+
+
+def test_a_file_without_splits_can_be_taken_whole(tmp_path, pets):
+    images, labels = GENERATOR.integers(0, 256, (9, 5, 5), dtype=np.uint8), np.arange(9) % 3
+    np.savez(tmp_path / "own.npz", image=images, label=labels)
+    own = str(tmp_path / "own.npz")
+    whole = load(own, "all")
+    assert np.array_equal(whole.images[:, 0].numpy(), images)
+    assert np.array_equal(whole.labels.numpy(), labels)
+    with pytest.raises(DataError, match='none is for the test split; take them all with "all"'):
+        load(own, "test")
+    folder = open_images(str(pets), "all")
+    assert len(folder) == 40
+    assert folder.labels.tolist() == [0] * 20 + [1] * 20
+    (tmp_path / "few" / "cat").mkdir(parents=True)
+    picture(8, 8).save(tmp_path / "few" / "cat" / "0.png")
+    assert len(load(str(tmp_path / "few"), "all")) == 1
+    with pytest.raises(DataError, match='none is for the test split; take them all with "all"'):
+        load(str(tmp_path / "few"), "test")
+    for name in (own, str(pets)):
+        assert default_split(name) == "all"
+    assert default_split("digits") == "test"
+    with pytest.raises(ValueError, match=r"unknown split 'all' of digits; expected one of train, validation, test$"):
+        load("digits", "all")
 
 
 def test_a_class_folder_is_split_by_the_names_of_its_files(pets):
@@ -118,6 +151,9 @@ def test_given_split_folders_are_taken_as_they_are(tmp_path):
     info = describe(str(tmp_path))
     assert (info.channels, info.split_sizes) == (1, {"train": 2, "validation": 2, "test": 2})
     assert load(str(tmp_path), "validation").images.shape == (2, 1, 8, 8)
+    assert default_split(str(tmp_path)) == "test"
+    with pytest.raises(DataError, match="in folders for splits; take one of train, validation, test"):
+        open_images(str(tmp_path), "all")
     (tmp_path / "test" / "c").mkdir()
     with pytest.raises(DataError, match="class folder `c` is unknown in the training images"):
         load(str(tmp_path), "test")
@@ -129,6 +165,144 @@ def test_a_class_may_be_called_train(tmp_path):
         for number in range(20):
             picture(8, 8).save(tmp_path / name / f"{number}.png")
     assert describe(str(tmp_path)).class_names == ("car", "train")
+    for hidden in (".thumbnails", "train/.thumbnails", "train/notes"):  # nor does a folder beside its pictures matter
+        (tmp_path / hidden).mkdir()
+        assert describe(str(tmp_path)).class_names == ("car", "train")
+
+
+def test_split_folders_may_hold_hidden_ones(tmp_path):
+    for folder in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        picture(8, 8).save(tmp_path / folder / "1.png")
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    assert describe(str(tmp_path)).class_names == ("a", "b")
+
+
+def saved(image, path, **options):
+    """A picture's file: its path and its bytes."""
+    image.save(path, **options)
+    return path, path.read_bytes()
+
+
+def read_alike(path, raw, channels):
+    """The pixels (h, w, c) that every way to read a square picture gives."""
+    found = read_picture(path, channels)
+    side = found.shape[1]
+    assert np.array_equal(view_picture(raw, View(size=side, channels=channels)), found)
+    assert np.array_equal(crop_picture(raw, (0, 0, side, side), View(size=side, channels=channels)), found)
+    (path.parent / "set" / "class").mkdir(parents=True, exist_ok=True)
+    (path.parent / "set" / "class" / path.name).write_bytes(raw)
+    whole = open_images(str(path.parent / "set"), "all")
+    if whole.info.channels == channels:
+        assert np.array_equal(whole.load().images[0].numpy(), found)
+    return found.transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("name", ["grey.png", "grey.pgm"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_levels_of_sixteen_bits_are_rounded_to_eight(tmp_path, name, channels):
+    levels = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+    found = read_alike(*saved(Image.fromarray(levels), tmp_path / name), channels)
+    expected = (levels / 257).round()  # 65535 = 255 * 257
+    assert len(np.unique(found)) == 64
+    for channel in range(channels):
+        assert np.array_equal(found[..., channel], expected)
+
+
+def test_palettes_cmyk_and_one_bit_are_what_they_show(tmp_path):
+    colours = GENERATOR.integers(0, 256, (3, 3), dtype=np.uint8)
+    index = GENERATOR.integers(0, 3, (8, 8), dtype=np.uint8)
+    palette = Image.frombytes("P", (8, 8), index.tobytes())
+    palette.putpalette(colours.tobytes())
+    assert np.array_equal(read_alike(*saved(palette, tmp_path / "palette.png"), 3), colours[index])
+    inks = GENERATOR.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    inks[..., 3] //= 2
+    path, raw = saved(Image.frombytes("CMYK", (8, 8), inks.tobytes()), tmp_path / "inks.jpg", quality=100)
+    decoded = np.asarray(Image.open(path)).astype(float)  # JPEG has changed them a little
+    light = (255 - decoded[..., :3]) * (255 - decoded[..., 3:]) / 255
+    assert np.abs(read_alike(path, raw, 3) - light).max() <= 2  # Pillow rounds in integers
+    bits = GENERATOR.integers(0, 2, (8, 8), dtype=bool)
+    assert np.array_equal(read_alike(*saved(Image.fromarray(bits), tmp_path / "bits.png"), 1)[..., 0], 255 * bits)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "RGB", "I;16"])
+def test_what_is_transparent_lies_on_white(tmp_path, kind):
+    """Never the colour that happens to stand beneath: half of each picture is transparent, and black beneath."""
+    alpha = np.full((8, 8), 255, np.uint8)
+    alpha[:, 4:] = 0
+    expected = np.where(alpha == 0, 255, 100)
+    grey = np.where(alpha == 0, 0, 100).astype(np.uint8)
+    options = {}
+    if kind == "RGBA":
+        image = Image.fromarray(np.stack([grey, grey, grey, alpha], axis=-1))
+    elif kind == "LA":
+        image = Image.fromarray(np.stack([grey, alpha], axis=-1))
+    elif kind == "P":
+        image = Image.frombytes("P", (8, 8), (grey // 100).tobytes())
+        image.putpalette([0, 0, 0, 100, 100, 100])
+        options = {"transparency": 0}
+    elif kind == "RGB":
+        image, options = Image.fromarray(np.stack([grey] * 3, axis=-1)), {"transparency": (0, 0, 0)}
+    else:
+        image, options = Image.fromarray(grey.astype(np.uint16) * 257), {"transparency": 0}
+    path, raw = saved(image, tmp_path / "some.png", **options)
+    for channels in (1, 3):
+        assert np.array_equal(read_alike(path, raw, channels)[..., 0], expected)
+    if kind == "RGBA":
+        alpha[:, 4:] = 128
+        path, raw = saved(Image.fromarray(np.stack([grey, grey, grey, alpha], axis=-1)), tmp_path / "half.png")
+        assert np.array_equal(read_alike(path, raw, 3)[..., 0], np.where(alpha == 128, 127, 100))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pictures_of_more_than_sixteen_bits_are_refused(tmp_path, kind):
+    path, raw = saved(Image.fromarray(np.zeros((8, 8), kind)), tmp_path / "deep.tiff")
+    for read in (lambda: read_picture(path, 1), lambda: view_picture(raw, View(size=8, channels=1))):
+        with pytest.raises(DataError, match=r"pixels of 32 bits .*save it with 8 or 16 bits"):
+            read()
+
+
+EXIF_TURNS = {  # what shows a stored picture as it was taken, by the definition of the tag
+    1: lambda x: x,
+    2: np.fliplr,
+    3: lambda x: np.rot90(x, 2),
+    4: np.flipud,
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: np.rot90(x, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", EXIF_TURNS)
+def test_pictures_are_turned_as_exif_says(tmp_path, kind, orientation):
+    stored = picture(16, 24)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path, raw = saved(stored, tmp_path / f"x.{kind.lower()}", exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
+    plain = np.asarray(Image.open(path).convert("RGB"))
+    expected = EXIF_TURNS[orientation](plain)
+    assert np.array_equal(read_picture(path, 3).transpose(1, 2, 0), expected)
+    assert picture_header(raw)[1:] == expected.shape[:2]
+    top, left = (5, 2) if orientation >= 5 else (2, 5)
+    part = crop_picture(raw, (top, left, 8, 8), View(size=8))
+    assert np.array_equal(part.transpose(1, 2, 0), expected[top : top + 8, left : left + 8])
+    middle = view_picture(raw, View(size=16))
+    cut = expected[4:20] if orientation >= 5 else expected[:, 4:20]
+    assert np.array_equal(middle.transpose(1, 2, 0), cut)
+    assert np.array_equal(view_picture(raw, View(size=16, upright=False)).transpose(1, 2, 0), plain[:, 4:20])
+    assert picture_header(raw, upright=False)[1:] == (16, 24)
+
+
+def test_a_part_of_a_large_picture_on_its_side_is_decoded_at_a_quarter(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path, raw = saved(picture(400, 480), tmp_path / "x.jpg", exif=exif, quality=95)
+    found = crop_picture(raw, (80, 40, 320, 320), View(size=64)).astype(float)
+    part = np.rot90(np.asarray(Image.open(path)), -1)[80:400, 40:360]
+    expected = np.asarray(Image.fromarray(np.ascontiguousarray(part)).resize((64, 64), Image.Resampling.BICUBIC))
+    assert np.abs(found - expected.transpose(2, 0, 1)).mean() < 3  # as for an upright one
 
 
 def test_folders_without_classes_or_images_are_refused(tmp_path):

@@ -47,7 +47,21 @@ def python2_pickle(rows, label_key, labels):
     return b"\x80\x02}(" + text(b"data") + array + text(label_key) + listed + b"u."
 
 
-@pytest.mark.parametrize("form", ["python 2", "python 3", "protocol 2", "binary"])
+def renamed(raw):
+    """A pickle of protocol 5 with numpy 1's name of the module, in the two opcodes that carry its length."""
+    new, old = (b"\x8c" + bytes([len(name)]) + name for name in (b"numpy._core.numeric", b"numpy.core.numeric"))
+    if new not in raw:
+        return raw  # numpy is old here
+    start = raw.index(b"\x95")  # the frame's length follows
+    (length,) = struct.unpack("<Q", raw[start + 1 : start + 9])
+    end = start + 9 + length
+    assert start + 9 <= raw.index(new) < end
+    return raw[: start + 1] + struct.pack("<Q", length - 1) + raw[start + 9 :].replace(new, old, 1)
+
+
+@pytest.mark.parametrize(
+    "form", ["python 2", "protocol 4", "protocol 2", "protocol 5", "protocol 5 of numpy 1", "binary"]
+)
 def test_cifar10_comes_out_of_each_form_of_its_files(tmp_path, monkeypatch, form):
     monkeypatch.setattr("rp_models.data.splits.VALIDATION_IMAGES", 4)
     folder = tmp_path / ("cifar-10-batches-bin" if form == "binary" else "cifar-10-batches-py")
@@ -63,7 +77,10 @@ def test_cifar10_comes_out_of_each_form_of_its_files(tmp_path, monkeypatch, form
             (folder / name).write_bytes(python2_pickle(some, b"labels", own.tolist()))
         else:
             content = {b"data": some, b"labels": own.tolist(), b"batch_label": b"a batch"}
-            (folder / name).write_bytes(pickle.dumps(content, protocol=2 if form == "protocol 2" else 4))
+            raw = pickle.dumps(content, protocol=int(form.split()[1]))
+            if form.endswith("numpy 1"):
+                raw = renamed(raw)
+            (folder / name).write_bytes(raw)
     images = torch.from_numpy(rows).reshape(-1, 3, 32, 32)
     for split, part in {"train": slice(4, 15), "validation": slice(0, 4), "test": slice(15, 18)}.items():
         found = load_images("cifar10", split, root=tmp_path)
@@ -107,6 +124,11 @@ def test_nothing_in_a_pickle_is_run(tmp_path, content):
         (pickle.dumps([1]), "expected a dictionary, found a list"),
         (pickle.dumps({b"data": np.zeros((1, 4), np.uint8), b"labels": [0]}), "3072 bytes an image"),
         (pickle.dumps({b"data": np.zeros((1, 3072)), b"labels": [0]}), "expected arrays of unsigned bytes"),
+        (
+            pickle.dumps({b"data": np.zeros((1, 3072)), b"labels": [0]}, 5),
+            "unsigned bytes in C order, found one of type",
+        ),
+        (pickle.dumps({b"data": np.zeros((2, 3072), np.uint8).T, b"labels": [0]}, 5), "in order F"),
         (pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [0, 1]}), "1 images, but 2 labels"),
         (pickle.dumps({b"data": np.zeros((1, 3072), np.uint8), b"labels": [10]}), r"labels must be in 0\.\.9"),
     ],

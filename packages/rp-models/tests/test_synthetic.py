@@ -24,6 +24,8 @@ from rp_models.data import (
     uncompress,
     write_synthetic,
 )
+from rp_models.data.npz_set import read_npz_images
+from rp_models.shards import read_shard
 
 DIGITS = describe("digits")
 
@@ -170,6 +172,21 @@ def test_missing_and_damaged_files_are_named(tmp_path, parts):
     (tmp_path / "cut.npz").write_bytes(whole[:300])
     with pytest.raises(DataError, match=r"cut\.npz: expected an \.npz with arrays `image` and `label`"):
         read_synthetic(tmp_path / "cut.npz", DIGITS)
+
+
+@pytest.mark.parametrize("labels", [90, 110])
+def test_no_reader_drops_images_without_a_label(tmp_path, labels):
+    path = tmp_path / "set.npz"
+    np.savez(path, image=np.zeros((100, 8, 8, 1), np.uint8), label=np.zeros(labels, np.int64))
+    for read in (
+        lambda: read_shard(path),
+        lambda: read_npz_images(path),
+        lambda: read_synthetic(path, DIGITS),
+        lambda: load_images(str(path), "all"),
+        lambda: load_images(str(path), "train"),
+    ):
+        with pytest.raises(DataError, match="100"):
+            read()
 
 
 def test_a_missing_part_of_a_set_is_noticed(tmp_path):

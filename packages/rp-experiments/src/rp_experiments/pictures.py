@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rp_models.data import DatasetInfo, ImageSet, describe, read_synthetic, subset_index, write_synthetic
+from rp_models.data import DatasetInfo, ImageSet, describe, subset_index, write_synthetic
 from rp_models.data.datasets import DataError, open_subset
-from rp_models.data.npz import members, replacing
+from rp_models.data.decode import read_picture
+from rp_models.data.npz import replacing
+from rp_models.data.npz_set import read_npz_images
 from torch import Tensor
 
 from rp_experiments.recipes.purification import Purification
@@ -102,16 +104,11 @@ def _chosen(images: ImageSet, count: int | None) -> tuple[ImageSet, Tensor]:
 
 def _read_npz(path: Path, info: DatasetInfo) -> tuple[ImageSet, bool]:
     """The images of an `.npz`, and whether it has labels."""
-    found = members(path)
-    if "image" not in found or "label" in found:
-        return read_synthetic(path, info).load(), True  # which also says what is wrong with it
-    pixels, expected = found["image"].read(), (info.image_size, info.image_size, info.channels)
-    if pixels.dtype != np.uint8 or pixels.shape[1:] != expected:
-        raise DataError(
-            f"{path}: expected uint8 images (n, {', '.join(map(str, expected))}) for {info.name}, "
-            f"got {pixels.dtype} {pixels.shape}"
-        )
-    return _unlabelled(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))), info), False
+    pixels, labels = read_npz_images(path)
+    images = torch.from_numpy(np.ascontiguousarray(pixels))
+    if labels is None:
+        return _unlabelled(images, info), False
+    return ImageSet(images, torch.from_numpy(labels), info), True
 
 
 def _unlabelled(pixels: Tensor, info: DatasetInfo) -> ImageSet:
@@ -137,19 +134,11 @@ def _is_picture(file: Path) -> bool:
 
 def _read_picture(path: Path, info: DatasetInfo) -> Tensor:
     """One picture as uint8 (c, h, w)."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as file:
-            pixels = np.array(file.convert("L" if info.channels == 1 else "RGB"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: expected a PNG or JPEG file ({error})") from error
-    height, width = pixels.shape[:2]
+    pixels = read_picture(path, info.channels)
+    height, width = pixels.shape[1:]
     if (height, width) != (info.image_size, info.image_size):
         raise DataError(
             f"{path} has {width}x{height} pixels, the images of {info.name} have {info.image_size}x{info.image_size}; "
             "scale it first"
         )
-    return torch.from_numpy(pixels.reshape(height, width, info.channels)).permute(2, 0, 1)
+    return torch.from_numpy(pixels)

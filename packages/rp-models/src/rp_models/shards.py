@@ -149,6 +149,9 @@ def read_shard(path: Path) -> tuple[Tensor, Tensor]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return torch.from_numpy(file["image"]).permute(0, 3, 1, 2), torch.from_numpy(file["label"])
+            images, labels = torch.from_numpy(file["image"]), torch.from_numpy(file["label"])
+        if images.dim() != 4 or labels.shape != images.shape[:1]:
+            raise ValueError(f"images {tuple(images.shape)}, labels {tuple(labels.shape)}")
+        return images.permute(0, 3, 1, 2), labels
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged ({error}); delete it and go on with --resume") from error

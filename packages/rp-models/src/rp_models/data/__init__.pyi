@@ -8,6 +8,7 @@ from .batches import BatchPlan as BatchPlan
 from .batches import part as part
 from .catalog import CATALOG as CATALOG
 from .catalog import describe as describe
+from .datasets import default_split as default_split
 from .datasets import load_images as load_images
 from .datasets import open_images as open_images
 from .errors import DataError as DataError

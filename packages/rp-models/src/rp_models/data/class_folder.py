@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rp_models.data.decode import picture_header
 from rp_models.data.errors import DataError
 from rp_models.data.info import SPLITS, DatasetInfo
 from rp_models.data.splits import of_name
@@ -35,19 +36,28 @@ def list_class_folder(root: Path, split: str) -> Listing:
     """The files of one split of a class folder.
 
     Either `root` holds `train`, `validation` (or `val`) and `test` with a folder a class in each, or `root` holds the
-    classes' folders themselves; then the hash of a file's name below `root` decides: about 80, 10 and 10 %.
+    classes' folders themselves; then the hash of a file's name below `root` decides: about 80, 10 and 10 %, and "all"
+    is there as well.
 
     Raises:
         DataError: if there are no classes or no images, or the split has no folder.
     """
-    if not _has_splits(root):
+    if not has_splits(root):
         every = list_images(root)
-        kept = [number for number, name in enumerate(every.names) if of_name(name) == split]
+        kept = [number for number, name in enumerate(every.names) if split in ("all", of_name(name))]
         return Listing(root, every.classes, *_chosen(every, kept))
+    if split == "all":
+        raise DataError(f"{root}: its images lie in folders for splits; take one of {', '.join(SPLITS)}")
     for name in _SUBFOLDERS[split]:
         if (root / name).is_dir():
             return list_images(root / name, classes_of(root / "train"))
     raise DataError(f"{root}: there is `train`, but no `{'` or `'.join(_SUBFOLDERS[split])}` for the {split} split")
+
+
+def has_splits(root: Path) -> bool:
+    """Whether `train` is a split and not a class: whether there are folders in it, and no images beside them."""
+    train = root / "train"
+    return train.is_dir() and bool(_folders(train)) and not _images(train)
 
 
 def list_images(root: Path, classes: Sequence[str] | None = None) -> Listing:
@@ -80,8 +90,7 @@ def classes_of(root: Path) -> tuple[str, ...]:
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    with os.scandir(root) as entries:
-        found = tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+    found = _folders(root)
     if not found:
         raise DataError(f"{root}: expected one sub-folder with images for each class, found none")
     return found
@@ -98,24 +107,21 @@ def describe_class_folder(root: Path) -> DatasetInfo:
     """
     listings = dict(_splits(root))
     train = listings["train"]
+    if not train.names:  # of a few files, none may be for training
+        train = list_class_folder(root, "all")
     first = {label: name for name, label in reversed(list(zip(train.names, train.labels, strict=True)))}
     headers = [_header(train.root / name) for name in first.values()]
-    channels = 1 if all(grey for grey, _ in headers) else 3
+    channels = 1 if all(grey for grey, *_ in headers) else 3
     return DatasetInfo(
         name=str(root),
         class_names=train.classes,
         channels=channels,
-        image_size=min(_LARGEST, *(side for _, side in headers)),
+        image_size=min(_LARGEST, *(min(sides) for _, *sides in headers)),
         mean=(0.5,) * channels,
         std=(0.5,) * channels,
         split_sizes={split: len(listing.names) for split, listing in listings.items()},
         source=f"the folder {root}",
     )
-
-
-def _has_splits(root: Path) -> bool:
-    """Whether `train` is a split and not a class: whether there are folders in it."""
-    return (root / "train").is_dir() and any(path.is_dir() for path in (root / "train").iterdir())
 
 
 def _splits(root: Path) -> Iterator[tuple[str, Listing]]:
@@ -128,17 +134,18 @@ def _splits(root: Path) -> Iterator[tuple[str, Listing]]:
                 raise
 
 
-def _header(path: Path) -> tuple[bool, int]:
-    """Whether an image is grey, and its shorter side."""
+def _header(path: Path) -> tuple[bool, int, int]:
+    """Whether an image is grey, its height and its width."""
     try:
-        from PIL import Image
-    except ImportError as error:
-        raise DataError("image files need Pillow; pip install 'rp-models[torchvision]'") from error
-    try:
-        with Image.open(path) as image:
-            return image.mode in ("1", "L", "I;16"), min(image.size)
-    except OSError as error:
+        return picture_header(path.read_bytes())
+    except (DataError, OSError) as error:
         raise DataError(f"{path}: no image that can be read ({error})") from error
+
+
+def _folders(root: Path) -> tuple[str, ...]:
+    """The names of the sub-folders that are not hidden, sorted."""
+    with os.scandir(root) as entries:
+        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
 
 
 def _images(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rp_models.data.catalog import CATALOG, describe
 from rp_models.data.cifar import read_cifar10, read_cifar100
-from rp_models.data.class_folder import Listing, list_class_folder
+from rp_models.data.class_folder import Listing, has_splits, list_class_folder
 from rp_models.data.decode import View
 from rp_models.data.digits import read_digits
 from rp_models.data.errors import DataError as DataError
@@ -34,9 +34,9 @@ _READERS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
     "cifar100": read_cifar100,
     "svhn": read_svhn,
 }
-_IMAGENET_VIEWS = {
-    "imagenet": View(size=224, crop="resize", resize=256),
-    "imagenet-256": View(size=256, crop="adm"),
+_IMAGENET_VIEWS = {  # the few pictures on their side stay so: all published figures are of them as they are stored
+    "imagenet": View(size=224, crop="resize", resize=256, upright=False),
+    "imagenet-256": View(size=256, crop="adm", upright=False),
 }
 
 
@@ -45,15 +45,17 @@ def load_images(name: str, split: str, *, root: str | Path | None = None, downlo
 
     Args:
         name: a name of the catalogue, e.g. "digits"; or the path of an `.npz` or of a class folder.
-        split: "train", "validation" or "test"; the three are disjoint and fixed for ever.
+        split: "train", "validation" or "test"; the three are disjoint and fixed for ever. "all" for every image of an
+            `.npz`, or of a class folder without folders for splits.
         root: the folder that holds data sets of the catalogue; None takes `$RP_DATA`, `./data`, and Debian's folder.
         download: let torchvision download missing files into that folder; `RP_DOWNLOAD=1` has the same effect.
 
     Raises:
         ValueError: for an unknown name or split.
-        DataError: if the files are missing or damaged, or the images are too many for the memory.
+        DataError: if the files are missing or damaged, or the images are none, or too many for the memory.
     """
     images = open_images(name, split, root=root, download=download)
+    _check_some(images, name, split)
     return images.load() if isinstance(images, FolderImages) else images
 
 
@@ -65,8 +67,9 @@ def open_images(
     Arguments and errors as for `load_images`.
     """
     info = describe(name)
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+    if split not in SPLITS and (split != "all" or name in CATALOG):
+        also = "" if name in CATALOG else ", all"
+        raise ValueError(f"unknown split {split!r} of {name}; expected one of {', '.join(SPLITS)}{also}")
     if name in _IMAGENET_VIEWS:
         return _folder_images(list_imagenet(split, root=root), info, _IMAGENET_VIEWS[name])
     if name not in CATALOG and not name.endswith(".npz"):
@@ -87,12 +90,29 @@ def open_subset(
     Only these are decoded where the images are single files. Errors as for `load_images`.
     """
     images = open_images(name, split, root=root)
+    _check_some(images, name, split)
     total = len(images)
     if count is not None and count < total:
         chosen = subset(images, count)
     else:
         chosen = images.load() if isinstance(images, FolderImages) else images
     return chosen.to(device), subset_index(total, count or total).to(device)
+
+
+def default_split(name: str) -> str:
+    """The split to judge a model on where none is named: "test", or "all" of a file or folder without splits.
+
+    Of such a file the other splits exist as well: whoever trains on its "train" split has to judge on "test".
+    """
+    if name in CATALOG:
+        return "test"
+    return "all" if name.endswith(".npz") or not has_splits(Path(name)) else "test"
+
+
+def _check_some(images: ImageSet | FolderImages, name: str, split: str) -> None:
+    """Refuse a split of a small file that no image fell into."""
+    if len(images) == 0:
+        raise DataError(f'{name}: of its few images none is for the {split} split; take them all with "all"')
 
 
 def _folder_images(listing: Listing, info: DatasetInfo, view: View) -> FolderImages:

@@ -1,10 +1,11 @@
-"""From an image file to a square of bytes: the crops of ImageNet classifiers, of diffusion models, and of training.
+"""From an image file to bytes: the picture as it is, and the crops of ImageNet, of diffusion models, and of training.
 
-Pillow is imported only here and in `class_folder`, inside functions.
+Pillow is imported only here, inside functions.
 """
 
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,6 +14,12 @@ from rp_models.data.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_EXIF_ORIENTATION = 0x0112
+_TURNS = (
+    *(None, None, "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"),
+    *("TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"),
+)  # by orientation, from 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,12 +31,43 @@ class View:
         crop: "adm" reduces the shorter side to `size` and cuts out the middle; "resize" does so with `resize` instead.
         resize: length of the shorter side before the cut, for "resize".
         channels: 1 or 3.
+        upright: whether pictures are turned as their EXIF orientation says, as programs show them.
     """
 
     size: int
     crop: Literal["adm", "resize"] = "adm"
     resize: int = 256
     channels: int = 3
+    upright: bool = True
+
+
+def read_picture(path: Path, channels: int) -> np.ndarray:
+    """All pixels (c, h, w) of a picture file as bytes, turned as its EXIF orientation says.
+
+    Grey levels of 16 bits are rounded to 8, colours are cut to them; what is transparent lies on white.
+
+    Raises:
+        DataError: if the file is missing, cannot be decoded, or has more than sixteen bits.
+    """
+    try:
+        raw = path.read_bytes()
+        with open_picture(raw) as picture:
+            return np.array(_planes(_converted(picture, channels, _orientation(picture, raw))), order="C")
+    except (DataError, OSError) as error:
+        raise DataError(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from error
+
+
+def picture_header(raw: bytes, *, upright: bool = True) -> tuple[bool, int, int]:
+    """Whether a picture is grey, its height and its width, without its pixels.
+
+    Raises:
+        DataError: as `open_picture`.
+    """
+    with open_picture(raw) as picture:
+        grey = picture.mode in ("1", "L", "LA", "La", "I") or picture.mode.startswith("I;16")
+        width, height = picture.size
+        turned = upright and _orientation(picture, raw) >= 5
+    return (grey, width, height) if turned else (grey, height, width)
 
 
 def open_picture(raw: bytes) -> "Image":
@@ -57,7 +95,7 @@ def view_picture(raw: bytes, view: View) -> np.ndarray:
         DataError: if the picture cannot be decoded.
     """
     with open_picture(raw) as picture:
-        converted = _converted(picture, view.channels)
+        converted = _converted(picture, view.channels, _orientation(picture, raw) if view.upright else 1)
     square = _adm(converted, view.size) if view.crop == "adm" else _resized(converted, view.resize, view.size)
     return _planes(square)
 
@@ -69,7 +107,7 @@ def crop_picture(raw: bytes, box: tuple[int, int, int, int], view: View) -> np.n
 
     Args:
         raw: the file's bytes.
-        box: top, left, height and width of the part, in pixels of the picture.
+        box: top, left, height and width of the part, in pixels of the picture as `picture_header` measures it.
         view: gives size and channels.
 
     Raises:
@@ -79,22 +117,45 @@ def crop_picture(raw: bytes, box: tuple[int, int, int, int], view: View) -> np.n
 
     top, left, height, width = box
     with open_picture(raw) as picture:
-        full = picture.width, picture.height
+        orientation = _orientation(picture, raw) if view.upright else 1
+        full = picture.size
         enough = view.size / min(height, width)
         if enough <= 0.5:
             picture.draft(picture.mode, (int(full[0] * enough), int(full[1] * enough)))
-        converted = _converted(picture, view.channels)
+        converted = _converted(picture, view.channels, orientation)
+    full = full[::-1] if orientation >= 5 else full
     x, y = converted.width / full[0], converted.height / full[1]
     part = converted.crop((round(left * x), round(top * y), round((left + width) * x), round((top + height) * y)))
     return _planes(part.resize((view.size, view.size), Image.Resampling.BICUBIC))
 
 
-def _converted(picture: "Image", channels: int) -> "Image":
-    """The decoded pixels, grey or red, green and blue."""
+def _orientation(picture: "Image", raw: bytes) -> int:
+    """What EXIF says of a picture whose pixels are not decoded yet: 1 upright, 2 to 4 mirrored, from 5 on its side."""
+    if picture.format == "PNG" and b"eXIf" not in raw:
+        return 1  # to search the whole file for the tag, Pillow would decode it
+    number = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    return number if number in range(1, 9) else 1
+
+
+def _converted(picture: "Image", channels: int, orientation: int) -> "Image":
+    """The decoded pixels, grey or red, green and blue, eight bits each, opaque and upright."""
+    from PIL import Image
+
+    if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):
+        raise DataError(f"has pixels of 32 bits (Pillow's mode {picture.mode}); save it with 8 or 16 bits")
     try:
-        return picture.convert("L" if channels == 1 else "RGB")
+        if picture.mode.startswith("I"):  # 16 bits, whatever Pillow keeps them in; its own conversion cuts them off
+            levels = np.asarray(picture)
+            transparent = levels == picture.info.get("transparency")
+            picture = Image.fromarray(np.where(transparent, 255, (levels / 257).round()).astype(np.uint8))
+        elif picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        picture = picture.convert("L" if channels == 1 else "RGB")
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's ways to say that a file is damaged
         raise DataError(f"cannot be decoded ({error})") from error
+    turn = _TURNS[orientation]
+    return picture if turn is None else picture.transpose(Image.Transpose[turn])
 
 
 def _resized(picture: "Image", resize: int, size: int) -> "Image":

@@ -13,7 +13,7 @@ from torch import Tensor
 from rp_models.data.augmentation import ResizedCrop
 from rp_models.data.class_folder import Listing
 from rp_models.data.crops import random_boxes
-from rp_models.data.decode import View, crop_picture, open_picture, view_picture
+from rp_models.data.decode import View, crop_picture, picture_header, view_picture
 from rp_models.data.errors import DataError
 from rp_models.data.images import ImageSet, check_labels, positions, send, to_float
 from rp_models.data.info import DatasetInfo
@@ -145,8 +145,7 @@ class FolderImages:
         """One file's bytes, and the height and width of the picture."""
         with self._naming(name):
             raw = (self.root / name).read_bytes()
-            with open_picture(raw) as picture:
-                return raw, (picture.height, picture.width)
+            return raw, picture_header(raw, upright=self.view.upright)[1:]
 
     def _cropped(self, name: str, raw: bytes, box: list[int]) -> np.ndarray:
         """One image's part."""

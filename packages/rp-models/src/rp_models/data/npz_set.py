@@ -21,7 +21,7 @@ def describe_npz(path: Path) -> DatasetInfo:
         DataError: if the file is missing, damaged, or holds something else.
     """
     images, labels, names = _parts(path)
-    values = _checked(labels)
+    values = _checked(labels, images)
     classes = tuple(map(str, names.read())) if names else tuple(map(str, range(int(values.max()) + 1)))
     channels = _channels(images)
     return DatasetInfo(
@@ -37,40 +37,56 @@ def describe_npz(path: Path) -> DatasetInfo:
 
 
 def read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, c, h, w) and labels (n,) of one split: 80, 10 and 10 % of one fixed shuffle.
+    """Images (n, c, h, w) and labels (n,) of one split: 80, 10 and 10 % of one fixed shuffle, or all in their order.
+
+    Raises:
+        DataError: if the file is missing, damaged, or holds something else.
+    """
+    pixels, labels = read_npz_images(path)
+    if labels is None:
+        raise DataError(f"{path}: expected arrays `image` and `label` (or with s), found image alone")
+    chosen = of_one_file(split, len(labels))
+    return np.ascontiguousarray(pixels[chosen]), labels[chosen]
+
+
+def read_npz_images(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """All images (n, c, h, w) of a file as `describe_npz` takes it, and its labels (n,) if it has any.
 
     Raises:
         DataError: if the file is missing, damaged, or holds something else.
     """
     images, labels, _ = _parts(path)
-    values = _checked(labels)
+    values = None if labels is None else _checked(labels, images)
     channels = _channels(images)
-    chosen = of_one_file(split, len(values))
-    pixels = images.read()[chosen]
+    pixels = images.read()
     if pixels.ndim == 3:
-        return pixels[:, None], values[chosen]
-    last = pixels.shape[-1] == channels
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) if last else pixels), values[chosen]
+        return pixels[:, None], values
+    return pixels.transpose(0, 3, 1, 2) if pixels.shape[-1] == channels else pixels, values
 
 
-def _parts(path: Path) -> tuple[Member, Member, Member | None]:
-    """The arrays of images and labels, and of names if there are any."""
+def _parts(path: Path) -> tuple[Member, Member | None, Member | None]:
+    """The arrays of images, of labels and of names, the last two if there are any."""
     found = members(path)
     images = found.get("image") or found.get("images")
-    labels = found.get("label") or found.get("labels")
-    if images is None or labels is None:
+    if images is None:
         raise DataError(f"{path}: expected arrays `image` and `label` (or with s), found {', '.join(found) or 'none'}")
     if images.dtype != np.uint8:
         raise DataError(f"{path}: expected images as bytes 0..255 (uint8), got {images.dtype}; convert them once")
-    return images, labels, found.get("class_names")
+    return images, found.get("label") or found.get("labels"), found.get("class_names")
 
 
-def _checked(labels: Member) -> np.ndarray:
-    """The labels as int64."""
+def _checked(labels: Member | None, images: Member) -> np.ndarray:
+    """The labels as int64, one for each image."""
+    path = images.path
+    if labels is None:
+        raise DataError(f"{path}: expected arrays `image` and `label` (or with s), found {images.name} alone")
+    if labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{path}: expected one label for each of {images.shape[0]} images, got {labels.dtype} {labels.shape}"
+        )
     values = labels.read()
-    images = labels.path
-    if values.dtype.kind not in "iu" or values.ndim != 1 or len(values) == 0 or int(values.min()) < 0:
-        raise DataError(f"{images}: expected labels 0, 1, ... (n,), got {values.dtype} {values.shape}")
+    if values.dtype.kind not in "iu" or len(values) == 0 or int(values.min()) < 0:
+        raise DataError(f"{path}: expected labels 0, 1, ... (n,), got {values.dtype} {values.shape}")
     return values.astype(np.int64)
 
 

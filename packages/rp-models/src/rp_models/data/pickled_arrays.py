@@ -53,9 +53,19 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         _version, shape, kind, fortran, raw = state
-        if kind.code != "u1" or fortran:
-            raise DataError(f"expected arrays of unsigned bytes in C order, found one of type {kind.code!r}")
-        self.values = np.frombuffer(raw, np.uint8).reshape(shape)
+        self.values = _bytes(raw, kind, shape, "F" if fortran else "C")
+
+
+def _bytes(raw: Any, kind: Any, shape: Any, order: str) -> np.ndarray:
+    """The array of some bytes.
+
+    Raises:
+        DataError: if it is of another type or order.
+    """
+    if not isinstance(kind, _Type) or kind.code != "u1" or order != "C":
+        code = getattr(kind, "code", kind)
+        raise DataError(f"expected arrays of unsigned bytes in C order, found one of type {code!r} in order {order}")
+    return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def _encoded(text: str, encoding: str) -> bytes:
@@ -64,12 +74,14 @@ def _encoded(text: str, encoding: str) -> bytes:
 
 
 class _ArrayReader(pickle.Unpickler):
-    """An unpickler that knows five names, puts its own objects in their place, and refuses all other names."""
+    """An unpickler that knows a few names, puts its own objects in their place, and refuses all other names."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
             "numpy.core.multiarray._reconstruct": _Array,
             "numpy._core.multiarray._reconstruct": _Array,
+            "numpy.core.numeric._frombuffer": _bytes,  # protocol 5
+            "numpy._core.numeric._frombuffer": _bytes,
             "numpy.ndarray": _Array,
             "numpy.dtype": _Type,
             "_codecs.encode": _encoded,

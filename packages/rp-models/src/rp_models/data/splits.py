@@ -17,7 +17,9 @@ def of_official(split: str) -> slice:
 
 
 def of_one_file(split: str, count: int) -> np.ndarray:
-    """Positions, in a file of `count` images without an official split: 80, 10 and 10 % of one fixed shuffle."""
+    """Positions in a file of `count` images without an official split: 80, 10 and 10 % of one fixed shuffle, or all."""
+    if split == "all":
+        return np.arange(count)
     order = np.random.RandomState(0).permutation(count)
     tenth = count // 10
     start, end = {"test": (0, tenth), "validation": (tenth, 2 * tenth), "train": (2 * tenth, count)}[split]
