@@ -44,3 +44,4 @@ from .standard import StandardTrainer as StandardTrainer
 from .standard import build_standard as build_standard
 from .standard import standard_held_out as standard_held_out
 from .tensorboard import TensorBoard as TensorBoard
+from .trainer import BaseTrainer as BaseTrainer

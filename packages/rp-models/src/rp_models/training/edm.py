@@ -15,11 +15,10 @@ from rp_models.diffusion.edm_loss import EDMLoss
 from rp_models.settings import ComputeSettings, EdmSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes
-from rp_models.training.engine import Engine
-from rp_models.training.loop import Metrics, TrainingState
-from rp_models.training.minibatches import Minibatch, Minibatches
-from rp_models.training.optimizer import set_rate
+from rp_models.training.loop import Metrics
+from rp_models.training.minibatches import Minibatch, Minibatches, in_order
 from rp_models.training.seeding import seeded
+from rp_models.training.trainer import BaseTrainer
 from rp_models.zoo import build
 
 _AUGMENT_DIM = 9  # augmentation labels of `rp_models.diffusion.edm_augment`
@@ -43,13 +42,8 @@ class EdmBatch(NamedTuple):
     augment_labels: Tensor | None
 
 
-class EdmTrainer:
-    """One EDM network, its average, and the step that trains them.
-
-    Attributes:
-        model: the denoiser that is trained.
-        average: its exponential moving average, which is what one uses.
-        state: what training changes.
+class EdmTrainer(BaseTrainer):
+    """Trains an EDM network; the gradient is that of a sum over values, the loss is logged as a mean over them.
 
     Args:
         settings: network and training.
@@ -69,53 +63,45 @@ class EdmTrainer:
         processes: Processes = ALONE,
     ) -> None:
         self.settings, self.seed = settings, noise.derive_seed(seed, "edm")  # of the noise, not of the batches
-        self.batches = Minibatches(images, settings.batch_size, seed=seed, purpose="edm", processes=processes)
+        batches = Minibatches(images, settings.batch_size, seed=seed, purpose="edm", processes=processes)
         with seeded(seed, "edm weights"):
-            self.model = build_edm(settings, images).to(self.batches.device).train()
-        self._average = MovingAverage(self.model, half_life=settings.ema_half_life, ramp=settings.ema_ramp)
-        self.average = self._average.model
-        self.loss = EDMLoss()
+            self.model = build_edm(settings, images).to(batches.device).train()
+        self.denoising = EDMLoss()
         self.augmentation = Augmentation(p=settings.augment) if settings.augment else None
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-8)
-        self.state = TrainingState({"model": self.model, "average": self.average}, optimizer)
-        self.engine = Engine(
+        self._values = images.info.channels * images.info.image_size**2
+        super().__init__(
             {"model": self.model},
-            self._loss,
-            optimizer,
+            batches,
+            torch.optim.Adam(self.model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-8),
+            average=MovingAverage(self.model, half_life=settings.ema_half_life, ramp=settings.ema_ramp),
             compute=compute,
             processes=processes,
             clean_gradients=True,
         )
 
-    def step(self, step: int) -> Metrics:
-        """One optimiser step; the gradient is that of a sum over values, the loss is logged as a mean over them."""
-        settings = self.settings
-        seen = step * settings.batch_size
-        lr = settings.lr * min(seen / max(settings.rampup_images, 1), 1.0)
-        set_rate(self.state.optimizer, lr)
-        batch = self.drawn(self.batches.part(step))
-        metrics = self.engine.step(*batch)
-        self._average.follow(self.model, seen=seen + settings.batch_size, batch_size=settings.batch_size)
-        return {**metrics, "loss": metrics["loss"] / batch.images[0].numel(), "lr": lr}
+    def rate(self, step: int) -> float:
+        """A linear rise over so many images, then constant."""
+        seen = step * self.settings.batch_size
+        return self.settings.lr * min(seen / max(self.settings.rampup_images, 1), 1.0)
 
-    def drawn(self, batch: Minibatch) -> EdmBatch:
+    def step(self, step: int) -> Metrics:
+        """One optimiser step."""
+        metrics = super().step(step)
+        return {**metrics, "loss": metrics["loss"] / self._values}
+
+    def drawn(self, batch: Minibatch, step: int) -> EdmBatch:
         """The images with their random draws."""
         x, augment_labels = 2.0 * batch.x - 1.0, None
         if self.augmentation is not None:
             x, augment_labels = self.augmentation(x, seed=self.seed, index=batch.draw)
-        rnd, unit_noise = self.loss.draw(x.shape[1:], seed=self.seed, index=batch.draw)
+        rnd, unit_noise = self.denoising.draw(x.shape[1:], seed=self.seed, index=batch.draw)
         return EdmBatch(x, batch.labels if self.settings.conditional else None, rnd, unit_noise, augment_labels)
 
-    def evidence(self, step: int) -> dict[str, Tensor]:
-        """The whole batch of a step, to look at when its loss is not a number."""
-        batch = self.drawn(self.batches.whole(step))
-        return {key: value for key, value in batch._asdict().items() if value is not None}
-
-    def _loss(
+    def loss(
         self, images: Tensor, labels: Tensor | None, rnd: Tensor, unit_noise: Tensor, augment_labels: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum over values, the mean over images."""
-        values = self.loss(self.model, images, labels, rnd=rnd, noise=unit_noise, augment_labels=augment_labels)
+        values = self.denoising(self.model, images, labels, rnd=rnd, noise=unit_noise, augment_labels=augment_labels)
         return values.sum() / len(images), {}
 
 
@@ -150,10 +136,9 @@ def edm_held_out(denoiser: nn.Module, images: Images, *, seed: int, draws: int =
     loss, total = EDMLoss(), 0.0
     conditional = int(getattr(denoiser, "label_dim", 0)) > 0
     for draw in range(draws):
-        for start in range(0, len(images), batch_size):
-            x, labels = images.batch(slice(start, start + batch_size))
-            index = torch.arange(start, start + len(x), device=x.device)
-            rnd, unit = loss.draw(x.shape[1:], seed=noise.derive_seed(seed, "validation", draw), index=index)
+        own = noise.derive_seed(seed, "validation", draw)
+        for x, labels, index in in_order(images, batch_size):
+            rnd, unit = loss.draw(x.shape[1:], seed=own, index=index)
             values = loss(denoiser, 2.0 * x - 1.0, labels if conditional else None, rnd=rnd, noise=unit)
             total += float(values.mean()) * len(x)
     return total / draws / len(images)

@@ -16,12 +16,11 @@ from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.settings import ComputeSettings, MaeSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes
-from rp_models.training.engine import Engine
-from rp_models.training.loop import Metrics, TrainingState
-from rp_models.training.minibatches import Minibatch, Minibatches
-from rp_models.training.optimizer import build_optimizer, decay_groups, set_rate
+from rp_models.training.minibatches import Minibatch, Minibatches, in_order
+from rp_models.training.optimizer import build_optimizer, decay_groups
 from rp_models.training.schedule import cosine
 from rp_models.training.seeding import seeded
+from rp_models.training.trainer import BaseTrainer
 from rp_models.zoo import build
 
 
@@ -37,21 +36,11 @@ class MaeBatch(NamedTuple):
     ranks: Tensor
 
 
-class MaeTrainer:
-    """One masked autoencoder and the step that trains it.
+class MaeTrainer(BaseTrainer):
+    """Trains a masked autoencoder; the loss is a mean over hidden values and images. Arguments as of `EdmTrainer`."""
 
-    Attributes:
-        model: the autoencoder that is trained.
-        average: its exponential moving average, or the model itself if the settings ask for none; what one uses.
-        state: what training changes.
-
-    Args:
-        settings: network and training.
-        images: the training images, on the device where the training shall run.
-        seed: of weights, batches, crops and masks.
-        compute: precision and speed.
-        processes: that train together.
-    """
+    model: MaskedAutoencoder
+    average: MaskedAutoencoder
 
     def __init__(
         self,
@@ -63,7 +52,7 @@ class MaeTrainer:
         processes: Processes = ALONE,
     ) -> None:
         self.settings, self.seed = settings, seed
-        self.batches = Minibatches(
+        batches = Minibatches(
             images,
             settings.batch_size,
             seed=seed,
@@ -72,43 +61,32 @@ class MaeTrainer:
             processes=processes,
         )
         with seeded(seed, "mae weights"):
-            self.model = build_mae(settings).to(self.batches.device).train()
-        self._average = MovingAverage(self.model, half_life=settings.ema_half_life) if settings.ema_half_life else None
-        self.average: MaskedAutoencoder = self._average.model if self._average else self.model  # type: ignore[assignment]
+            self.model = build_mae(settings).to(batches.device).train()
         groups = decay_groups(self.model, settings.weight_decay, without_decay=_not_decayed)
-        optimizer = build_optimizer(settings.optimizer, groups, lr=settings.lr, betas=(0.9, 0.95))
-        modules: dict[str, nn.Module] = {"model": self.model}
-        self.state = TrainingState(modules | ({"average": self.average} if self._average else {}), optimizer)
-        self.engine = Engine(modules, self._loss, optimizer, compute=compute, processes=processes)
+        super().__init__(
+            {"model": self.model},
+            batches,
+            build_optimizer(settings.optimizer, groups, lr=settings.lr, betas=(0.9, 0.95)),
+            average=MovingAverage(self.model, half_life=settings.ema_half_life) if settings.ema_half_life else None,
+            compute=compute,
+            processes=processes,
+        )
 
-    def step(self, step: int) -> Metrics:
-        """One optimiser step; the loss is a mean over hidden values and images."""
-        lr = self._rate(step)
-        set_rate(self.state.optimizer, lr)
-        metrics = self.engine.step(*self.drawn(self.batches.part(step)))
-        if self._average:
-            size = self.settings.batch_size
-            self._average.follow(self.model, seen=(step + 1) * size, batch_size=size)
-        return {**metrics, "lr": lr}
-
-    def drawn(self, batch: Minibatch) -> MaeBatch:
-        """The images with the draws of their masks."""
-        ranks = noise.uniform((self.model.tokens,), seed=self.seed, purpose="mae masks", index=batch.draw)
-        return MaeBatch(batch.x, ranks)
-
-    def evidence(self, step: int) -> dict[str, Tensor]:
-        """The whole batch of a step, to look at when its loss is not a number."""
-        return self.drawn(self.batches.whole(step))._asdict()
-
-    def _loss(self, images: Tensor, ranks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.model.loss(images, random_mask(ranks, self.settings.mask_rate)).mean(), {}
-
-    def _rate(self, step: int) -> float:
+    def rate(self, step: int) -> float:
         """A cosine with warm-up, then (where asked for) a second, lower cosine without one."""
         settings, first = self.settings, self.settings.steps - self.settings.second_steps
         if step < first:
             return cosine(step, steps=first, peak=settings.lr, warmup=settings.warmup_steps)
         return cosine(step - first, steps=settings.second_steps, peak=settings.second_lr)
+
+    def drawn(self, batch: Minibatch, step: int) -> MaeBatch:
+        """The images with the draws of their masks."""
+        ranks = noise.uniform((self.model.tokens,), seed=self.seed, purpose="mae masks", index=batch.draw)
+        return MaeBatch(batch.x, ranks)
+
+    def loss(self, images: Tensor, ranks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reconstruction loss."""
+        return self.model.loss(images, random_mask(ranks, self.settings.mask_rate)).mean(), {}
 
 
 def build_mae(settings: MaeSettings) -> MaskedAutoencoder:
@@ -135,9 +113,7 @@ def mae_loss(model: MaskedAutoencoder, images: Images, *, mask_rate: float, seed
         batch_size: images at a time.
     """
     total = 0.0
-    for start in range(0, len(images), batch_size):
-        x, _ = images.batch(slice(start, start + batch_size))
-        index: Tensor = torch.arange(start, start + len(x), device=x.device)
+    for x, _, index in in_order(images, batch_size):
         values = noise.uniform((model.tokens,), seed=seed, purpose="mae evaluation", index=index)
         total += float(model.loss(x, random_mask(values, mask_rate)).sum())
     return total / len(images)

@@ -17,11 +17,9 @@ from rp_models.mask import random_mask
 from rp_models.settings import ComputeSettings, MaskDitSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes
-from rp_models.training.engine import Engine
-from rp_models.training.loop import Metrics, TrainingState
-from rp_models.training.minibatches import Minibatch, Minibatches
-from rp_models.training.optimizer import set_rate
+from rp_models.training.minibatches import Minibatch, Minibatches, in_order
 from rp_models.training.seeding import seeded
+from rp_models.training.trainer import BaseTrainer
 from rp_models.zoo import build
 
 
@@ -43,21 +41,10 @@ class MaskDitBatch(NamedTuple):
     ranks: Tensor | None
 
 
-class MaskDitTrainer:
-    """One MaskDiT, its average, and the step that trains them.
+class MaskDitTrainer(BaseTrainer):
+    """Trains a MaskDiT; the loss is a mean over values and images. Arguments as of `EdmTrainer`."""
 
-    Attributes:
-        model: the denoiser that is trained.
-        average: its exponential moving average, which is what one uses.
-        state: what training changes.
-
-    Args:
-        settings: network and training.
-        images: the training images, on the device where the training shall run.
-        seed: of weights, batches, noise and masks.
-        compute: precision and speed.
-        processes: that train together.
-    """
+    model: MaskDiT
 
     def __init__(
         self,
@@ -69,28 +56,26 @@ class MaskDitTrainer:
         processes: Processes = ALONE,
     ) -> None:
         self.settings, self.seed = settings, seed
-        self.batches = Minibatches(images, settings.batch_size, seed=seed, purpose="maskdit", processes=processes)
+        batches = Minibatches(images, settings.batch_size, seed=seed, purpose="maskdit", processes=processes)
         with seeded(seed, "maskdit weights"):
-            self.model = build_maskdit(settings).to(self.batches.device).train()
-        self._average = MovingAverage(self.model, half_life=settings.ema_half_life, ramp=settings.ema_ramp)
-        self.average = self._average.model
+            self.model = build_maskdit(settings).to(batches.device).train()
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-        self.state = TrainingState({"model": self.model, "average": self.average}, optimizer)
-        self.engine = Engine({"model": self.model}, self._loss, optimizer, compute=compute, processes=processes)
+        super().__init__(
+            {"model": self.model},
+            batches,
+            torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay),
+            average=MovingAverage(self.model, half_life=settings.ema_half_life, ramp=settings.ema_ramp),
+            compute=compute,
+            processes=processes,
+        )
 
-    def step(self, step: int) -> Metrics:
-        """One optimiser step; the loss is a mean over values and images."""
+    def rate(self, step: int) -> float:
+        """A linear warm-up to a constant; a rate of its own for the unmasked steps at the end."""
         settings = self.settings
-        lr = settings.lr * min((step + 1) / max(settings.warmup_steps, 1), 1.0)
-        lr = lr if self._masked(step) else settings.unmasked_lr
-        set_rate(self.state.optimizer, lr)
-        metrics = self.engine.step(*self.drawn(self.batches.part(step), masked=self._masked(step)))
-        size = settings.batch_size
-        self._average.follow(self.model, seen=(step + 1) * size, batch_size=size)
-        return {**metrics, "lr": lr}
+        masked = settings.lr * min((step + 1) / max(settings.warmup_steps, 1), 1.0)
+        return masked if self._masked(step) else settings.unmasked_lr
 
-    def drawn(self, batch: Minibatch, *, masked: bool) -> MaskDitBatch:
+    def drawn(self, batch: Minibatch, step: int) -> MaskDitBatch:
         """The images with their random draws; a share of the labels is dropped."""
         rnd, unit_noise, ranks = _draws(
             self.model, batch.x.shape[1:], seed=self.seed, purpose="maskdit", index=batch.draw
@@ -100,22 +85,14 @@ class MaskDitTrainer:
             keep = noise.uniform((1,), seed=self.seed, purpose="maskdit label dropout", index=batch.draw)
             one_hot = functional.one_hot(batch.labels, self.model.num_classes).float()
             labels = one_hot * (keep >= self.settings.label_dropout)
-        return MaskDitBatch(
-            2.0 * batch.x - 1.0, labels, rnd, unit_noise, ranks if masked and self.settings.mask_rate else None
-        )
+        masked = self._masked(step) and self.settings.mask_rate
+        return MaskDitBatch(2.0 * batch.x - 1.0, labels, rnd, unit_noise, ranks if masked else None)
 
-    def evidence(self, step: int) -> dict[str, Tensor]:
-        """The whole batch of a step, to look at when its loss is not a number."""
-        batch = self.drawn(self.batches.whole(step), masked=self._masked(step))
-        return {key: value for key, value in batch._asdict().items() if value is not None}
-
-    def _masked(self, step: int) -> bool:
-        return step < self.settings.steps - self.settings.unmasked_steps
-
-    def _loss(
+    def loss(
         self, data: Tensor, labels: Tensor | None, rnd: Tensor, unit_noise: Tensor, ranks: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = masked_denoising_loss(
+        """The denoising and the reconstruction loss."""
+        values = masked_denoising_loss(
             self.model,
             data,
             labels,
@@ -124,7 +101,10 @@ class MaskDitTrainer:
             mask=None if ranks is None else random_mask(ranks, self.settings.mask_rate),
             mae_weight=self.settings.mae_weight,
         )
-        return loss.mean(), {}
+        return values.mean(), {}
+
+    def _masked(self, step: int) -> bool:
+        return step < self.settings.steps - self.settings.unmasked_steps
 
 
 def _draws(
@@ -193,21 +173,18 @@ def maskdit_held_out(
     """
     total = 0.0
     for draw in range(draws):
-        for start in range(0, len(images), batch_size):
-            x, labels = images.batch(slice(start, start + batch_size))
-            index = torch.arange(start, start + len(x), device=x.device)
-            total += float(
-                maskdit_loss(
-                    model,
-                    x,
-                    labels if model.num_classes else None,
-                    seed=seed,
-                    purpose=f"maskdit validation {draw}",
-                    index=index,
-                    mask_rate=mask_rate,
-                    mae_weight=mae_weight,
-                ).sum()
+        for x, labels, index in in_order(images, batch_size):
+            values = maskdit_loss(
+                model,
+                x,
+                labels if model.num_classes else None,
+                seed=seed,
+                purpose=f"maskdit validation {draw}",
+                index=index,
+                mask_rate=mask_rate,
+                mae_weight=mae_weight,
             )
+            total += float(values.sum())
     return total / len(images) / draws
 
 

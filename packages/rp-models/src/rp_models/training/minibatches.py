@@ -91,3 +91,10 @@ class Minibatches:
             self.images, chosen.to(self.device), self.augmentation, seed=self.seed, purpose=self.purpose, draw=draw
         )
         return Minibatch(x, labels, draw)
+
+
+def in_order(images: Images, batch_size: int) -> Iterator[Minibatch]:
+    """All images once in their order, as they are; the draws belong to their positions."""
+    for start in range(0, len(images), batch_size):
+        x, labels = images.batch(slice(start, start + batch_size))
+        yield Minibatch(x, labels, torch.arange(start, start + len(x), device=x.device))

@@ -11,30 +11,16 @@ from rp_models.data.images import Images
 from rp_models.settings import ComputeSettings, StandardSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes, synchronise_batch_norms
-from rp_models.training.engine import Engine
-from rp_models.training.loop import Metrics, TrainingState
-from rp_models.training.minibatches import Minibatches
-from rp_models.training.optimizer import build_optimizer, decay_groups, set_rate
+from rp_models.training.minibatches import Minibatches, in_order
+from rp_models.training.optimizer import build_optimizer, decay_groups
 from rp_models.training.schedule import cosine
 from rp_models.training.seeding import seeded
+from rp_models.training.trainer import BaseTrainer
 from rp_models.zoo import build
 
 
-class StandardTrainer:
-    """One classifier and the step that trains it by cross-entropy.
-
-    Attributes:
-        model: the classifier that is trained.
-        average: its exponential moving average, or the model itself if the settings ask for none; what one uses.
-        state: what training changes.
-
-    Args:
-        settings: network and training.
-        images: the training images, on the device where the training shall run.
-        seed: of weights, batches and augmentation.
-        compute: precision and speed.
-        processes: that train together.
-    """
+class StandardTrainer(BaseTrainer):
+    """Trains a classifier by cross-entropy; the logged accuracy is that on the batch. Arguments as of `EdmTrainer`."""
 
     def __init__(
         self,
@@ -46,7 +32,7 @@ class StandardTrainer:
         processes: Processes = ALONE,
     ) -> None:
         self.settings = settings
-        self.batches = Minibatches(
+        batches = Minibatches(
             images,
             settings.batch_size,
             seed=seed,
@@ -55,33 +41,26 @@ class StandardTrainer:
             processes=processes,
         )
         with seeded(seed, "classifier weights"):
-            self.model = build_standard(settings, images).to(self.batches.device).train()
+            self.model = build_standard(settings, images).to(batches.device).train()
         synchronise_batch_norms(self.model, processes)
-        self._average = MovingAverage(self.model, half_life=settings.ema_half_life) if settings.ema_half_life else None
-        self.average = self._average.model if self._average else self.model
         groups = decay_groups(self.model, settings.weight_decay, without_decay=lambda _, p: p.dim() == 1)
-        optimizer = build_optimizer(settings.optimizer, groups, lr=settings.lr)
-        modules = {"model": self.model}
-        self.state = TrainingState(modules | ({"average": self.average} if self._average else {}), optimizer)
-        self.engine = Engine(modules, self._loss, optimizer, compute=compute, processes=processes)
+        super().__init__(
+            {"model": self.model},
+            batches,
+            build_optimizer(settings.optimizer, groups, lr=settings.lr),
+            average=MovingAverage(self.model, half_life=settings.ema_half_life) if settings.ema_half_life else None,
+            compute=compute,
+            processes=processes,
+        )
 
-    def step(self, step: int) -> Metrics:
-        """One optimiser step; the accuracy is that on the augmented batch."""
+    def rate(self, step: int) -> float:
+        """A cosine with warm-up."""
         settings = self.settings
-        lr = cosine(step, steps=settings.steps, peak=settings.lr, warmup=settings.warmup_steps)
-        set_rate(self.state.optimizer, lr)
-        x, labels, _ = self.batches.part(step)
-        metrics = self.engine.step(x, labels)
-        if self._average:
-            size = settings.batch_size
-            self._average.follow(self.model, seen=(step + 1) * size, batch_size=size)
-        return {**metrics, "lr": lr}
+        return cosine(step, steps=settings.steps, peak=settings.lr, warmup=settings.warmup_steps)
 
-    def evidence(self, step: int) -> dict[str, Tensor]:
-        """The whole batch of a step, to look at when its loss is not a number."""
-        return self.batches.whole(step)._asdict()
-
-    def _loss(self, x: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, x: Tensor, labels: Tensor, draw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The smoothed cross-entropy, and the accuracy."""
+        del draw
         logits = self.model(x)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
         return loss, {"accuracy": (logits.argmax(dim=1) == labels).float().mean()}
@@ -103,8 +82,7 @@ def standard_held_out(model: nn.Module, images: Images, *, batch_size: int = 500
     """Mean cross-entropy and accuracy of a classifier over a set of images on its device; in eval mode."""
     loss, right, training = 0.0, 0, model.training
     model.eval()
-    for start in range(0, len(images), batch_size):
-        x, labels = images.batch(slice(start, start + batch_size))
+    for x, labels, _ in in_order(images, batch_size):
         logits = model(x)
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         right += int((logits.argmax(dim=1) == labels).sum())
