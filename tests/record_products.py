@@ -35,11 +35,13 @@ def products_of(plan: Any) -> dict[str, Any]:
 
 
 def shortened(value: Any, name: str = "") -> Any:
-    """The same with short lists, rounded numbers, and without what no item reads."""
+    """The same with short lists, rounded numbers and relative names, and without what no item reads."""
     if isinstance(value, Mapping):
         return {key: shortened(one, key) for key, one in value.items() if key not in _UNREAD}
     if isinstance(value, list):
         return [shortened(one) for one in (value[:IMAGES] if name in _LONG else value)]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return "/".join(Path(value).parts[-3:])  # where it lay on this machine is nobody's business
     return round(value, 5) if isinstance(value, float) else value
 
 
