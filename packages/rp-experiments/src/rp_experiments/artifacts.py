@@ -1,85 +1,122 @@
-"""What jobs make for the items: each product once, found again by everything that determines it."""
+"""What is made once and found again, by everything that determines it; importing this does not import torch."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rp_experiments.run import Run
 
 DONE = "product.json"  # written last
 
 
-@dataclass(frozen=True, kw_only=True)
-class Product:
-    """The folder that one job makes from one configuration.
+def address(identity: Any, *, size: int = 8) -> str:
+    """The name of what an identity determines: a hash of its JSON text, of so many bytes.
 
-    A product is found again by its settings, not by the contents of files that they name: a checkpoint or data file
-    that is replaced by another one of the same name does not make a new product.
+    Files that the identity names by path enter by their contents: see `contents`.
+    """
+    text = json.dumps(contents(identity), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
+
+
+def contents(value: Any) -> Any:
+    """The value with every path of a file in it followed by a hash of that file."""
+    if isinstance(value, Mapping):
+        return {key: contents(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [contents(item) for item in value]
+    if isinstance(value, str | Path) and _is_file(str(value)):
+        return f"{Path(value).name} {_file_digest(Path(value))}"
+    return value
+
+
+def digest(weights: "str | Path | nn.Module") -> str:
+    """A hash of a network: its weights and how it is built; the same for a checkpoint, whatever the file is called.
+
+    Raises:
+        CheckpointError: if there is no such file, or it cannot be read.
+    """
+    import rp_models
+    import torch
+
+    model = rp_models.load(weights) if isinstance(weights, str | Path) else weights
+    built = getattr(model, "recipe", None) or (type(model).__qualname__, str(model))  # another's has no recipe
+    found = hashlib.blake2b(json.dumps(built, sort_keys=True, default=str).encode(), digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        found.update(name.encode())
+        found.update(value.view(torch.uint8).numpy().tobytes() if value.dim() else str(value).encode())
+    return found.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """The folder that one job makes from one configuration, found again by all that determines it.
 
     Attributes:
-        job: name of the job, see `rp_experiments.papers.reproduce.MAKERS`.
+        job: name of the job.
         config: dataclass of its settings; paths of what `needs` names are filled in when it is made.
         minutes: estimated time on one CPU core; changes nothing.
-        needs: other products, by the role in which the job takes them.
+        needs: other artifacts, by the role in which the job takes them.
     """
 
     job: str
     config: Any
     minutes: float = 0.0
-    needs: Mapping[str, "Product"] = field(default_factory=dict)
+    needs: Mapping[str, "Artifact"] = field(default_factory=dict)
 
     @cached_property
     def name(self) -> str:
-        """Job and a hash of all that determines the product: settings, and the names of what it needs."""
-        identity = [self.job, asdict(self.config), {role: need.name for role, need in self.needs.items()}]
-        text = json.dumps(identity, sort_keys=True)
-        return f"{self.job}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+        """Job and address: of settings, of the contents of files that they name, and of what it needs."""
+        needs = {role: need.name for role, need in self.needs.items()}
+        return f"{self.job}-{address([self.job, asdict(self.config), needs], size=6)}"
 
 
-def in_order(products: Iterable[Product]) -> list[Product]:
-    """The products and all that they need, each once and after what it needs."""
-    ordered: dict[str, Product] = {}
+def in_order(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """The artifacts and all that they need, each once and after what it needs."""
+    ordered: dict[str, Artifact] = {}
 
-    def add(product: Product) -> None:
-        for need in product.needs.values():
+    def add(artifact: Artifact) -> None:
+        for need in artifact.needs.values():
             add(need)
-        ordered.setdefault(product.name, product)
+        ordered.setdefault(artifact.name, artifact)
 
-    for product in products:
-        add(product)
+    for artifact in artifacts:
+        add(artifact)
     return list(ordered.values())
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """The folder in which products are kept.
-
-    Attributes:
-        path: of the folder; `products/` lies in it.
-    """
+class Store:
+    """The folder in which artifacts are kept."""
 
     path: Path
 
-    def folder(self, product: Product) -> Path:
-        """Where a product lies, or will."""
-        return self.path / "products" / product.name
+    def folder(self, artifact: Artifact) -> Path:
+        """Where an artifact lies, or will."""
+        return self.path / "products" / artifact.name
 
-    def has(self, product: Product) -> bool:
+    def has(self, artifact: Artifact) -> bool:
         """Whether it is finished."""
-        return (self.folder(product) / DONE).is_file()
+        return (self.folder(artifact) / DONE).is_file()
 
-    def get(self, product: Product) -> "Made":
-        """The finished product."""
-        return Made(product, self.folder(product))
+    def get(self, artifact: Artifact) -> "Built":
+        """The finished artifact."""
+        return Built(artifact, self.folder(artifact))
 
 
 @dataclass(frozen=True)
-class Made:
-    """A finished product."""
+class Built:
+    """A finished artifact."""
 
-    product: Product
+    artifact: Artifact
     folder: Path
 
     def read(self, name: str = "result.json") -> Any:
@@ -89,3 +126,45 @@ class Made:
     def has(self, name: str) -> bool:
         """Whether it has a file."""
         return (self.folder / name).is_file()
+
+    @property
+    def product(self) -> Artifact:
+        """The artifact."""
+        return self.artifact
+
+
+Maker = Callable[[Any, "Run", Mapping[str, Path]], None]
+"""Makes an artifact: from its settings, in the folder of a run, with the folders of what it needs."""
+
+
+def build(artifact: Artifact, store: Store, make: Maker, run: "Run") -> Built:
+    """Make an artifact whose needs are there, unless it is there itself; go on where a job before was stopped."""
+    if not store.has(artifact):
+        from rp_models.training.devices import describe_device
+
+        start, inside = time.monotonic(), run.inside(store.folder(artifact))
+        make(artifact.config, inside, {role: store.folder(need) for role, need in artifact.needs.items()})
+        known = inside.folder.seconds()
+        made = {
+            "job": artifact.job,
+            "config": asdict(artifact.config),
+            "needs": {role: need.name for role, need in artifact.needs.items()},
+            "seconds": round(sum(known.values()) or time.monotonic() - start, 1),
+            "device": describe_device(run.device),
+            "environment": inside.folder.read_json("environment.json"),
+        }
+        inside.folder.write_json(DONE, made)
+    return store.get(artifact)
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text is the path of a file; a bare word is a name, whatever lies in the working folder."""
+    return ("/" in text or "." in text) and len(text) < 4096 and "\n" not in text and Path(text).is_file()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+Product, Shelf, Made = Artifact, Store, Built  # names of before

@@ -1,82 +1,139 @@
 """What the apps' command lines have in common; importing this does not import torch."""
 
-import argparse
 import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import tyro
+
+from rp_experiments import launch
+
+if TYPE_CHECKING:
+    from rp_experiments.run import Run
 
 # A thread of torch's pool that has nothing to do sleeps instead of spinning: on a machine that does anything else at
 # the same time, small networks were 30 times slower with spinning threads. Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-Options = TypeVar("Options")
-
 _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}  # what a full disk says
 _GO_ON = "what was written before is complete; free some space, and go on with --resume"
 
 
-def parse(options: type[Options], recipes: Mapping[str, Callable[[], Any]]) -> Options:
-    """The options of this call: the chosen recipe's settings, changed by what stands on the command line.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What all apps can be told; an app adds its `config`, and a `recipe` where it has some."""
 
-    Args:
-        options: dataclass with a `recipe` field and a `config` field.
-        recipes: functions that make the configuration, by name; the first is the default.
+    out: Path | None = None  # the run's folder; by default runs/APP/NAME, named after recipe or model
+    resume: bool = False  # go on with the run that is in the folder
+    dry_run: bool = False  # print the resolved configuration as JSON and stop
+    device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
+    data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
+    cache: Path = Path("runs/cache")  # networks and images that other runs made
 
-    Raises:
-        SystemExit: with status 2 and one sentence for an unknown recipe or option, or a value out of range.
-    """
-    names = tuple(recipes)
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--recipe", choices=names, default=names[0])
-    chosen = finder.parse_known_args()[0].recipe
+    @property
+    def name(self) -> str:
+        """What the run's folder is called where no other is named."""
+        return str(getattr(self, "recipe", "run"))
+
+    @property
+    def settings(self) -> Any:
+        """What determines the numbers, as JSON."""
+        config: Any = getattr(self, "config", None)
+        return asdict(config) if config is not None else {}
+
+    def check(self) -> None:
+        """Raise a ValueError if something is missing; nothing heavy is imported, nothing written yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions(Options):
+    """Those of apps whose work several processes can share."""
+
+    # processes of this machine that share the work; by default the app's choice. torchrun starts those of several
+    # machines. Moves numbers by rounding at most
+    processes: int | None = None
+
+    default_processes: ClassVar[int] = 1  # an app overrides it, by a property where its settings decide
+
+
+Recipes = Mapping[str, Callable[[], Any]]
+"""Functions that make a configuration, by name; the first is the default."""
+T = TypeVar("T")
+AppOptions = TypeVar("AppOptions", bound=Options)
+
+
+def main(
+    options: type[AppOptions],
+    work: Callable[[AppOptions, "Run"], None],
+    recipes: Mapping[str, Callable[[], Any]] | None = None,
+) -> int:
+    """An app: read the options of this call, open the run, work; gives the exit status."""
+    return guarded(lambda: start(parse(options, recipes), work))
+
+
+def parse(options: type[T], recipes: Recipes | None = None, words: Sequence[str] | None = None) -> T:
+    """The options of this call: the chosen recipe's settings, changed by what stands on the command line."""
+    words = sys.argv[1:] if words is None else words
     try:
-        return tyro.cli(options, default=options(recipe=chosen, config=recipes[chosen]()))  # type: ignore[call-arg]
+        if not recipes:
+            return tyro.cli(options, args=words)
+        recipe = _recipe(words, tuple(recipes))
+        return tyro.cli(options, args=words, default=options(recipe=recipe, config=recipes[recipe]()))  # type: ignore[call-arg]
     except ValueError as error:
         fail(str(error))
 
 
-def parse_plain(options: type[Options]) -> Options:
-    """The options of this call, for an app without recipes.
+def start(options: AppOptions, work: Callable[[AppOptions, "Run"], None]) -> None:
+    """Print the settings, or check them and work in a run of them; torch is imported only for the last."""
+    if options.dry_run:
+        print_json(options.settings)
+        return
+    options.check()
+    out = options.out or Path("runs") / Path(sys.argv[0]).stem / options.name
+    if first_process():
+        print(f"run folder: {out}", file=sys.stderr, flush=True)
+    with launch.ranks(_processes(options)):
+        from rp_experiments.run import open_run
 
-    Raises:
-        SystemExit: with status 2 for an unknown option or a value out of range.
-    """
-    try:
-        return tyro.cli(options)
-    except ValueError as error:
-        fail(str(error))
+        with open_run(
+            out, device=options.device, cache=options.cache, root=options.data_root, resume=options.resume
+        ) as run:
+            work(options, run)
 
 
 def guarded(work: Callable[[], None]) -> int:
-    """Run a job and turn what a user can cause into one sentence and an exit status.
+    """Work, and turn what a user can cause into one sentence and an exit status.
 
-    Returns:
-        0 if all went well, 2 for bad input or a disk that cannot be written, 130 for an interrupt.
+    0 if all went well, 2 for bad input or a disk that cannot be written, 130 for an interrupt. With RP_TRACEBACK=1 in
+    the environment, errors show where they come from.
     """
-    from rp_models.checkpoint import CheckpointError
-    from rp_models.data.datasets import DataError
-    from rp_models.training.devices import DeviceError
-    from rp_models.training.distributed import Stopped
-    from rp_models.training.loop import Interrupted
-    from rp_models.training.run import RunError
-
     try:
-        work()
-    except Stopped:  # the first of several processes has said why
-        return 2
-    except OSError as error:
-        full = error.errno in _FULL or any(word in str(error) for word in _FULL.values())
-        fail(f"{error}; {_GO_ON}" if full else str(error))
-    except (CheckpointError, DataError, DeviceError, Interrupted, RunError) as error:
-        fail(str(error))
+        try:
+            work()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
-        print("\ninterrupted; go on with --resume", file=sys.stderr)
+        if first_process():
+            print("\ninterrupted; go on with --resume", file=sys.stderr)
         return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("RP_TRACEBACK"):
+            raise
+        kind = type(error).__name__
+        if kind == "Stopped":  # the first of several processes has said why
+            return 2
+        if isinstance(error, RuntimeError) and kind not in ("Interrupted", "DeviceError"):
+            raise
+        full = getattr(error, "errno", None) in _FULL or any(word in str(error) for word in _FULL.values())
+        fail(f"{error}; {_GO_ON}" if full else str(error))
     return 0
 
 
@@ -87,17 +144,51 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def check_workers(workers: int | None) -> None:
-    """Refuse a number of workers that would do no work; None leaves it to the app."""
-    if workers is not None and workers < 1:
-        fail(f"--workers must be at least 1, got {workers}")
-
-
 def first_process() -> bool:
-    """Whether this is the only process, or the first of those that `torchrun` started."""
+    """Whether this is the only process, or the first of several that share the work."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
-    print(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _recipe(words: Sequence[str], names: Sequence[str]) -> str:
+    """The recipe that a command line names; tyro says what is wrong with another word."""
+    found = names[0]
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        if name == "--recipe" and (value or after) in names:
+            found = value or after
+    return found
+
+
+def _processes(options: Options) -> int:
+    """How many processes share the work: this one alone, so many on this machine, or those that torchrun started."""
+    if not isinstance(options, SharedOptions):
+        if launch.launched():
+            raise ValueError(f"{Path(sys.argv[0]).name} works in one process; start it without torchrun")
+        return 1
+    if options.processes is not None and options.processes < 1:
+        raise ValueError(f"--processes must be at least 1, got {options.processes}")
+    if launch.launched():
+        return 1
+    return options.processes or launch.on_cpu(options.device, options.default_processes)
+
+
+# of apps that are not built on `main` yet
+
+
+def parse_plain(options: type[T]) -> T:
+    """The options of this call, for an app without recipes."""
+    try:
+        return tyro.cli(options)
+    except ValueError as error:
+        fail(str(error))
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of workers that would do no work; None leaves it to the app."""
+    if workers is not None and workers < 1:
+        fail(f"--workers must be at least 1, got {workers}")

@@ -1,0 +1,167 @@
+"""A run: its folder, where and with whom the work is done, and what is there already."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from rp_models.training import ALONE, Processes, Progress, ProgressBar, RunFolder, init_distributed
+from rp_models.training.devices import choose_device, describe_device
+from torch import distributed
+
+T = TypeVar("T")
+CACHE = Path("runs/cache")
+_COUNTER = itertools.count()  # of shared pieces of work: the same in all processes of a run
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Where a job works and with whom; nothing in it changes a number.
+
+    Sent to another process, it is that process's own: alone, and silent.
+    """
+
+    folder: RunFolder
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    processes: Processes = ALONE  # that share the work
+    cache: Path = CACHE  # networks and images that other runs made
+    root: Path | None = None  # folder of the data sets; None for the usual places
+    resume: bool = False  # whether a run that is there may go on
+    progress: Progress = field(default_factory=Progress)
+    config: Any = None  # what the folder was claimed for
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files, prints and shows progress."""
+        return self.processes.main
+
+    @property
+    def path(self) -> Path:
+        """The folder's."""
+        return self.folder.path
+
+    def claim(self, config: Any) -> "Run":
+        """Take the folder for a configuration, new or to go on with; nothing was written before.
+
+        Raises:
+            RunError: if it holds something else, or another process works in it.
+        """
+        self.config = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
+        self.folder.start(self.config, resume=self.resume, processes=self.processes)
+        return self
+
+    def inside(self, path: Path) -> "Run":
+        """The same surroundings in another folder, whose run goes on if it is there."""
+        return replace(self, folder=RunFolder(path, writes=self.main), resume=True, config=None)
+
+    def alone(self) -> "Run":
+        """The same run for this process alone, while the others wait for it in `first`."""
+        return replace(self, processes=ALONE)
+
+    def first(self, work: Callable[[], T]) -> T | None:
+        """Let the first process work while the others wait; None in these."""
+        return self.processes.rank_zero_first(work)
+
+    def everywhere(self, work: Callable[[], T]) -> T:
+        """What the first process worked out, in all of them; something that pickle can send."""
+        found = [self.first(work)]
+        if self.processes.count > 1:
+            distributed.broadcast_object_list(found, src=0)
+        result: Any = found[0]
+        return result
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there; the first process decides."""
+        return self.everywhere(lambda: (self.path / name).exists())
+
+    def once(self, name: str, make: Callable[[], Any], *, stage: str | None = None, together: bool = False) -> Any:
+        """A file of the run, made unless it is there: the value of a JSON file, the path of any other.
+
+        Args:
+            name: in the folder.
+            make: gives the value of a JSON file; writes any other file itself.
+            stage: what the seconds are counted for; None for the file's stem.
+            together: whether all processes make it, and the first one writes; otherwise it works and the others wait.
+        """
+        path, is_json = self.path / name, name.endswith(".json")
+
+        def write() -> None:
+            self.folder.write_json(name, make())
+
+        work = write if is_json and not together else make
+        if not self.has(name):
+            with self.timed(stage or path.stem):
+                found = work() if together else self.first(work)
+            if together and is_json:
+                self.first(lambda: self.folder.write_json(name, found))
+            self.processes.wait()
+        return json.loads(path.read_text(encoding="utf-8")) if is_json else path
+
+    def timed(self, stage: str) -> AbstractContextManager[None]:
+        """Count the seconds of a block for a stage; in the first process."""
+        return self.folder.timed(stage)
+
+    def share(self, items: Sequence[T]) -> Iterator[T]:
+        """The items that are this process's: each takes the next one that none has begun; at the end all wait."""
+        name, count = f"share {next(_COUNTER)}", itertools.count()
+        if self.processes.count > 1:
+            store = distributed.distributed_c10d._get_default_store()
+            count = (int(store.add(name, 1)) - 1 for _ in itertools.count())  # type: ignore[assignment]
+        for number in count:
+            if number >= len(items):
+                break
+            yield items[number]
+        self.processes.wait()
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write `result.json`, with configuration, environment and seconds; give what it holds."""
+        whole = {
+            **result,
+            "config": json.loads(json.dumps(self.config)),
+            "device": describe_device(self.device),
+            "environment": self.folder.read_json("environment.json"),
+            "seconds": self.folder.seconds(),
+        }
+        self.first(lambda: self.folder.write_json("result.json", whole))
+        return whole
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets."""
+        return {**self.__dict__, "folder": RunFolder(self.path), "processes": ALONE, "progress": Progress()}
+
+
+@contextmanager
+def open_run(
+    out: Path,
+    *,
+    device: str = "auto",
+    cache: Path = CACHE,
+    root: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Iterator[Run]:
+    """The run of a folder that is not claimed yet; joins the processes that were started together, once.
+
+    Raises:
+        DataError: if there is no such device.
+    """
+    chosen = choose_device(device)
+    with init_distributed(chosen) as processes:
+        progress: Progress = ProgressBar() if processes.main and not quiet else Progress()
+        run = Run(
+            folder=RunFolder(out, writes=processes.main),
+            device=chosen,
+            processes=processes,
+            cache=cache,
+            root=root,
+            resume=resume,
+            progress=progress,
+        )
+        try:
+            yield run
+        finally:
+            progress.finish()
