@@ -131,7 +131,12 @@ class Run:
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process gets."""
-        return {**self.__dict__, "folder": RunFolder(self.path), "processes": ALONE, "progress": Progress()}
+        return {
+            **self.__dict__,
+            "folder": RunFolder(self.path, writes=False),
+            "processes": ALONE,
+            "progress": Progress(),
+        }
 
 
 @contextmanager
