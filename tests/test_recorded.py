@@ -30,3 +30,13 @@ def test_an_absolute_path_would_be_noticed() -> None:
         assert ABSOLUTE.search(text), text
     for text in ("https://example.org/home/x", "runs/tmp/x", "8/255", "$RP_DATA/data/x", "`./data/cifar`", "</data>"):
         assert not ABSOLUTE.search(text), text
+
+
+def test_the_lock_pins_and_hashes_everything_and_names_no_address() -> None:
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    entries = [entry for entry in re.sub(r"^#.*\n", "", text).replace("\\\n", " ").splitlines() if entry.strip()]
+    assert len(entries) > 50
+    for entry in entries:
+        assert re.match(r"[a-z0-9.-]+==\S+ .*--hash=sha256:[0-9a-f]{64}", entry), entry
+    assert not re.search(r"://|--index|--find-links|file:", text)
+    assert {"torch", "numpy", "safetensors", "tyro"} <= {entry.split("==")[0] for entry in entries}
