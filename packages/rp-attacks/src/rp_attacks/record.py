@@ -149,7 +149,7 @@ def _margins(
 
 def _pass(model: Classifier, x: Tensor, *, seed: int, index: Tensor, batch_size: int) -> Tensor:
     """Logits of one pass over all images; a model's global noise comes from a private stream."""
-    stream = PrivateStream(seed)
+    stream = PrivateStream(derive_seed(seed, "images from", int(index[0])))  # other noise in every block
     with torch.no_grad():
         parts = []
         for start in range(0, len(x), batch_size):
