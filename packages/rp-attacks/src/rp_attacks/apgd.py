@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from rp_attacks import noise
+from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier, query, with_gradient
 from rp_attacks.eot import Sample, expected_gradient
 from rp_attacks.losses import LOSSES, targeted_dlr
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, project_l1_in_box, size
-from rp_attacks.problem import check_choice, check_positive, check_problem, check_radius
+from rp_attacks.norms import Norm, project_l1_in_box, size, unit
+from rp_attacks.problem import check_choice, check_positive, check_radius
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class APGD:
+class APGD(ImageAttack):
     """Auto-PGD (Croce & Hein 2020, arXiv:2003.01690; for L1 2021, arXiv:2103.01208).
 
     On a deterministic model its iterates are those of the reference. On a random one the loss that steers it and the
@@ -42,13 +43,9 @@ class APGD:
         check_choice("start", self.start, ("random", "clean"))
         check_positive(steps=self.steps, restarts=self.restarts, eot=self.eot, targets=self.targets)
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Adversarial images like x: the iterate that most passes misclassify, and of those the one of largest loss.
-
-        Arguments as in `PGD.__call__`.
-        """
-        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
-        model, x = with_gradient(model, self.grad), x.detach()
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
+        """The iterate that most passes misclassify, and of those the one of largest loss."""
+        model = with_gradient(model, self.grad)
         result, result_wrong = x.clone(), x.new_full((len(x),), -1.0)
         order = self._ranked_classes(model, x, seed, index)
         ranks = [rank for rank in range(order.shape[1]) for _ in range(self.restarts)]
@@ -98,7 +95,7 @@ class APGD:
             draw = noise.normal(x.shape[1:], seed=seed, purpose="start", index=index, like=x)
         if self.norm == "l1":
             return x + project_l1_in_box(draw, x, self.eps)
-        return (x + self.eps * _unit(draw, self.norm)).clamp(0, 1)
+        return (x + self.eps * unit(draw, self.norm)).clamp(0, 1)
 
 
 class _State:
@@ -147,7 +144,7 @@ class _HalvingRule:
         """One step with momentum: 3/4 of the projected gradient step and 1/4 of the last move."""
         if self.checked_loss is None:
             self.checked_loss = state.best_loss
-        direction = state.grad.sign() if self.norm == "linf" else _unit(state.grad, "l2")
+        direction = state.grad.sign() if self.norm == "linf" else unit(state.grad, "l2")
         plain = self._project(state.x_adv + self.step * direction, x)
         a = 1.0 if first else 0.75
         inertia = state.x_adv - state.previous
@@ -158,7 +155,7 @@ class _HalvingRule:
             return torch.minimum(torch.maximum(x_adv, x - self.eps), x + self.eps).clamp(0, 1)
         delta = x_adv - x
         length = size(delta, "l2").clamp_max(self.eps).reshape(-1, 1, 1, 1)
-        return (x + _unit(delta, "l2") * length).clamp(0, 1)
+        return (x + unit(delta, "l2") * length).clamp(0, 1)
 
     def adapt(self, state: _State, x: Tensor) -> None:
         """Count rises; at a checkpoint halve the steps that do not pay, and go back to the best point there."""
@@ -227,7 +224,3 @@ def _objective(loss: str, logits: Tensor, labels: Tensor) -> Tensor:
 def _support(x_adv: Tensor, x: Tensor) -> Tensor:
     """Number of changed coordinates of each image."""
     return (x_adv != x).flatten(1).sum(dim=1).to(x.dtype)
-
-
-def _unit(delta: Tensor, norm: Norm) -> Tensor:
-    return delta / (size(delta, norm) + 1e-12).reshape(-1, 1, 1, 1)

@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier, FixedNoise, with_gradient
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, project
-from rp_attacks.problem import check_choice, check_logits, check_positive, check_problem, check_radius
+from rp_attacks.problem import check_choice, check_logits, check_positive, check_radius
 from rp_attacks.rng import OwnNoise, isolated
 
 Version = Literal["standard", "plus", "rand"]
@@ -25,7 +26,7 @@ _LIBRARY_NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AutoAttack:
+class AutoAttack(ImageAttack):
     """AutoAttack as the literature runs it (Croce & Hein 2020, arXiv:2003.01690), through pyautoattack.
 
     Images that no part of it fools come back unmodified. Random numbers are shared by the images of one call: the
@@ -48,13 +49,10 @@ class AutoAttack:
         for part in self.attacks or ():
             check_choice("attacks", part, get_args(Part))
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Adversarial images like x (see `PGD.__call__` for the arguments)."""
-        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         model = with_gradient(model, self.grad)
         if self.eps == 0:
-            return x.detach().clone()
-        x = x.detach()
+            return x.clone()
         with isolated(x.device):
             parts = _parts(model, len(x), self.batch_size)
             done = [self._one_batch(model, x[part], y[part], seed, index[part]) for part in parts]
@@ -104,7 +102,7 @@ def _fit_to_classes(library: Any, classes: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FAB:
+class FAB(ImageAttack):
     """Fast Adaptive Boundary attack, a minimum-norm attack (Croce & Hein 2020, arXiv:1907.02044), from pyautoattack.
 
     White box: as a "black box" it exists only as a transfer (`Transfer(FAB(...), source)`). Images whose adversarial
@@ -129,13 +127,10 @@ class FAB:
         if self.targets is not None:
             check_positive(targets=self.targets)
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Adversarial images like x (see `PGD.__call__` for the arguments)."""
-        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         model = with_gradient(model, self.grad)
         if self.eps == 0:
-            return x.detach().clone()
-        x = x.detach()
+            return x.clone()
         with isolated(x.device), torch.no_grad():
             parts = _parts(model, len(x), len(x))
             done = [self._one_batch(model, x[part], y[part], seed, index[part]) for part in parts]
@@ -166,7 +161,7 @@ class FAB:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LibrarySquare:
+class LibrarySquare(ImageAttack):
     """Square attack of pyautoattack (Andriushchenko et al. 2020, arXiv:1912.00049), for comparison with tables.
 
     One square and one sign are shared by all images of a call, and an image stops at its first non-positive margin: on
@@ -185,12 +180,9 @@ class LibrarySquare:
         check_radius(self.norm, self.eps)
         check_positive(queries=self.queries, p_init=self.p_init)
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Adversarial images like x (see `PGD.__call__` for the arguments)."""
-        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         if self.eps == 0:
-            return x.detach().clone()
-        x = x.detach()
+            return x.clone()
         with isolated(x.device), torch.no_grad():
             parts = _parts(model, len(x), len(x))
             done = [self._one_batch(model, x[part], y[part], seed, index[part]) for part in parts]

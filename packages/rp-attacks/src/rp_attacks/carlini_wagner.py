@@ -5,17 +5,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier, query, with_gradient
-from rp_attacks.losses import cw_margin
+from rp_attacks.eot import input_gradient
+from rp_attacks.losses import cw_margin, misclassified
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, project, size
-from rp_attacks.problem import check_logits, check_positive, check_problem, check_radius
+from rp_attacks.norms import Norm, project, repaired, size
+from rp_attacks.problem import check_logits, check_positive, check_radius
 
 _INSIDE = 0.999999  # of (-1, 1), where arctanh is finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CarliniWagner:
+class CarliniWagner(ImageAttack):
     """C&W L2 (Carlini & Wagner 2017, arXiv:1608.04644): min |x' - x|^2 + c max(kappa - margin, 0) over x' in the box.
 
     x' = (tanh(w) + 1) / 2 and Adam on w; c is searched for each image, up tenfold and then by halves. For random
@@ -46,10 +48,9 @@ class CarliniWagner:
         """L2, always."""
         return "l2"
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Images like x, brought into the eps ball where the nearest lies outside (see `PGD.__call__`)."""
-        x_adv, _ = self.search(model, x, y, seed=seed, index=index)
-        return project(x_adv, x.detach(), norm="l2", eps=self.eps)
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
+        """The nearest images, brought into the eps ball where they lie outside."""
+        return project(self._search(model, x, y, seed, index)[0], x, norm="l2", eps=self.eps)
 
     def search(
         self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None
@@ -59,11 +60,16 @@ class CarliniWagner:
         Returns:
             Images like x (the clean image where none was found) and distances (b,) (infinite there).
         """
-        index = check_problem(x, y, norm="l2", eps=self.eps, index=index)
-        model, x = with_gradient(model, self.grad), x.detach()
+        with self._posed(x, y, index) as (images, labels, rows):
+            return self._search(model, images, labels, seed, rows)
+
+    def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> tuple[Tensor, Tensor]:
+        model = with_gradient(model, self.grad)
         with torch.no_grad():
-            check_logits(query(model, x, seed=derive_seed(seed, "first"), index=index), y)
-        c = x.new_full((len(x),), self.initial_c)
+            logits = query(model, x, seed=derive_seed(seed, "first"), index=index)
+        check_logits(logits, y)
+        spread = (logits.amax(dim=1) - logits.amin(dim=1)).to(x)
+        c = self.initial_c / spread.clamp(torch.finfo(x.dtype).tiny, 1.0)  # small logits weigh as much as others
         low, high = torch.zeros_like(c), torch.full_like(c, float("inf"))
         best, nearest = x.clone(), torch.full_like(c, float("inf"))
         for number in range(self.search_steps):
@@ -90,10 +96,11 @@ class CarliniWagner:
         found = torch.zeros_like(y, dtype=torch.bool)
         for step in range(self.steps):
             step_seed = derive_seed(seed, "step", step)
-            x_adv, margin, grad = self._look(model, w, origin, y, c, step_seed, index)
+            x_adv, margin, fooled, grad = self._look(model, w, origin, y, c, step_seed, index)
             w = w - adam.step(grad)
             distance = size(x_adv - x, "l2")
-            wrong = margin > 0 if self.confidence == 0 else margin >= self.confidence
+            # a margin of 0 is a tie, which most passes must lose
+            wrong = (margin >= self.confidence) & ((margin > 0) | (fooled > 0.5))
             found |= wrong
             nearer = wrong & (distance < nearest)
             best[nearer], nearest[nearer] = x_adv[nearer], distance[nearer]
@@ -101,21 +108,21 @@ class CarliniWagner:
 
     def _look(
         self, model: Classifier, w: Tensor, origin: Tensor, y: Tensor, c: Tensor, seed: int, index: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The present images, their mean margins, and the mean gradient of the objective at w."""
-        grads, margins = torch.zeros_like(w), torch.zeros_like(c)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The present images, their mean margins, shares of wrong passes, and the objective's mean gradient at w."""
+        grads, margins, wrong = torch.zeros_like(w), torch.zeros_like(c), torch.zeros_like(c)
         for number in range(self.eot):
-            with torch.enable_grad():
-                leaf = w.detach().requires_grad_()
-                x_adv = _to_image(leaf)
-                logits = query(model, x_adv, seed=derive_seed(seed, "pass", number), index=index)
-                margin = cw_margin(logits, y)
-                penalty = c * (self.confidence - margin).clamp_min(0)
-                loss = (x_adv - origin).square().flatten(1).sum(dim=1) + penalty
-                (grad,) = torch.autograd.grad(loss.sum(), leaf)
-            grads += grad / self.eot
+            leaf = w.detach().requires_grad_()
+            x_adv = _to_image(leaf)
+            logits = query(model, x_adv, seed=derive_seed(seed, "pass", number), index=index)
+            margin = cw_margin(logits, y)
+            # apart, so that a model without a gradient is noticed
+            shorter = input_gradient((x_adv - origin).square().flatten(1).sum(dim=1), leaf, keep_graph=True)
+            wronger = input_gradient(c * (self.confidence - margin).clamp_min(0), leaf)
+            grads += (shorter + repaired(wronger)[0]) / self.eot
             margins += margin.detach() / self.eot
-        return x_adv.detach(), margins, grads
+            wrong += misclassified(logits, y) / self.eot
+        return x_adv.detach(), margins, wrong, grads
 
 
 class _Adam:

@@ -1,18 +1,22 @@
 """DeepFool: steps to the nearest linearised class boundary."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier, query, with_gradient
+from rp_attacks.eot import input_gradient
+from rp_attacks.losses import misclassified
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, project
-from rp_attacks.problem import check_logits, check_positive, check_problem, check_radius
+from rp_attacks.norms import Norm, project, repaired
+from rp_attacks.problem import check_logits, check_positive, check_radius
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DeepFool:
+class DeepFool(ImageAttack):
     """DeepFool in L2 or Linf (Moosavi-Dezfooli et al. 2016, arXiv:1511.04599).
 
     It stops at the boundary, where a random defence is right about half of the time: for those use a larger overshoot,
@@ -35,15 +39,17 @@ class DeepFool:
         if self.norm == "l1":
             raise ValueError("DeepFool is for norm 'l2' or 'linf'; for L1 use FAB")
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Images like x, brought into the eps ball where the boundary lies outside (see `PGD.__call__`)."""
-        x_adv = self.search(model, x, y, seed=seed, index=index)
-        return project(x_adv, x.detach(), norm=self.norm, eps=self.eps)
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
+        """The images just beyond a boundary, brought into the eps ball where that lies outside."""
+        return project(self._search(model, x, y, seed, index), x, norm=self.norm, eps=self.eps)
 
     def search(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
         """Images just beyond the nearest boundary found, not limited to any ball."""
-        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
-        model, x = with_gradient(model, self.grad), x.detach()
+        with self._posed(x, y, index) as (images, labels, rows):
+            return self._search(model, images, labels, seed, rows)
+
+    def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
+        model = with_gradient(model, self.grad)
         with torch.no_grad():
             logits = query(model, x, seed=derive_seed(seed, "classes"), index=index)
         check_logits(logits, y)
@@ -70,27 +76,30 @@ class DeepFool:
         gaps, grads = x.new_zeros(others.shape), x.new_zeros(*others.shape, *x.shape[1:])
         mean_logits: Tensor | None = None
         for number in range(self.eot):
-            with torch.enable_grad():
-                leaf = x.detach().requires_grad_()
-                logits = query(model, leaf, seed=derive_seed(seed, "pass", number), index=index)
-                gap = logits.gather(1, others) - logits.gather(1, y[:, None])
-                for column in range(others.shape[1]):
-                    keep = column + 1 < others.shape[1]
-                    (grad,) = torch.autograd.grad(gap[:, column].sum(), leaf, retain_graph=keep)
-                    grads[:, column] += grad / self.eot
+            leaf = x.detach().requires_grad_()
+            logits = query(model, leaf, seed=derive_seed(seed, "pass", number), index=index)
+            gap = logits.gather(1, others) - logits.gather(1, y[:, None])
+            for column in range(others.shape[1]):
+                keep = column + 1 < others.shape[1]
+                grad, _ = repaired(input_gradient(gap[:, column], leaf, keep_graph=keep))
+                grads[:, column] += grad / self.eot
             gaps += gap.detach() / self.eot
             mean_logits = logits.detach() + (0 if mean_logits is None else mean_logits)
         assert mean_logits is not None
-        return gaps, grads, mean_logits.argmax(dim=1) != y
+        return gaps, grads, misclassified(mean_logits, y)
 
     def _step(self, gaps: Tensor, grads: Tensor) -> Tensor:
         """The smallest move to the nearest of the linearised boundaries."""
         order = 2 if self.norm == "l2" else 1  # the dual norm of the ball's
+        # logits of any scale: gaps and gradients are both reckoned in units of the steepest slope
+        unit = grads.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(grads.dtype).tiny)
+        gaps, grads = gaps / unit[:, None], grads / unit.reshape(-1, 1, 1, 1, 1)
         lengths = torch.linalg.vector_norm(grads.flatten(2), ord=order, dim=2) + 1e-8
         distance, nearest = (gaps.abs() / lengths).min(dim=1)
         row = torch.arange(len(gaps), device=gaps.device)
         grad = grads[row, nearest]
-        distance = (distance + 1e-4).reshape(-1, 1, 1, 1)  # so that a step never stops short of its boundary
+        # so that a step never stops short of its boundary; no distance is worth more than the box is wide
+        distance = (distance + 1e-4).clamp_max(math.sqrt(grad[0].numel())).reshape(-1, 1, 1, 1)
         if self.norm == "linf":
             return distance * grad.sign()
         return distance * grad / lengths[row, nearest].reshape(-1, 1, 1, 1)

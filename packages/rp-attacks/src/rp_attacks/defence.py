@@ -5,11 +5,13 @@ Every model is a callable from images to logits. Three small protocols, each opt
 forward pass), `OffersReconstructionLoss` (the loss that a purifier descends).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -54,17 +56,52 @@ def query(model: Classifier, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
     """Logits of one pass, with noise from (seed, index) where the model offers that.
 
     Args:
-        model: classifier or defence.
+        model: classifier or defence. Where a module's weights are of another precision and it refuses the images as
+            they are, it is asked again in the precision of its weights.
         x: images (b, c, h, w).
         seed: of this pass.
         index: int64 (b,), image indices.
 
     Returns:
-        Logits (b, k).
+        Logits (b, k) in x's precision, and at least float32.
+
+    Raises:
+        TypeError: the model gives something else than a tensor.
     """
-    if isinstance(model, Randomised):
-        return model.with_noise(seed=seed, index=index)(x)
-    return model(x)
+    ask = model.with_noise(seed=seed, index=index) if isinstance(model, Randomised) else model
+    try:
+        answer = ask(x)
+    except RuntimeError:
+        precision = _weights_precision(model)
+        if precision in (None, x.dtype):
+            raise
+        answer = ask(x.to(precision))
+    if not isinstance(answer, Tensor):
+        kind = type(answer)
+        name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+        raise TypeError(
+            f"the model must give logits as a tensor (images, classes), got {name}; wrap it in a function that picks "
+            "them out, e.g. `lambda x: model(x)[0]` or `lambda x: model(x)['logits']`"
+        )
+    _asked.set(_asked.get() + len(x))
+    return answer.to(torch.promote_types(x.dtype, torch.float32))
+
+
+_asked: ContextVar[int] = ContextVar("images that models were asked about", default=0)
+
+
+@contextmanager
+def counted_passes() -> Iterator[Callable[[], int]]:
+    """A count, for as long as the context lasts, of the images that `query` asked models about."""
+    before = _asked.get()
+    yield lambda: _asked.get() - before
+
+
+def _weights_precision(model: Classifier) -> torch.dtype | None:
+    """The precision of a module's floating weights where they are all of one."""
+    weights = model.parameters() if isinstance(model, nn.Module) else ()
+    precisions = {weight.dtype for weight in weights if weight.is_floating_point()}
+    return precisions.pop() if len(precisions) == 1 else None
 
 
 def with_gradient(model: Classifier, name: str) -> Classifier:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from rp_attacks.defence import COPY_STRIDE, Classifier, OffersGradients, Randomised, query, with_gradient
-from rp_attacks.losses import cw_margin
+from rp_attacks.losses import cw_margin, misclassified
 from rp_attacks.noise import derive_seed
-from rp_attacks.problem import check_logits
+from rp_attacks.norms import repaired
+from rp_attacks.problem import check_logits, differentiating, without_inference
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(logits, target) -> one loss per image."""
@@ -26,13 +27,19 @@ class Sample(NamedTuple):
     """What some passes say about each image."""
 
     grad: Tensor
-    """Mean gradient of the loss, like x."""
+    """Mean gradient of the loss, like x; finite (see `norms.repaired`)."""
     loss: Tensor
     """Mean loss, (b,)."""
     margin: Tensor
     """Mean margin (largest wrong logit minus true), (b,); zeros for soft labels."""
     wrong: Tensor
     """Share of passes that misclassify, (b,); zeros for soft labels."""
+    broken: Tensor
+    """Share of the gradient's entries that were NaN or infinite, (b,)."""
+
+
+class NoGradientError(ValueError):
+    """The model's answer cannot be differentiated in the images, so that a gradient attack cannot run at all."""
 
 
 def expected_gradient(
@@ -64,18 +71,24 @@ def expected_gradient(
         passes: number of passes M.
         chunk: passes made in one batch of chunk * b images; larger is faster for small b and takes more memory.
         penalty: subtracted from the loss, e.g. a reconstruction loss.
-        check: refuse logits that are not finite or too few for the labels (waits for the device).
+        check: refuse logits that are not finite or too few for the labels, and images whose gradient is nowhere a
+            number (waits for the device).
 
     Returns:
         The averages over the passes. Source: Eq. 1 of Athalye et al. 2018, arXiv:1707.07397.
+
+    Raises:
+        NoGradientError: there is no way from the loss back to the images.
     """
     target = y if target is None else target
     sums: Sample | None = None
-    for first in range(0, passes, chunk):
-        copies = min(chunk, passes - first)
-        pass_seed = derive_seed(seed, "pass", first)
-        sample = _one_chunk(model, x, y, target, objective, penalty, pass_seed, index, copies, check)
-        sums = sample if sums is None else Sample(*(a + b for a, b in zip(sums, sample, strict=True)))
+    with differentiating():
+        x, y, target, index = without_inference(x, y, target, index)
+        for first in range(0, passes, chunk):
+            copies = min(chunk, passes - first)
+            pass_seed = derive_seed(seed, "pass", first)
+            sample = _one_chunk(model, x, y, target, objective, penalty, pass_seed, index, copies, check)
+            sums = sample if sums is None else Sample(*(a + b for a, b in zip(sums, sample, strict=True)))
     assert sums is not None
     return sums if passes == 1 else Sample(*(total / passes for total in sums))
 
@@ -97,15 +110,35 @@ def margins(
     Returns:
         (mean margin, share of passes misclassified), each (b,).
     """
-    total, wrong = torch.zeros_like(x[:, 0, 0, 0]), torch.zeros_like(x[:, 0, 0, 0])
+    total, wrong = torch.zeros(2, len(x), device=x.device)
     with torch.no_grad():
         for s in range(passes):
-            logits = query(model, x, seed=derive_seed(seed, "pass", s), index=index).float()
+            logits = query(model, x, seed=derive_seed(seed, "pass", s), index=index)
             if check:
                 check_logits(logits, y)
-            margin = cw_margin(logits, y)
-            total, wrong = total + margin, wrong + (margin >= 0)
-    return total / passes, wrong / passes
+            total, wrong = total + cw_margin(logits, y), wrong + misclassified(logits, y)
+    return (total / passes).to(logits), (wrong / passes).to(logits)
+
+
+def input_gradient(output: Tensor, leaf: Tensor, *, upstream: Tensor | None = None, keep_graph: bool = False) -> Tensor:
+    """The gradient in the images of the output's sum, or of its sum weighed by `upstream`, as it is.
+
+    Raises:
+        NoGradientError: there is none; zeros in its place would make any model look robust.
+    """
+    grad = None
+    if output.requires_grad:
+        upstream = torch.ones_like(output) if upstream is None else upstream
+        (grad,) = torch.autograd.grad(output, leaf, upstream, retain_graph=keep_graph, allow_unused=True)
+    if grad is None:
+        where = "detaches, rounds to integers, leaves torch, or answers under torch.no_grad()"
+        where = "answers under torch.inference_mode()" if output.is_inference() else where
+        raise NoGradientError(
+            f"the model's answer has no gradient in the images (it {where}), and a gradient attack would do nothing: "
+            "attack it with Square, RayS, SPSA or a Transfer, or offer a backward rule by `gradients` and "
+            "`with_gradient(name)`"
+        )
+    return grad
 
 
 def _one_chunk(
@@ -121,27 +154,27 @@ def _one_chunk(
     check: bool,
 ) -> Sample:
     """Sums over the copies of each image in one batch."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        images, labels, wanted = (torch.cat([part] * copies) if copies > 1 else part for part in (leaf, y, target))
-        rows = torch.cat([index + copy * COPY_STRIDE for copy in range(copies)])
-        logits = query(model, images, seed=seed, index=rows)
-        if check:
-            check_logits(logits, labels)
-        loss = objective(logits, wanted)
-        if penalty is not None:
-            loss = loss - penalty(images, seed, rows)
-        grad = _gradient(loss.sum(), leaf)
+    leaf = x.detach().requires_grad_()
+    images, labels, wanted = (torch.cat([part] * copies) if copies > 1 else part for part in (leaf, y, target))
+    rows = torch.cat([index + copy * COPY_STRIDE for copy in range(copies)])
+    logits = query(model, images, seed=seed, index=rows)
+    if check:
+        check_logits(logits, labels)
+    loss = objective(logits, wanted)
+    if penalty is not None:
+        loss = loss - penalty(images, seed, rows)
+    grad, broken = repaired(input_gradient(loss, leaf))
+    if check and (broken == 1).any():
+        raise ValueError(
+            f"the gradient of the loss is NaN or infinite in every pixel of {int((broken == 1).sum())} of {len(x)} "
+            "images: something in the model has no slope there, such as a root, a norm or a logarithm at 0"
+        )
+    logits, loss = logits.detach(), loss.detach()
     hard = not labels.is_floating_point()
-    margin = cw_margin(logits.detach(), labels) if hard else torch.zeros_like(loss)
-    wrong = ((margin >= 0) & hard).to(margin.dtype)
-    return Sample(grad, *(row.detach().reshape(copies, -1).sum(dim=0) for row in (loss, margin, wrong)))
-
-
-def _gradient(loss: Tensor, leaf: Tensor) -> Tensor:
-    """D loss / d leaf, zero where a defence has cut the images off (its diagnostics name that)."""
-    grad = torch.autograd.grad(loss, leaf, allow_unused=True)[0] if loss.requires_grad else None
-    return torch.zeros_like(leaf) if grad is None else grad
+    margin = cw_margin(logits, labels) if hard else torch.zeros_like(loss)
+    wrong = misclassified(logits, labels).to(margin) if hard else margin
+    loss, margin, wrong = (row.reshape(copies, -1).sum(dim=0) for row in (loss, margin, wrong))
+    return Sample(grad, loss, margin, wrong, copies * broken)
 
 
 class MeanLogits:
@@ -208,5 +241,5 @@ class _ReplayedMean(torch.autograd.Function):
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
                 logits = ctx.mean.one_pass(leaf, ctx.seed, index, number)
-            total += torch.autograd.grad(logits, leaf, upstream)[0]
+            total += input_gradient(logits, leaf, upstream=upstream)
         return total, None, None, None

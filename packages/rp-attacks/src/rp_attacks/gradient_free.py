@@ -6,16 +6,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier
 from rp_attacks.eot import margins
 from rp_attacks.noise import derive_seed, normal, uniform
 from rp_attacks.norms import Norm, ascent_step, project
 from rp_attacks.pgd import Best
-from rp_attacks.problem import check_choice, check_positive, check_problem, check_radius
+from rp_attacks.problem import check_choice, check_positive, check_radius
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SPSA:
+class SPSA(ImageAttack):
     """Projected ascent on finite differences of the margin along random directions.
 
     Directions of random signs give SPSA (Uesato et al. 2018, arXiv:1802.05666), Gaussian ones NES (Ilyas et al. 2018,
@@ -35,15 +36,12 @@ class SPSA:
         check_positive(steps=self.steps, samples=self.samples, delta=self.delta, step_size=self.step_size)
         check_choice("directions", self.directions, ("sign", "gaussian"))
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Adversarial images like x (see `PGD.__call__` for the arguments)."""
-        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
-        x = x.detach()
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         x_adv, best = x.clone(), Best(x)
         for step in range(self.steps + 1):
             step_seed = derive_seed(seed, "step", step)
-            score, _ = margins(model, x_adv, y, seed=step_seed, index=index, check=step == 0)
-            best.offer(slice(None), x_adv, score)
+            score, wrong = margins(model, x_adv, y, seed=step_seed, index=index, check=step == 0)
+            best.offer(slice(None), x_adv, score, wrong)
             if step < self.steps:
                 grad = self._estimate(model, x_adv, y, step_seed, index)
                 moved = x_adv + ascent_step(grad, x_adv, norm=self.norm, step_size=self.step_size)

@@ -11,7 +11,10 @@ Loss = Literal["ce", "cw", "dlr"]
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy of each image.
+    """Cross-entropy of each image, exact for confident predictions too.
+
+    For labels it is log(1 + sum over the wrong classes of exp(logit - true logit)): its usual form rounds to 0 in
+    float32, and the true logit's derivative with it, once the margin exceeds 17.
 
     Args:
         logits: (b, k).
@@ -20,11 +23,14 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     Returns:
         Tensor (b,).
     """
-    return F.cross_entropy(logits, y, reduction="none")
+    if y.is_floating_point():
+        return F.cross_entropy(logits, y, reduction="none")
+    lead = (logits - logits.gather(1, y[:, None])).scatter(1, y[:, None], float("-inf"))
+    return F.softplus(lead.logsumexp(dim=1))
 
 
 def cw_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Largest wrong logit minus the true one: positive exactly where the image is misclassified.
+    """Largest wrong logit minus the true one: positive where the image is misclassified, 0 at a tie.
 
     Args:
         logits: (b, k).
@@ -33,9 +39,18 @@ def cw_margin(logits: Tensor, y: Tensor) -> Tensor:
     Returns:
         Tensor (b,). Source: the loss f_6 of Carlini & Wagner 2017, arXiv:1608.04644.
     """
+    _require_classes(logits, 2, "margin")
     true = logits.gather(1, y[:, None])
     others = logits.scatter(1, y[:, None], float("-inf"))
     return others.max(dim=1).values - true.squeeze(1)
+
+
+def misclassified(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether each image is misclassified, (b,): the prediction is the largest logit, and of equal ones the first.
+
+    This is the one rule for a tie, that of `argmax`; whatever counts right and wrong goes by it.
+    """
+    return logits.argmax(dim=1) != y
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -91,6 +106,5 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "c
 
 def _require_classes(logits: Tensor, least: int, name: str) -> None:
     if logits.shape[1] < least:
-        raise ValueError(
-            f"the {name} loss needs at least {least} classes, the model gives {logits.shape[1]}; use loss='cw'"
-        )
+        fix = "use loss='cw'" if least > 2 else "give each class a logit"
+        raise ValueError(f"the {name} loss needs at least {least} classes, the model gives {logits.shape[1]}; {fix}")

@@ -56,7 +56,7 @@ def project(
 
 def _project_l2(delta: Tensor, eps: float) -> Tensor:
     length = _column(size(delta, "l2"), delta)
-    return delta * (eps / length.clamp_min(1e-12)).clamp_max(1.0)
+    return delta * (eps / length.clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1.0)
 
 
 def project_l1(delta: Tensor, eps: float) -> Tensor:
@@ -131,14 +131,40 @@ def random_start(x: Tensor, *, norm: Norm, eps: float, seed: int, index: Tensor,
         direction = noise.normal(shape, seed=seed, purpose=purpose + "/direction", index=index, like=x)
     else:
         direction = _laplace(u)
-    direction = direction / _column(size(direction, norm), x).clamp_min(1e-12)
     radius = noise.uniform((), seed=seed, purpose=purpose + "/radius", index=index, like=x) ** (1 / x[0].numel())
-    return (x + eps * _column(radius, x) * direction).clamp(0.0, 1.0)
+    return (x + eps * _column(radius, x) * unit(direction, norm)).clamp(0.0, 1.0)
 
 
 def _laplace(u: Tensor) -> Tensor:
-    centred = u - 0.5
-    return -centred.sign() * torch.log1p(-2 * centred.abs().clamp_max(0.4999999))
+    """Laplace draws from uniform ones, which are multiples of 2^-24 from 0 on."""
+    centred = u - 0.5 + 2.0**-25  # in the open interval (-1/2, 1/2), and never 0
+    return -centred.sign() * torch.log1p(-2 * centred.abs())
+
+
+def unit(delta: Tensor, norm: Norm) -> Tensor:
+    """Each row divided by its length, however small or large its entries; a row of zeros stays.
+
+    Args:
+        delta: (b, ...), finite.
+        norm: in which the length is measured.
+    """
+    tiny = torch.finfo(delta.dtype).tiny
+    scaled = delta / _column(size(delta, "linf"), delta).clamp_min(tiny)  # else a square under- or overflows
+    return scaled if norm == "linf" else scaled / _column(size(scaled, norm), delta).clamp_min(tiny)
+
+
+def repaired(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """A gradient without entries that are no number, and the share (b,) of each image's entries that were none.
+
+    NaN becomes 0, and an infinite entry the image's largest finite one: a slope is infinite e.g. where a root is taken
+    of a black pixel, which then counts as one of the steepest.
+    """
+    known = grad.isfinite()
+    if not grad.is_cuda and known.all():  # on a GPU the question would wait for the device
+        return grad, grad.new_zeros(len(grad))
+    largest = _column(size(torch.where(known, grad, 0.0), "linf"), grad)
+    steepest = grad.sign().nan_to_num() * torch.where(largest > 0, largest, 1.0)
+    return torch.where(known, grad, steepest), 1 - known.to(grad.dtype).flatten(1).mean(dim=1)
 
 
 def ascent_step(grad: Tensor, at: Tensor, *, norm: Norm, step_size: float, sparsity: float = 0.05) -> Tensor:
@@ -160,7 +186,7 @@ def ascent_step(grad: Tensor, at: Tensor, *, norm: Norm, step_size: float, spars
     if norm == "linf":
         return step_size * grad.sign()
     if norm == "l2":
-        return step_size * grad / _column(size(grad, "l2"), grad).clamp_min(1e-12)
+        return step_size * unit(grad, "l2")
     outward = ((at <= 0) & (grad < 0)) | ((at >= 1) & (grad > 0))
     flat = grad.masked_fill(outward, 0.0).flatten(1)
     kept = flat.abs().topk(max(1, math.ceil(sparsity * flat.shape[1])), dim=1).indices

@@ -8,12 +8,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier, OffersReconstructionLoss, query, with_gradient
-from rp_attacks.eot import Penalty, Sample, expected_gradient, margins
+from rp_attacks.eot import Penalty, Sample, expected_gradient, input_gradient, margins
 from rp_attacks.losses import LOSSES, Loss, kl_divergence
 from rp_attacks.noise import derive_seed, normal
-from rp_attacks.norms import Norm, ascent_step, project, random_start
-from rp_attacks.problem import check_choice, check_positive, check_problem, check_radius
+from rp_attacks.norms import Norm, ascent_step, project, random_start, repaired, unit
+from rp_attacks.problem import check_choice, check_positive, check_radius, differentiating, without_inference
 
 Start = Literal["uniform", "gaussian", "clean"]
 
@@ -46,18 +47,18 @@ def ascend(
     Returns:
         Images like x, detached. Source: Eq. 2.2 of Madry et al. 2018, arXiv:1706.06083.
     """
-    x, x_adv = x.detach(), start.detach()
-    for _ in range(steps):
-        with torch.enable_grad():
+    with differentiating():
+        x, x_adv = without_inference(x.detach(), start.detach())
+        for _ in range(steps):
             leaf = x_adv.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(objective(leaf).sum(), leaf)
-        step = ascent_step(grad, x_adv, norm=norm, step_size=step_size)
-        x_adv = project(x_adv + step, x, norm=norm, eps=eps, box_first=box_first)
-    return x_adv
+            grad, _ = repaired(input_gradient(objective(leaf), leaf))
+            step = ascent_step(grad, x_adv, norm=norm, step_size=step_size)
+            x_adv = project(x_adv + step, x, norm=norm, eps=eps, box_first=box_first)
+        return x_adv
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PGD:
+class PGD(ImageAttack):
     """Projected gradient ascent on a loss of the classifier (Madry et al. 2018, arXiv:1706.06083).
 
     Results depend on (seed, image index) and not on the batch, provided that the model's do not.
@@ -95,30 +96,20 @@ class PGD:
         if not 0 < self.l1_sparsity <= 1:
             raise ValueError(f"l1_sparsity must be in (0, 1], got {self.l1_sparsity}")
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Adversarial images for a batch.
+    @property
+    def takes_soft_labels(self) -> bool:
+        """Yes, where nothing has to be judged."""
+        return True
 
-        Args:
-            model: images to logits, in the mode that the caller wants.
-            x: clean images (b, c, h, w) in [0, 1].
-            y: labels (b,), or probabilities (b, k) where nothing has to be judged (select="last", one restart).
-            seed: of all random numbers.
-            index: int64 (b,), which image each row is; by default 0, 1, 2, ...
-
-        Returns:
-            Images like x, detached, within eps and [0, 1].
-        """
-        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index, soft=True)
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         if y.is_floating_point() and (self._judges or self.loss not in ("ce", "kl")):
             raise ValueError(
                 "soft labels work with loss 'ce' or 'kl', select='last', restarts=1, early_stop=False only"
             )
         model = with_gradient(model, self.grad)
-        x = x.detach()
         best = Best(x)
         for restart in range(self.restarts):
-            x_adv, margin = self._run(model, x, y, derive_seed(seed, "restart", restart), index)
-            best.offer(slice(None), x_adv, margin)
+            best.offer(slice(None), *self._run(model, x, y, derive_seed(seed, "restart", restart), index))
         return best.images
 
     @property
@@ -126,8 +117,8 @@ class PGD:
         """Whether iterates are compared, which needs labels and a last query."""
         return self.select == "best" or self.early_stop or self.restarts > 1
 
-    def _run(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> tuple[Tensor, Tensor]:
-        """One restart: images and their mean margins (without meaning where nothing is judged)."""
+    def _run(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One restart: images, their mean margins and shares of wrong passes (zeros where nothing is judged)."""
         look = partial(self._look, model, self._penalty(model))
         target = self._target(model, x, y, seed, index)
         x_adv = self._first(x, seed, index)
@@ -137,7 +128,7 @@ class PGD:
             sample = look(x_adv[rows], y[rows], target[rows], derive_seed(seed, "step", step), index[rows], step == 0)
             grad = sample.grad
             if self.select == "best":
-                best.offer(rows, x_adv[rows], sample.margin)
+                best.offer(rows, x_adv[rows], sample.margin, sample.wrong)
             if self.early_stop:
                 standing = sample.wrong < 1
                 rows, grad = rows[standing], grad[standing]
@@ -147,12 +138,12 @@ class PGD:
                 velocity[rows] = grad = self.momentum * velocity[rows] + _per_mean(grad)
             x_adv[rows] = self._step(x_adv[rows], x[rows], grad)
         if not self._judges:
-            return x_adv, x.new_zeros(len(x))
-        margin, _ = margins(model, x_adv, y, seed=derive_seed(seed, "last"), index=index, passes=self.eot)
+            return x_adv, *x.new_zeros(2, len(x))
+        margin, wrong = margins(model, x_adv, y, seed=derive_seed(seed, "last"), index=index, passes=self.eot)
         if self.select == "last":
-            return x_adv, margin
-        best.offer(slice(None), x_adv, margin)
-        return best.images, best.score
+            return x_adv, margin, wrong
+        best.offer(slice(None), x_adv, margin, wrong)
+        return best.images, best.score, best.wrong
 
     def _look(
         self,
@@ -212,16 +203,17 @@ class PGD:
 
 
 class Best:
-    """The best images seen so far and their scores, row by row."""
+    """The best images seen so far, their scores and shares of wrong passes, row by row."""
 
     def __init__(self, x: Tensor) -> None:
         self.images = x.clone()
-        self.score = x.new_full((len(x),), float("-inf"))
+        self.score, self.wrong = x.new_full((len(x),), float("-inf")), x.new_zeros(len(x))
 
-    def offer(self, rows: Tensor | slice, images: Tensor, score: Tensor) -> None:
-        """Take over the given rows where the new score is higher."""
-        better = score > self.score[rows]
+    def offer(self, rows: Tensor | slice, images: Tensor, score: Tensor, wrong: Tensor) -> None:
+        """Take over the given rows where the new score is higher, or equal with more wrong passes."""
+        better = (score > self.score[rows]) | ((score == self.score[rows]) & (wrong > self.wrong[rows]))
         self.score[rows] = torch.where(better, score, self.score[rows])
+        self.wrong[rows] = torch.where(better, wrong, self.wrong[rows])
         self.images[rows] = torch.where(better[:, None, None, None], images, self.images[rows])
 
 
@@ -237,4 +229,4 @@ def _weighted_reconstruction(
 
 def _per_mean(grad: Tensor) -> Tensor:
     """Each gradient divided by its mean magnitude."""
-    return grad / grad.abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return unit(grad, "l1") * grad[0].numel()

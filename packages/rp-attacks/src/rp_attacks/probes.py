@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rp_attacks.defence import Classifier, OffersGradients, query
-from rp_attacks.eot import expected_gradient, margins
+from rp_attacks.eot import NoGradientError, Objective, expected_gradient, margins
 from rp_attacks.gradient_free import SPSA
 from rp_attacks.losses import cross_entropy, cw_margin
 from rp_attacks.noise import derive_seed
@@ -63,7 +64,9 @@ class Probe:
         """Share of right passes of each of some images."""
         x, y, index = self.x[rows], self.y[rows], self.index[rows]
         with PrivateStream(derive_seed(self.seed, "probe"))(self.x.device):
-            x_adv = attack(source or self.model, x, y, seed=self.seed, index=index)
+            x_adv = x
+            with suppress(NoGradientError):  # the alarm is `zero_gradients`'
+                x_adv = attack(source or self.model, x, y, seed=self.seed, index=index)
             report = derive_seed(self.seed, "probe verdict")
             _, wrong = margins(self.model, x_adv, y, seed=report, index=index, passes=self.passes)
         return 1 - wrong
@@ -128,22 +131,18 @@ def zero_gradients(probe: Probe) -> list[Finding]:
     """Pixels without a gradient, at the images and a little inside the box."""
     inside = probe.x.clamp(1e-3, 1 - 1e-3)
     with PrivateStream(derive_seed(probe.seed, "probe"))(probe.x.device):
-        at_image, within, entropy = (
-            expected_gradient(
-                probe.model,
-                at,
-                probe.y,
-                loss,
-                seed=probe.seed,
-                index=probe.index,
-                passes=probe.passes,
-                chunk=probe.chunk,
-            ).grad
+        (at_image, broken), (within, _), (entropy, _) = (
+            _gradient(probe, at, loss)
             for at, loss in ((probe.x, cw_margin), (inside, cw_margin), (probe.x, cross_entropy))
         )
     share = (at_image == 0).float().flatten(1).mean(dim=1)
     none = int((share == 1).sum())
     findings = []
+    if broken.max() > 0:
+        text = f"The gradient is NaN or infinite in {broken.mean():.1%} of the pixels (of {int((broken > 0).sum())} of "
+        text += f"{len(share)} images), as that of a root, a norm or a logarithm is at 0. Attacks take NaN for 0 and "
+        text += "infinity for the steepest finite slope; a small constant inside the function makes them certain."
+        findings.append(Finding("warning", "non-finite gradient", text))
     if none:
         findings.append(
             Finding(
@@ -184,6 +183,17 @@ def zero_gradients(probe: Probe) -> list[Finding]:
         text = seen + ": pixels that the defence ignores, or a gradient that half precision rounds to zero."
         return [Finding("warning", "zero gradients", text)]
     return [Finding("ok", "zero gradients", f"{seen}; loss and margin gradients have mean cosine {cosine.mean():.2f}.")]
+
+
+def _gradient(probe: Probe, at: Tensor, loss: Objective) -> tuple[Tensor, Tensor]:
+    """A gradient and the share of each image's entries that were no number; zeros where there is no gradient."""
+    try:
+        sample = expected_gradient(
+            probe.model, at, probe.y, loss, seed=probe.seed, index=probe.index, passes=probe.passes, chunk=probe.chunk
+        )
+    except NoGradientError:
+        return torch.zeros_like(at), at.new_zeros(len(at))
+    return sample.grad, sample.broken
 
 
 def larger_radius(probe: Probe) -> list[Finding]:

@@ -1,5 +1,7 @@
 """The problem that an attack is given (images, labels, radius), checked once at the boundary."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -26,6 +28,30 @@ class Attack(Protocol):
     def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
         """Adversarial images for (x, y), the same shape as x."""
         ...
+
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """Gradients are recorded inside, whatever mode the caller is in.
+
+    Raises:
+        ValueError: the model holds tensors that were made in inference mode, which torch cannot differentiate through.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    except RuntimeError as error:
+        if "nference tensor" not in str(error):
+            raise
+        raise ValueError(
+            "the model holds tensors that were made under torch.inference_mode(), through which torch cannot "
+            "differentiate: build and load the model outside that mode, or clone its tensors there"
+        ) from error
+
+
+def without_inference(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors, those that were made in inference mode as copies that autograd can use; call it outside the mode."""
+    return tuple(tensor.clone() if tensor.is_inference() else tensor for tensor in tensors)
 
 
 def check_problem(
@@ -100,17 +126,7 @@ def check_labels(x: Tensor, y: Tensor, *, soft: bool = False) -> None:
 
 
 def check_logits(logits: Tensor, y: Tensor) -> None:
-    """Refuse outputs that are not one row of finite logits per image, wide enough for the labels.
-
-    Raises:
-        TypeError: the model gives something else than a tensor.
-        ValueError: with the fix.
-    """
-    if not isinstance(logits, Tensor):
-        raise TypeError(
-            f"the model must give logits as a tensor ({len(y)}, classes), got {_kind(logits)}; "
-            "wrap it in a function that picks them out, e.g. `lambda x: model(x)[0]`"
-        )
+    """Refuse outputs that are not one row of finite logits per image, wide enough for the labels."""
     if logits.dim() != 2 or len(logits) != len(y):
         raise ValueError(f"the model must give logits ({len(y)}, classes), got shape {tuple(logits.shape)}")
     if logits.shape[1] < 2:

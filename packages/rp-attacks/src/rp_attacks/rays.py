@@ -7,10 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import COPY_STRIDE, Classifier, query
+from rp_attacks.losses import misclassified
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, project, size
-from rp_attacks.problem import check_logits, check_positive, check_problem, check_radius
+from rp_attacks.problem import check_logits, check_positive, check_radius
 
 
 class RaySResult(NamedTuple):
@@ -27,7 +29,7 @@ class RaySResult(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RayS:
+class RayS(ImageAttack):
     """Ray search (Chen & Gu 2020, arXiv:2006.12792): hard labels only, deterministic, Linf.
 
     Flips blocks of a sign vector, halving the blocks when all were tried, and keeps a flip where the ray meets the
@@ -48,15 +50,17 @@ class RayS:
         """Linf, always."""
         return "linf"
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Images like x, brought into the eps ball where the search ended outside (see `PGD.__call__`)."""
-        found = self.search(model, x, y, seed=seed, index=index)
-        return project(found.images, x.detach(), norm="linf", eps=self.eps)
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
+        """The nearest images, brought into the eps ball where the search ended outside."""
+        return project(self._search(model, x, y, seed, index).images, x, norm="linf", eps=self.eps)
 
     def search(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> RaySResult:
         """The nearest adversarial images within the queries; goes on shrinking after success."""
-        index = check_problem(x, y, norm="linf", eps=self.eps, index=index)
-        ray = _Ray(self, model, x.detach(), y, seed, index)
+        with self._posed(x, y, index) as (images, labels, rows):
+            return self._search(model, images, labels, seed, rows)
+
+    def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> RaySResult:
+        ray = _Ray(self, model, x, y, seed, index)
         pixels, level, block = x[0].numel(), 0, 0
         while (ray.used < self.queries).any():
             length = math.ceil(pixels / 2**level)
@@ -127,6 +131,6 @@ class _Ray:
                 logits = query(self.model, images, seed=self.seed, index=place)
                 if not self.used.any():
                     check_logits(logits, self.y[rows])
-                votes += logits.argmax(dim=1) != self.y[rows]
+                votes += misclassified(logits, self.y[rows])
         self.used[rows] += self.attack.passes
         return votes * 2 > self.attack.passes

@@ -1,5 +1,6 @@
 """What was seen of each image: the passes that report, apart from the passes that select."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rp_attacks.defence import Classifier, Randomised, query
-from rp_attacks.losses import cw_margin
+from rp_attacks.losses import cw_margin, misclassified
 from rp_attacks.noise import derive_seed
 from rp_attacks.problem import check_logits
 from rp_attacks.rng import PrivateStream
@@ -122,29 +123,29 @@ def judge(
         batch_size: images per model call.
     """
     candidates = torch.where(tried[:, None, None, None], x_adv, x)
-    margins = _margins(model, candidates, y, "report", seed, index, passes, batch_size)
-    selecting = margins
+    wrong, margins = reported = _passes(model, candidates, y, "report", seed, index, passes, batch_size)
     if random:
-        selecting = _margins(model, candidates, y, "select", seed, index, passes, batch_size)
+        wrong, margins = _passes(model, candidates, y, "select", seed, index, passes, batch_size)
     return Record(
-        right=(margins < 0).T.cpu().numpy(),
-        wrong=(selecting >= 0).float().mean(dim=0).cpu().numpy(),
-        margin=selecting.mean(dim=0).cpu().numpy(),
+        right=~reported[0].T.cpu().numpy(),
+        wrong=wrong.float().mean(dim=0).cpu().numpy(),
+        margin=margins.float().mean(dim=0).cpu().numpy(),
         distance=distance.float().cpu().numpy(),
         tried=tried.cpu().numpy(),
     )
 
 
-def _margins(
+def _passes(
     model: Classifier, x: Tensor, y: Tensor, purpose: Purpose, seed: int, index: Tensor, passes: int, size: int
-) -> Tensor:
-    """(K, n) margins, positive where wrong."""
-    rows = []
+) -> tuple[Tensor, Tensor]:
+    """Whether each of K passes misclassifies each of n images, and its margin, both (K, n)."""
+    wrong, margins = [], []
     for number in range(passes):
         logits = _pass(model, x, seed=derive_seed(seed, purpose, number), index=index, batch_size=size)
         check_logits(logits, y)
-        rows.append(cw_margin(logits, y))
-    return torch.stack(rows)
+        wrong.append(misclassified(logits, y))
+        margins.append(cw_margin(logits, y))
+    return torch.stack(wrong), torch.stack(margins)
 
 
 def _pass(model: Classifier, x: Tensor, *, seed: int, index: Tensor, batch_size: int) -> Tensor:
@@ -154,9 +155,6 @@ def _pass(model: Classifier, x: Tensor, *, seed: int, index: Tensor, batch_size:
         parts = []
         for start in range(0, len(x), batch_size):
             part = slice(start, start + batch_size)
-            if isinstance(model, Randomised):
-                parts.append(query(model, x[part], seed=seed, index=index[part]).float())
-            else:
-                with stream(x.device):
-                    parts.append(model(x[part]).float())
+            with nullcontext() if isinstance(model, Randomised) else stream(x.device):
+                parts.append(query(model, x[part], seed=seed, index=index[part]))
         return torch.cat(parts)

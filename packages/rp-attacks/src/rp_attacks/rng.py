@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from rp_attacks.defence import Classifier, query
+from rp_attacks.eot import input_gradient
 from rp_attacks.noise import derive_seed
+from rp_attacks.norms import repaired
 
 
 @contextmanager
@@ -105,5 +107,5 @@ class _ImagesOnly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        (grad,) = torch.autograd.grad(ctx.logits, ctx.leaf, grad_outputs[0], retain_graph=True)
+        grad, _ = repaired(input_gradient(ctx.logits, ctx.leaf, upstream=grad_outputs[0], keep_graph=True))
         return grad, None

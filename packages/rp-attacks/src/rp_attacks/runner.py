@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from rp_attacks import norms
 from rp_attacks.defence import Classifier
+from rp_attacks.eot import NoGradientError
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm
 from rp_attacks.problem import Attack
@@ -95,7 +97,8 @@ class Stages:
             size = len(rows) if getattr(attack, "shares_randomness", False) else self.batch_size
             for chosen in rows.nonzero().flatten().split(size) if rows.any() else ():
                 x, y, index = (whole[part][chosen] for whole in (self.x, self.y, self.index))
-                with stream(x.device):
+                made = x
+                with stream(x.device), suppress(NoGradientError):  # of which the diagnostics make an alarm
                     made = attack(self.model, x, y, seed=derive_seed(self.seed, "attack", name), index=index)
                 _check_result(name, attack, made, x)
                 x_adv[chosen] = made.detach().to(x_adv.dtype)

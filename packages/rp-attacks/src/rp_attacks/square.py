@@ -6,18 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier
 from rp_attacks.eot import margins
 from rp_attacks.noise import derive_seed, uniform
 from rp_attacks.norms import Norm
-from rp_attacks.problem import check_positive, check_problem, check_radius
+from rp_attacks.problem import check_positive, check_radius
 
 # p is halved after these of 10,000 queries (section 3 of the paper)
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Square:
+class Square(ImageAttack):
     """Square attack in the Linf ball (Andriushchenko et al. 2020, arXiv:1912.00049).
 
     Each image has its own squares and signs, so that results do not depend on the batch. With `passes` above 1 a
@@ -39,27 +40,24 @@ class Square:
         """Linf, always."""
         return "linf"
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Adversarial images like x (see `PGD.__call__` for the arguments)."""
-        index = check_problem(x, y, norm="linf", eps=self.eps, index=index)
-        x = x.detach()
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         draws = uniform((self.queries, 2 + x.shape[1]), seed=seed, purpose="squares", index=index, like=x)
         stripes = uniform((x.shape[1], 1, x.shape[3]), seed=seed, purpose="stripes", index=index, like=x)
         best = (x + self.eps * _sign(stripes)).clamp(0, 1)
         first = derive_seed(seed, "query", 0)
-        score, _ = margins(model, best, y, seed=first, index=index, passes=self.passes, check=True)
+        score, wrong = margins(model, best, y, seed=first, index=index, passes=self.passes, check=True)
         rows = torch.arange(len(x), device=x.device)
         for query in range(1, self.queries):
             if self.passes == 1:
-                rows = rows[score[rows] < 0]
+                rows = rows[wrong[rows] < 1]
             if len(rows) == 0:
                 break
             proposal = self._propose(best[rows], x[rows], draws[rows, query], query)
             pass_seed = derive_seed(seed, "query", query)
-            new, _ = margins(model, proposal, y[rows], seed=pass_seed, index=index[rows], passes=self.passes)
-            better = new > score[rows]
-            best[rows] = torch.where(better[:, None, None, None], proposal, best[rows])
-            score[rows] = torch.where(better, new, score[rows])
+            new, fooled = margins(model, proposal, y[rows], seed=pass_seed, index=index[rows], passes=self.passes)
+            better = (new > score[rows]) | ((new == score[rows]) & (fooled > wrong[rows]))
+            taken = rows[better]
+            best[taken], score[taken], wrong[taken] = proposal[better], new[better], fooled[better]
         return best
 
     def _propose(self, best: Tensor, x: Tensor, draws: Tensor, query: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from rp_attacks.apgd import APGD
+from rp_attacks.attack import ImageAttack
 from rp_attacks.autoattack import FAB, AutoAttack, Part
 from rp_attacks.carlini_wagner import CarliniWagner
 from rp_attacks.deepfool import DeepFool
@@ -16,7 +17,7 @@ from rp_attacks.eot import MeanLogits
 from rp_attacks.intervals import Interval
 from rp_attacks.norms import Norm
 from rp_attacks.pgd import PGD
-from rp_attacks.problem import Attack, check_problem
+from rp_attacks.problem import Attack
 from rp_attacks.rays import RayS
 from rp_attacks.report import Report
 from rp_attacks.square import Square
@@ -256,7 +257,7 @@ def preset(name: str, *, norm: Norm = "linf", gradients: Sequence[str] = ("exact
 
 
 @dataclass(frozen=True, slots=True)
-class OnMeanLogits:
+class OnMeanLogits(ImageAttack):
     """Attacks the classifier of logits averaged over `passes` of the defence, whatever average is being judged."""
 
     attack: Attack
@@ -277,9 +278,8 @@ class OnMeanLogits:
         """Whether the attack's result depends on which images it is given together."""
         return getattr(self.attack, "shares_randomness", False)
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
-        """Adversarial images for the averaged classifier (see `PGD.__call__` for the arguments)."""
-        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
+        """Adversarial images for the averaged classifier."""
         defence = model.model if isinstance(model, MeanLogits) else model
         averaged = MeanLogits(defence, passes=self.passes, seed=seed)
         return self.attack(averaged, x, y, seed=seed, index=index)

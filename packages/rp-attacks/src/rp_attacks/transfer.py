@@ -5,14 +5,15 @@ from pathlib import Path
 
 from torch import Tensor
 
+from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier
 from rp_attacks.norms import Norm
-from rp_attacks.problem import Attack, check_problem
+from rp_attacks.problem import Attack
 from rp_attacks.store import load_images
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(ImageAttack):
     """Runs an attack on a source model, whatever the model under attack.
 
     A white-box attack on a defence must be at least as strong as a transfer from the undefended classifier: where it is
@@ -37,13 +38,18 @@ class Transfer:
         """Whether the attack's result depends on which images it is given together."""
         return getattr(self.attack, "shares_randomness", False)
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+    @property
+    def takes_soft_labels(self) -> bool:
+        """Whether the attack takes them."""
+        return getattr(self.attack, "takes_soft_labels", False)
+
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         """Adversarial images for the source model; `model` is not asked."""
         return self.attack(self.source, x, y, seed=seed, index=index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Saved:
+class Saved(ImageAttack):
     """Adversarial images that an earlier evaluation saved, to be judged again, also by another model.
 
     Images are found by their index, which must be the one that they were saved under.
@@ -68,9 +74,8 @@ class Saved:
         """
         return cls(images=load_images(folder, stage), index=index, eps=eps, norm=norm, name=f"{folder.name}/{stage}")
 
-    def __call__(self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None) -> Tensor:
+    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         """The saved images of the given indices; `model` is not asked."""
-        index = check_problem(x, y, norm=self.norm, eps=self.eps, index=index)
         place = {image: row for row, image in enumerate(self.index.tolist())}
         missing = [image for image in index.tolist() if image not in place]
         if missing:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rp_attacks.autoattack import AutoAttack
-from rp_attacks.defence import Classifier, OffersReconstructionLoss, with_gradient
+from rp_attacks.defence import Classifier, OffersReconstructionLoss, query, with_gradient
 from rp_attacks.identity import fingerprint, identify, identify_attack, modules, sources
 from rp_attacks.problem import Attack, check_logits, check_problem
 from rp_attacks.rng import PrivateStream
@@ -110,11 +110,11 @@ def _check_model(role: str, model: Classifier, x: Tensor, y: Tensor) -> int:
         if parameter is not None and parameter.device != x.device:
             raise ValueError(f"{role} is on {parameter.device} and x on {x.device}; move them to one device")
     with torch.no_grad(), PrivateStream(0)(x.device):
-        logits = model(x[:8])
+        logits = query(model, x[:8], seed=0, index=torch.arange(len(x[:8]), device=x.device))
     check_logits(logits, y[:8])
     if y.max() >= logits.shape[1]:
         raise ValueError(f"label {y.max().item()} is out of range: {role} has {logits.shape[1]} classes")
-    if (logits >= 0).all() and (logits.float().sum(dim=1) - 1).abs().max() < 1e-4:
+    if (logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-4:
         raise ValueError(f"{role} gives probabilities (non-negative, sum 1); attacks need logits: leave softmax out")
     return logits.shape[1]
 
