@@ -8,9 +8,7 @@ import rp_models
 import torch
 from rp_models.data import describe
 from rp_models.training import build_edm, build_maskdit, seeded
-from rp_purify import MAEPure, MAEReconstruction, MaskDiTPure, preset
-
-from .tiny_networks import tiny_maskdit
+from rp_purify import preset
 
 DATA = ("cifar10", "cifar100", "svhn", "imagenet")
 
@@ -63,43 +61,6 @@ def test_each_network_of_the_analysis_has_its_own_steps(apps) -> None:
     assert not analysis.descent_of("maskdit").halve
     with pytest.raises(ValueError, match="descents must name networks of mae, rmae, maskdit, rmaskdit, got MAE"):
         apps.paper.PurifierAnalysis(descents={"MAE": analysis.descent})
-
-
-def build(apps, tmp_path, **settings):
-    file = tmp_path / "maskdit.safetensors"
-    if not file.exists():
-        maskdit = tiny_maskdit()
-        rp_models.save(maskdit, file)
-    if settings["kind"] == "maskdit-pure":
-        settings["model"] = str(file)
-    choice = apps.purification.PurifierChoice(**settings)
-    return apps.purifiers.build_purifier(choice, describe("digits"), torch.device("cpu"))
-
-
-def test_every_option_reaches_its_purifier(apps, tmp_path) -> None:
-    mae = build(apps, tmp_path, kind="mae-pure", masks_per_step=3, complementary=True, eta=None, halve=None)
-    assert isinstance(mae, MAEPure)
-    assert (mae.masks_per_step, mae.complementary, mae.eta, mae.halve) == (3, True, None, True)
-    maskdit = build(
-        apps, tmp_path, kind="maskdit-pure", schedule="annealed", sigmas=(0.5, 0.2), noise="fixed", halve=None
-    )
-    assert isinstance(maskdit, MaskDiTPure)
-    assert (maskdit.schedule, maskdit.sigmas, maskdit.noise, maskdit.halve) == ("annealed", (0.5, 0.2), "fixed", False)
-    assert maskdit.mae_weight == 0.1  # the purifier's own
-    assert build(apps, tmp_path, kind="maskdit-pure", mae_weight=0.0).mae_weight == 0
-    once = build(apps, tmp_path, kind="mae-reconstruction", noise_std=0.2, keep_visible=True)
-    assert isinstance(once, MAEReconstruction)
-    assert (once.std, once.keep_visible) == (0.2, True)
-    assert build(apps, tmp_path, kind="mae-reconstruction").std == 0
-
-
-def test_defaults_that_a_kind_does_not_use_pass_and_others_are_refused(apps) -> None:
-    for kind, uses in apps.purification.USES.items():
-        model = "m" if "model" in uses else ""
-        apps.purification.PurifierChoice(kind=kind, model=model)
-        if "mask_rate" not in uses:
-            with pytest.raises(ValueError, match=f"kind {kind} does not use purifier.mask_rate"):
-                apps.purification.PurifierChoice(kind=kind, model=model, mask_rate=0.6)
 
 
 def test_the_noisy_encoder_has_the_architecture_of_the_given_network(apps) -> None:

@@ -293,8 +293,12 @@ BAD_SETTINGS = {
         *("purify", "--purifier.kind", "maskdit-pure", "--purifier.model", "m", "--purifier.schedule", "grid"),
     ),
     "likelihood needs an EDM network; name its checkpoint": ("purify", "--purifier.kind", "likelihood"),
-    "purifier.levels must be two rising positive numbers": ("purify", "--purifier.levels", "0.6", "0.4"),
-    "purifier.reverse_steps must be at least 1, got 0": ("purify", "--purifier.reverse-steps", "0"),
+    "purifier.levels must be two rising positive numbers": (
+        *("purify", "--purifier.kind", "likelihood", "--purifier.model", "m", "--purifier.levels", "0.6", "0.4"),
+    ),
+    "purifier.reverse_steps must be at least 1, got 0": (
+        *("purify", "--purifier.kind", "diffpure", "--purifier.model", "m", "--purifier.reverse-steps", "0"),
+    ),
 }
 ASKING = {
     "help": ("pretrain", "--help"),

@@ -12,9 +12,9 @@ from rp_models.data import describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
 from rp_purify import Defended
+from rp_purify.build import build_purifier
 from torch import Tensor, nn
 
-from rp_experiments.purifiers import build_purifier
 from rp_experiments.recipes.evaluation import Evaluation
 
 SUITE_NORMS: dict[str, Norm] = {"pgd200-eot20-l2": "l2", "pgd200-eot20-l1": "l1", "cw-eot": "l2", "deepfool-eot": "l2"}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 import tyro
 
 from rp_experiments import launch
+from rp_experiments.purifier_options import REGISTRY
 
 if TYPE_CHECKING:
     from rp_experiments.run import Run
@@ -81,9 +82,10 @@ def parse(options: type[T], recipes: Recipes | None = None, words: Sequence[str]
     words = sys.argv[1:] if words is None else words
     try:
         if not recipes:
-            return tyro.cli(options, args=words)
+            return tyro.cli(options, args=words, registry=REGISTRY)
         recipe = _recipe(words, tuple(recipes))
-        return tyro.cli(options, args=words, default=options(recipe=recipe, config=recipes[recipe]()))  # type: ignore[call-arg]
+        default = options(recipe=recipe, config=recipes[recipe]())  # type: ignore[call-arg]
+        return tyro.cli(options, args=words, default=default, registry=REGISTRY)
     except ValueError as error:
         fail(str(error))
 
@@ -183,7 +185,7 @@ def _processes(options: Options) -> int:
 def parse_plain(options: type[T]) -> T:
     """The options of this call, for an app without recipes."""
     try:
-        return tyro.cli(options)
+        return tyro.cli(options, registry=REGISTRY)
     except ValueError as error:
         fail(str(error))
 

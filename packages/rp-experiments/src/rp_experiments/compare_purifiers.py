@@ -18,16 +18,15 @@ from rp_models.training import ALONE, Processes, ProgressBar, RunFolder, init_di
 from rp_models.training.devices import choose_device
 from rp_models.training.progress import Progress as NoProgress
 from rp_purify import Defended
+from rp_purify.build import build_purifier
+from rp_purify.settings import PurifierSettings, uses
 
 from rp_experiments.purifier_attacks import attacks_on, cells, is_bare, short_attacks
 from rp_experiments.purifier_networks import PurifierNetworks
-from rp_experiments.purifiers import build_purifier
 from rp_experiments.recipes.compare_purifiers import GRIDS, TITLES, Comparison
-from rp_experiments.recipes.purification import PurifierChoice
 from rp_experiments.reports import compare_report
 from rp_experiments.side_by_side import side_by_side
 
-ONE_SHOT = {"mae-pure": "mae_reconstruction", "maskdit-pure": "maskdit_denoise", "likelihood": "maskdit_denoise"}
 """Rows whose purifier takes one pass, by the kinds of iterative purifiers that they are sources of transfer for."""
 
 
@@ -190,24 +189,21 @@ class ComparisonJob:
         found: dict[str, Any] = self.folder.read_json(file)
         return found
 
-    def defence(self, choice: PurifierChoice) -> Defended:
+    def defence(self, choice: PurifierSettings) -> Defended:
         """The purifier in front of the classifier."""
         classifier = load_classifier(self.networks.path("classifier"), self.info).to(self.device)
         purifier = build_purifier(self.with_files(choice), self.info, self.device)
         return Defended(purifier, classifier).eval().requires_grad_(False)
 
-    def with_files(self, choice: PurifierChoice) -> PurifierChoice:
+    def with_files(self, choice: PurifierSettings) -> PurifierSettings:
         """The choice with the files of the networks that it uses, which are made now if they are not there."""
-        mae = self.networks.path(choice.mae) if choice.kind.startswith("mae-") else ""
-        return replace(choice, mae=mae, model=self.networks.path(choice.model))
+        roles = {name: getattr(choice, name) for name in uses(choice.kind) if name in ("mae", "model")}
+        return replace(choice, **{name: self.networks.path(role) for name, role in roles.items()})
 
-    def one_shot(self, choice: PurifierChoice) -> Defended | None:
+    def one_shot(self, choice: PurifierSettings) -> Defended | None:
         """A purifier of one pass with the network of an iterative one: its exact gradient is a guide to the other's."""
-        if choice.kind not in ONE_SHOT:
-            return None
-        return self.defence(
-            replace(getattr(self.config.rows, ONE_SHOT[choice.kind]), mae=choice.mae, model=choice.model)
-        )
+        one_pass = choice.one_pass()
+        return None if one_pass is None else self.defence(one_pass)
 
     def evaluated(self, row: str, defence: Defended, attacks: Mapping[str, Attack], passes: int) -> Report:
         """The attacks on all images: every attack on each, so that each has an accuracy of its own.

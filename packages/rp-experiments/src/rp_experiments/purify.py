@@ -12,10 +12,10 @@ from rp_models.data.datasets import to_bytes
 from rp_models.loading import load_classifier, load_mae
 from rp_models.training import ProgressBar, RunFolder, mae_loss
 from rp_models.training.devices import choose_device
+from rp_purify.build import build_purifier
 from torch import nn
 
 from rp_experiments.pictures import read_pictures, write_pictures
-from rp_experiments.purifiers import build_purifier
 from rp_experiments.recipes.purification import Purification
 
 CAUTION = (
@@ -44,7 +44,8 @@ class PurifyJob:
         self.config, self.folder, self.device = config, folder, device
         info = describe(config.data)
         self.purifier = build_purifier(config.purifier, info, device)
-        self.mae = load_mae(config.purifier.mae, info).to(device) if config.purifier.mae else None
+        mae = getattr(config.purifier, "mae", config.mae)
+        self.mae = load_mae(mae, info).to(device) if mae else None
         self.classifier = load_classifier(config.classifier, info).to(device) if config.classifier else None
         self.pictures = read_pictures(config, root=root)
         self.before = self.pictures.images.to(device)
@@ -112,7 +113,7 @@ class PurifyJob:
         }
         sets = {"before": self.before, "after": after}
         if self.mae is not None:
-            rate = config.purifier.mask_rate
+            rate = getattr(config.purifier, "mask_rate", 0.5)
             result["mae_loss"] = {
                 name: mae_loss(self.mae, images, mask_rate=rate, seed=config.seed) for name, images in sets.items()
             }

@@ -4,7 +4,7 @@ Source: Algorithm 1 and Eq. 2-3 of "MAE-Pure: Semantic-Preserving Adversarial Pu
 """
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from rp_purify.gradient import CURVED, clip_to_ball, replay, smooth_step
 from rp_purify.onednn import onednn_where_it_gains
 from rp_purify.purifier import Purifier, follow, frozen
-
-Freshness = Literal["fresh", "fixed"]
+from rp_purify.settings import Freshness
 
 
 class SignDescent(Purifier):

@@ -9,7 +9,6 @@ Source: Nie et al. 2022, arXiv:2205.07460; Karras et al. 2022, arXiv:2206.00364,
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from rp_models import noise
@@ -18,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rp_purify.gradient import clip_to_image
 from rp_purify.purifier import Purifier, frozen
+from rp_purify.settings import Solver
 
 GRADUAL_CIFAR10 = (30,) * 4 + (50,) * 2 + (125,) * 2
 """Rounds of gradual purification for CIFAR-10, in time steps (Lee and Kim 2023, arXiv:2303.09051)."""
@@ -65,7 +65,7 @@ class DiffPure(Purifier):
         *,
         times: int | Sequence[int] = 100,
         steps: int | None = None,
-        solver: Literal["sde", "ode"] = "sde",
+        solver: Solver = "sde",
         seed: int | None = None,
         fresh: bool = True,
         grad: str = "exact",

@@ -11,7 +11,8 @@ from rp_models.mask import Mask, complement, kept_tokens, random_mask
 from rp_models.networks.mae import MaskedAutoencoder
 from torch import Tensor
 
-from rp_purify.descent import Freshness, SignDescent, draw_number
+from rp_purify.descent import SignDescent, draw_number
+from rp_purify.settings import Freshness
 
 
 class MAEPure(SignDescent):

@@ -6,7 +6,7 @@ arXiv:2306.09305. The paper names neither the noise levels nor whether its "time
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from rp_models import noise as randomness
@@ -15,9 +15,8 @@ from rp_models.diffusion.maskdit_loss import masked_denoising_loss
 from rp_models.mask import random_mask
 from torch import Tensor
 
-from rp_purify.descent import Freshness, SignDescent, draw_number
-
-Schedule = Literal["fixed", "grid", "annealed"]
+from rp_purify.descent import SignDescent, draw_number
+from rp_purify.settings import Freshness, Schedule
 
 
 class MaskDiTPure(SignDescent):

@@ -9,12 +9,12 @@ import torch
 from rp_attacks import APGD, FAB, PGD, Attack, CarliniWagner, DeepFool, RayS, Report, Square, Transfer
 from rp_models.training import RunFolder
 from rp_purify import Defended
+from rp_purify.settings import PurifierSettings
 
 from rp_experiments.compare_purifiers import ComparisonJob
 from rp_experiments.papers.settings import AttackTable, Case, Family
 from rp_experiments.purifier_attacks import is_bare, short_attacks
 from rp_experiments.purifier_networks import PurifierNetworks
-from rp_experiments.recipes.purification import PurifierChoice
 
 
 class AttackTableJob:
@@ -104,7 +104,7 @@ class AttackTableJob:
             "rays": RayS(eps=eps, queries=strength.queries, passes=passes),
         }
 
-    def _defence(self, case: Case) -> tuple[ComparisonJob, Defended, PurifierChoice]:
+    def _defence(self, case: Case) -> tuple[ComparisonJob, Defended, PurifierSettings]:
         """The system of a case; its purifier keeps the networks that were made for the first classifier."""
         choice = replace(getattr(self.config.comparison.rows, case.row), **case.changes)
         job = self._job(case.classifier)

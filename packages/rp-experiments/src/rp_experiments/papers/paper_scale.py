@@ -9,14 +9,13 @@ from functools import partial
 from typing import Literal
 
 from rp_purify.presets import EPS, FINETUNE_EPOCHS, Variant, preset
-from rp_purify.settings import FinetuneSettings
+from rp_purify.settings import DiffPureSettings, FinetuneSettings, MAEPureSettings, MaskDiTPureSettings
 
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.recipes.compare_purifiers import Budget, Comparison, Rows
 from rp_experiments.recipes.finetuning import AttackSettings, DescentSettings, Finetuning
 from rp_experiments.recipes.pretrain import CLASSIFIER_RECIPES, EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMaskDit
-from rp_experiments.recipes.purification import PurifierChoice
 
 EPS_L2_IMAGENET = 0.5
 DIFFPURE_TIMES = {"imagenet": 150}  # t* of DiffPure in thousandths, Nie et al. 2022; 100 elsewhere
@@ -36,8 +35,6 @@ def paper_comparison(data: str) -> Comparison:
     4/255 (Li et al. 2024, arXiv:2408.00315).
     """
     tuned = partial(_finetuning, data)
-    mae = partial(PurifierChoice, mae="mae")
-    maskdit = partial(PurifierChoice, kind="maskdit-pure", mae="mae")
     imagenet = data == "imagenet"
     return Comparison(
         data=data,
@@ -56,14 +53,13 @@ def paper_comparison(data: str) -> Comparison:
         finetune_maskdit_once=tuned("rmaskdit", "one-shot"),
         budget=Budget(eps=EPS[data], step_size=0.007 * EPS[data] / (8 / 255)),
         rows=Rows(
-            noise=mae(kind="noise", std=0.25),
-            diffpure=mae(kind="diffpure", model="maskdit" if imagenet else "edm", times=DIFFPURE_TIMES.get(data, 100)),
-            mae_pure=PurifierChoice(kind="mae-pure", mae="mae", **preset(data, "mae")),
-            rmae_pure=PurifierChoice(kind="mae-pure", mae="rmae", **preset(data, "rmae")),
-            rmae_pure_once=PurifierChoice(kind="mae-pure", mae="rmae_once", **preset(data, "rmae")),
-            maskdit_pure=maskdit(model="maskdit", **preset(data, "maskdit")),
-            rmaskdit_pure=maskdit(model="rmaskdit", **preset(data, "rmaskdit")),
-            rmaskdit_pure_once=maskdit(model="rmaskdit_once", **preset(data, "rmaskdit")),
+            diffpure=DiffPureSettings(model="maskdit" if imagenet else "edm", times=DIFFPURE_TIMES.get(data, 100)),
+            mae_pure=MAEPureSettings(mae="mae", **preset(data, "mae")),
+            rmae_pure=MAEPureSettings(mae="rmae", **preset(data, "rmae")),
+            rmae_pure_once=MAEPureSettings(mae="rmae_once", **preset(data, "rmae")),
+            maskdit_pure=MaskDiTPureSettings(model="maskdit", **preset(data, "maskdit")),
+            rmaskdit_pure=MaskDiTPureSettings(model="rmaskdit", **preset(data, "rmaskdit")),
+            rmaskdit_pure_once=MaskDiTPureSettings(model="rmaskdit_once", **preset(data, "rmaskdit")),
         ),
     )
 

@@ -10,6 +10,7 @@ from rp_attacks import PGD
 from rp_models.loading import load_classifier, load_mae
 from rp_models.training.devices import describe_device
 from rp_purify import MAEPure, Purifier
+from rp_purify.settings import MAEPureSettings
 from rp_purify.theory import descent_bound
 from torch import Tensor
 
@@ -61,6 +62,7 @@ def descent(job: ComparisonJob, config: DescentCheck) -> dict[str, Any]:
     pgd = PGD(eps=eps, step_size=2.5 * eps / config.attack_steps, steps=config.attack_steps)
     attacked = pgd(classifier, x, y, seed=job.config.seed, index=index)
     settings = job.config.rows.mae_pure
+    assert isinstance(settings, MAEPureSettings)
     mae = load_mae(job.networks.path("mae"), job.info).to(x.device).eval().requires_grad_(False)
     purifier = MAEPure(mae, steps=1, step_size=settings.step_size, eta=None, mask_rate=settings.mask_rate)
 

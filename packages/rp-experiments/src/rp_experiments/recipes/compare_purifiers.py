@@ -7,11 +7,22 @@ from typing import Any
 
 from rp_models.data.catalog import describe
 from rp_models.settings import require
+from rp_purify.settings import (
+    DiffPureSettings,
+    GaussianNoiseSettings,
+    LikelihoodSettings,
+    MAEPureSettings,
+    MAEReconstructionSettings,
+    MaskDiTPureSettings,
+    NoPurificationSettings,
+    OneStepDenoiseSettings,
+    PurifierSettings,
+    uses,
+)
 
 from rp_experiments.recipes import finetuning, pretrain_classifier, pretrain_edm, pretrain_mae, pretrain_maskdit
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMae, PretrainMaskDit
-from rp_experiments.recipes.purification import USES, PurifierChoice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,36 +61,20 @@ class Rows:
     through one reconstruction or denoising step.
     """
 
-    none: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="none", mae="mae"))
-    noise: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="noise", mae="mae"))
-    mae_reconstruction: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="mae-reconstruction", mae="mae")
-    )
-    rmae_reconstruction: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="mae-reconstruction", mae="rmae_once")
-    )
-    maskdit_denoise: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="denoise", mae="mae", model="maskdit")
-    )
-    rmaskdit_denoise: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="denoise", mae="mae", model="rmaskdit_once")
-    )
-    diffpure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="diffpure", mae="mae", model="edm"))
-    likelihood: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="likelihood", mae="mae", model="edm", steps=5)
-    )
-    mae_pure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="mae"))
-    maskdit_pure: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="maskdit", halve=False)
-    )
-    rmae_pure_once: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="rmae_once"))
-    rmaskdit_pure_once: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="rmaskdit_once", halve=False)
-    )
-    rmae_pure: PurifierChoice = field(default_factory=partial(PurifierChoice, kind="mae-pure", mae="rmae"))
-    rmaskdit_pure: PurifierChoice = field(
-        default_factory=partial(PurifierChoice, kind="maskdit-pure", mae="mae", model="rmaskdit", halve=False)
-    )
+    none: PurifierSettings = field(default_factory=NoPurificationSettings)
+    noise: PurifierSettings = field(default_factory=GaussianNoiseSettings)
+    mae_reconstruction: PurifierSettings = field(default_factory=partial(MAEReconstructionSettings, mae="mae"))
+    rmae_reconstruction: PurifierSettings = field(default_factory=partial(MAEReconstructionSettings, mae="rmae_once"))
+    maskdit_denoise: PurifierSettings = field(default_factory=partial(OneStepDenoiseSettings, model="maskdit"))
+    rmaskdit_denoise: PurifierSettings = field(default_factory=partial(OneStepDenoiseSettings, model="rmaskdit_once"))
+    diffpure: PurifierSettings = field(default_factory=partial(DiffPureSettings, model="edm"))
+    likelihood: PurifierSettings = field(default_factory=partial(LikelihoodSettings, model="edm", steps=5))
+    mae_pure: PurifierSettings = field(default_factory=partial(MAEPureSettings, mae="mae"))
+    maskdit_pure: PurifierSettings = field(default_factory=partial(MaskDiTPureSettings, model="maskdit"))
+    rmae_pure_once: PurifierSettings = field(default_factory=partial(MAEPureSettings, mae="rmae_once"))
+    rmaskdit_pure_once: PurifierSettings = field(default_factory=partial(MaskDiTPureSettings, model="rmaskdit_once"))
+    rmae_pure: PurifierSettings = field(default_factory=partial(MAEPureSettings, mae="rmae"))
+    rmaskdit_pure: PurifierSettings = field(default_factory=partial(MaskDiTPureSettings, model="rmaskdit"))
 
 
 TITLES = {
@@ -108,7 +103,7 @@ class Comparison:
     """Everything that determines the table."""
 
     data: str = "digits"  # a data set of the catalogue; its test split is attacked
-    only: tuple[str, ...] = ()  # rows to evaluate, such as none mae_pure; by default all
+    only: tuple[str, ...] = ()  # rows to evaluate, such as none mae-pure; by default all
     images: int | None = 100  # only that many test images, the field's fixed draw; None for all
     seed: int = 0  # of attacks, masks, noise and verdicts
     batch_size: int = 100  # images attacked at a time; changes no number
@@ -132,12 +127,15 @@ class Comparison:
     @property
     def chosen(self) -> tuple[str, ...]:
         """The rows to evaluate, in the table's order."""
-        return tuple(row.name for row in fields(Rows) if not self.only or row.name in self.only)
+        only = {name.replace("-", "_") for name in self.only}
+        return tuple(row.name for row in fields(Rows) if not only or row.name in only)
 
     def __post_init__(self) -> None:
         describe(self.data)
-        unknown = sorted(set(self.only) - set(TITLES))
-        require(not unknown, f"only must name rows of {', '.join(TITLES)}, got {' '.join(unknown)}")
+        rows = {name.replace("-", "_") for name in self.only}
+        unknown = sorted(rows - set(TITLES))
+        names = ", ".join(row.replace("_", "-") for row in TITLES)
+        require(not unknown, f"only must name rows of {names}, got {' '.join(self.only)}")
         for name in ("batch_size", "block_size"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.images is None or self.images >= 8, f"images must be at least 8, got {self.images}")
@@ -152,8 +150,8 @@ def with_roles(tuning: Finetuning) -> Finetuning:
 def digits() -> Comparison:
     """The embedded digits at radius 0.15: an hour on a CPU core, most of it the attacks on the iterative purifiers."""
     eps = 0.15
-    mae = PurifierChoice(kind="mae-pure", mae="mae", steps=10, step_size=0.04, eta=eps, mask_rate=0.5)
-    maskdit = replace(mae, kind="maskdit-pure", model="maskdit", steps=6, halve=False, mask_rate=0.25)
+    mae = MAEPureSettings(mae="mae", steps=10, step_size=0.04, eta=eps, mask_rate=0.5)
+    maskdit = MaskDiTPureSettings(model="maskdit", steps=6, step_size=0.04, eta=eps, mask_rate=0.25)
     return Comparison(
         data="digits",
         mae="mae-digits",
@@ -167,11 +165,8 @@ def digits() -> Comparison:
         finetune_maskdit_once=with_roles(finetuning.digits_maskdit()),
         budget=Budget(eps=eps, steps=20, eot=3, curved_steps=10, curved_eot=2, queries=100, query_passes=2, passes=8),
         rows=Rows(
-            noise=PurifierChoice(kind="noise", mae="mae", std=0.25),
-            maskdit_denoise=PurifierChoice(kind="denoise", mae="mae", model="maskdit"),
-            rmaskdit_denoise=PurifierChoice(kind="denoise", mae="mae", model="rmaskdit_once"),
-            diffpure=PurifierChoice(kind="diffpure", mae="mae", model="edm", reverse_steps=5),
-            likelihood=PurifierChoice(kind="likelihood", mae="mae", model="edm", steps=3),
+            diffpure=DiffPureSettings(model="edm", reverse_steps=5),
+            likelihood=LikelihoodSettings(model="edm", steps=3),
             mae_pure=mae,
             rmae_pure=replace(mae, mae="rmae"),
             rmae_pure_once=replace(mae, mae="rmae_once"),
@@ -250,9 +245,9 @@ def fashion_mnist() -> Comparison:
     )
 
 
-def _where_used(choice: PurifierChoice, **changes: Any) -> PurifierChoice:
-    """The choice with those of the changes that its kind has."""
-    return replace(choice, **{name: value for name, value in changes.items() if name in USES[choice.kind]})
+def _where_used(settings: PurifierSettings, **changes: Any) -> PurifierSettings:
+    """The settings with those of the changes that their kind has."""
+    return replace(settings, **{name: value for name, value in changes.items() if name in uses(settings.kind)})
 
 
 RECIPES: dict[str, Callable[[], Comparison]] = {"digits": digits, "fashion-mnist": fashion_mnist, "smoke": smoke}

@@ -1,14 +1,12 @@
 """Settings of `evaluate.py`; importing this does not import torch."""
 
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rp_models.data.catalog import describe
 from rp_models.settings import require
-
-from rp_experiments.recipes.purification import PurifierChoice
+from rp_purify.settings import MAEPureSettings, PurifierSettings
 
 SuiteName = Literal[
     "quick",
@@ -61,7 +59,7 @@ class Evaluation:
     # images of a saved file, the unit of resuming and of sharing between processes; None: 128, for a first look 25
     block_size: int | None = None
     defended: bool = False  # put the purifier of the settings below in front of the classifier
-    purifier: PurifierChoice = field(default_factory=partial(PurifierChoice, halve=None))
+    purifier: PurifierSettings = field(default_factory=MAEPureSettings)
 
     def __post_init__(self) -> None:
         describe(self.data)

@@ -8,9 +8,9 @@ from typing import Any
 from rp_analysis.plot_style import COLOURS, Plot, new_figure, style
 from rp_attacks import Interval, paired_comparison
 from rp_models.training import RunFolder
+from rp_purify.settings import uses
 
 from rp_experiments.recipes.compare_purifiers import TITLES, Comparison
-from rp_experiments.recipes.purification import USES
 from rp_experiments.recipes.purification_paper import CLAIMS, PAPER
 
 Row = Mapping[str, Any]
@@ -270,7 +270,7 @@ def _worst_of_each_image(row: Row) -> list[float]:
 
 def _settings(values: Mapping[str, Any]) -> str:
     """The settings that count in a line, networks left out."""
-    used = set(USES[values["kind"]]) if "kind" in values else set(values)
+    used = set(uses(values["kind"])) if "kind" in values else set(values)
     shown = {key: value for key, value in values.items() if key in used - {"mae", "model"}}
     return ", ".join(f"{key} {_short(value)}" for key, value in shown.items() if value is not None) or "as it is"
 
