@@ -34,7 +34,10 @@ def test_one_cycle_starts_at_the_peak_where_torch_divides_by_zero():
     assert one_cycle(0, steps=40, peak=0.2) == (0.2, 0.85)
     rates = [one_cycle(epoch, steps=40, peak=0.2)[0] for epoch in range(40)]
     assert rates == sorted(rates, reverse=True)
-    assert one_cycle(0, steps=1, peak=0.2)[0] < 0.01
+
+
+def test_a_single_epoch_trains_at_the_peak_and_not_at_the_last_rate():
+    assert one_cycle(0, steps=1, peak=0.2) == (0.2, 0.85)
 
 
 def test_cosine_warms_up_and_falls_to_its_final_value():

@@ -35,7 +35,7 @@ def test_a_training_killed_at_any_moment_ends_with_the_same_weights(found, momen
     assert run["same"]
     assert run["steps"] == list(range(1, NAMES["STEPS"] + 1))
     names = ["config.json", "environment.json", "metrics.jsonl", "toy.state.safetensors", "weights.safetensors"]
-    assert run["files"] == names  # and no temporary file of a killed process
+    assert run["files"] == [".lock", *names]  # and no temporary file of a killed process
 
 
 def test_a_full_disk_ends_in_a_message_and_leaves_the_last_good_state(found):

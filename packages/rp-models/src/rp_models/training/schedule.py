@@ -31,8 +31,8 @@ def one_cycle(
 ) -> tuple[float, float]:
     """DM-AT's schedule: up by a cosine, down by a cosine, the momentum the other way round.
 
-    Equal to torch's OneCycleLR stepped once an epoch. Deviation: where torch divides by zero (warmup * steps = 1), the
-    schedule starts at the peak, the limit from both sides.
+    Equal to torch's OneCycleLR stepped once an epoch. Deviations: where torch divides by zero (warmup * steps = 1), the
+    schedule starts at the peak, the limit from both sides; a single epoch trains at the peak, not at the last rate.
 
     Args:
         step: epoch, from 0 to `steps` - 1.
@@ -49,6 +49,8 @@ def one_cycle(
     Source: Wang et al. 2023, arXiv:2302.04638 (their published trainer); Smith and Topin 2018, arXiv:1708.07120.
     """
     start, low, high = peak / start_divisor, *momenta
+    if steps == 1:
+        return peak, low
     top, last = warmup * steps - 1.0, steps - 1.0
     if step <= top and top > 0.0:
         share = step / top
