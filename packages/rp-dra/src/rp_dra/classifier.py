@@ -1,7 +1,6 @@
 """The classifier to train: a network of the zoo for a data set's images, fresh or with pre-trained weights."""
 
 import inspect
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,7 @@ def fill_pretrained(model: nn.Module, source: str) -> None:
 
 def _fitting(network: str, info: DatasetInfo) -> dict[str, Any]:
     """The arguments by which a network fits a data set, as far as it takes them."""
-    module, _, attribute = zoo.find(network).target.partition(":")
-    taken = inspect.signature(getattr(import_module(f"rp_models.{module}"), attribute)).parameters
+    taken = inspect.signature(zoo.constructor(network)).parameters
     fitting = {
         "num_classes": info.num_classes,
         "in_channels": info.channels,

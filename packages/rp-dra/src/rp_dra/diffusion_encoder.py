@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import rp_models
 import torch
 from rp_models import checkpoint
 from rp_models import noise as randomness
@@ -22,6 +21,7 @@ from rp_models.diffusion.precondition import Precond
 from rp_models.networks.edm_layers import UNetBlock
 from rp_models.networks.edm_unet import DhariwalUNet
 from rp_models.networks.unet_features import Feature, UNet
+from rp_models.zoo import build_entry
 from torch import Tensor, nn
 
 Head = Literal["linear", "mlp"]
@@ -212,7 +212,7 @@ def load_encoder(path: str | Path, *, device: torch.device | str = "cpu") -> Enc
     kinds = {kind.__name__: kind for kind in (DiffusionClassifier, NoisyClassifier)}
     if header.get("classifier") not in kinds:
         raise CheckpointError(f"{path}: holds no {' or '.join(kinds)}; rp_models.load opens other checkpoints")
-    denoiser = rp_models.build(header["network"], **header["network_arguments"])
+    denoiser = build_entry(header["network"], **header["network_arguments"])
     assert isinstance(denoiser, Precond)
     model = kinds[header["classifier"]](denoiser, **header["arguments"])
     checkpoint.load_state(model, checkpoint.read_tensors(path), origin=str(path))

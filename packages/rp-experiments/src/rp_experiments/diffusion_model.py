@@ -27,6 +27,7 @@ from rp_models.loading import load_denoiser
 from rp_models.networks.lightningdit import LightningDiT
 from rp_models.networks.vae import AutoencoderKL, LatentNormalization
 from rp_models.training import EdmTrainer, Processes, Progress, RunFolder, state_path, train_stage
+from rp_models.zoo import build_entry
 from torch import nn
 
 from rp_experiments.recipes.dra_settings import TrainDra
@@ -243,7 +244,7 @@ def _load(kind: type[Network], name: str | None, device: torch.device) -> Networ
     if device.type == "meta":
         header = read_header(name)
         with device:
-            network = rp_models.build(header.architecture, **header.arguments)
+            network = build_entry(header.architecture, **header.arguments)
     else:
         network = rp_models.load(name, device=device)
     if not isinstance(network, kind):

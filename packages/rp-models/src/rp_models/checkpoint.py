@@ -73,10 +73,14 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> nn.Module:
         device: where the model shall live.
 
     Raises:
-        CheckpointError: if the file is missing, damaged or of another format, or its tensors do not fit.
+        CheckpointError: if the file is missing, damaged or of another format, its tensors do not fit, or its network is
+            made by code outside rp-models.
     """
     header = read_header(path)
-    model = zoo.build(header.architecture, **header.arguments)
+    try:
+        model = zoo.build_entry(header.architecture, **header.arguments)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     load_state(model, read_tensors(path), origin=str(path))
     return model.to(device).eval()
 

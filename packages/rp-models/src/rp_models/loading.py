@@ -1,5 +1,6 @@
-"""Checkpoints of the kind that a job needs, tried on one image before any work."""
+"""Networks of the kind that a job needs, tried on one image before any work."""
 
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -10,23 +11,42 @@ from rp_models.checkpoint import CheckpointError
 from rp_models.data import DatasetInfo
 from rp_models.data.datasets import DataError
 from rp_models.diffusion.maskdit import MaskDiT
+from rp_models.foreign import is_foreign
 from rp_models.networks.mae import MaskedAutoencoder
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_network(name: str) -> nn.Module:
+    """A network by name, in eval mode.
+
+    Args:
+        name: a checkpoint file, the name of a checkpoint that comes with rp-models, or code of your own that makes a
+            network with its weights: `package.module:factory` or `file.py:factory`, which is executed.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or the code makes no network.
+    """
+    if not is_foreign(name) or Path(name).is_file():
+        return rp_models.load(name)
+    try:
+        return rp_models.build(name).eval()
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def load_classifier(name: str, info: DatasetInfo) -> nn.Module:
     """A classifier of this data set's images.
 
     Args:
-        name: a file, or the name of a checkpoint that comes with rp-models.
+        name: see `load_network`.
         info: the data set.
 
     Raises:
         CheckpointError: if the file cannot be read.
         DataError: if the network does not take the images, or gives something else than logits for the classes.
     """
-    classifier = rp_models.load(name)
+    classifier = load_network(name)
     try:
         with torch.no_grad():
             logits = classifier(_black(info))
@@ -57,7 +77,7 @@ def load_maskdit(name: str, info: DatasetInfo) -> MaskDiT:
 
 def load_denoiser(name: str, info: DatasetInfo) -> nn.Module:
     """A denoiser D(x; sigma) of this data set's images; arguments and errors as in `load_classifier`."""
-    denoiser = rp_models.load(name)
+    denoiser = load_network(name)
     _try_denoiser(denoiser, name, info)
     return denoiser
 
@@ -70,9 +90,9 @@ def pooled_features(classifier: nn.Module, x: Tensor) -> Tensor:
 
 
 def _of_kind(kind: type[Network], name: str, description: str) -> Network:
-    model = rp_models.load(name)
+    model = load_network(name)
     if not isinstance(model, kind):
-        raise CheckpointError(f"{name}: expected {description}, the checkpoint is a {type(model).__name__}")
+        raise CheckpointError(f"{name}: expected {description}, this is a {type(model).__name__}")
     return model
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from rp_models.foreign import build_foreign, find_factory, is_foreign
 from rp_models.networks.normalization import CIFAR10, CIFAR100, IMAGENET, SVHN, TINY_IMAGENET
 
 
@@ -225,31 +226,53 @@ ENTRIES: dict[str, Entry] = {
 
 @torch.inference_mode(False)  # weights made in that mode could never be differentiated through
 def build(name: str, **arguments: Any) -> nn.Module:
-    """Build a network of the zoo with fresh weights.
+    """Build a network of the zoo with fresh weights, or one of your own code.
 
     Args:
-        name: an entry's name; `names()` lists them.
-        **arguments: override the entry's arguments; JSON values only, so that a checkpoint can store them.
+        name: an entry's name, see `names()`; or `package.module:factory` or `file.py:factory`: this executes that code.
+        **arguments: override the entry's arguments, or are those of the factory; JSON values only, so that a checkpoint
+            can store them.
 
     Returns:
-        The module in train mode, with `model.recipe` set.
+        The module in train mode (that of a factory as it comes), with `model.recipe` set.
 
     Raises:
-        ValueError: for an unknown name (the message offers the nearest ones) or an unknown argument.
+        ValueError: for an unknown name (the message offers the nearest ones), an unknown argument, or a factory that
+            is not there or makes no torch module.
     """
-    entry = find(name)
-    module, _, attribute = entry.target.partition(":")
-    constructor = getattr(import_module(f"rp_models.{module}"), attribute)
     try:
-        model = constructor(**{**entry.arguments, **arguments})
+        if is_foreign(name):
+            model = build_foreign(name, **arguments)
+        else:
+            model = constructor(name)(**{**find(name).arguments, **arguments})
     except TypeError as error:
         if "unexpected keyword" not in str(error) and "missing" not in str(error):
             raise
         raise ValueError(f"{name}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{name}: {entry.target} built a {type(model).__name__}, expected a torch module")
     model.recipe = Recipe(name, arguments)  # type: ignore[assignment]
     return model
+
+
+def build_entry(name: str, **arguments: Any) -> nn.Module:
+    """`build` for a name that a file gives: an entry of the zoo, never code from elsewhere.
+
+    Raises:
+        ValueError: as `build`, and for a name of code outside rp-models.
+    """
+    if is_foreign(name):
+        raise ValueError(
+            f"the network is made by code outside rp-models ({name}), which no file may start; build it yourself and "
+            "fill it with load_state(model, read_tensors(path)) of rp_models.checkpoint"
+        )
+    return build(name, **arguments)
+
+
+def constructor(name: str) -> Any:
+    """What `build` calls: the class of an entry, or the factory of a name of other code."""
+    if is_foreign(name):
+        return find_factory(name)
+    module, _, attribute = find(name).target.partition(":")
+    return getattr(import_module(f"rp_models.{module}"), attribute)
 
 
 def names(pattern: str = "") -> list[str]:
@@ -288,7 +311,9 @@ def find(name: str) -> Entry:
     """
     if name not in ENTRIES:
         near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "rp_models.names() lists all."
+        hint = (
+            f"did you mean {' or '.join(near)}?" if near else "rp_models.names() lists all; your own: file.py:factory"
+        )
         raise ValueError(f"unknown network {name!r}; {hint}")
     return ENTRIES[name]
 
