@@ -1,58 +1,78 @@
 """The work of `pretrain.py`: train, judge on the validation split, draw sheets, write a model card."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import rp_models
 import torch
+from rp_analysis import Plot
+from rp_models import training
 from rp_models.checkpoint import read_header
 from rp_models.data import DataError, Images, open_images, subset
 from rp_models.model_card import model_card
-from rp_models.settings import MaeSettings, MaskDitSettings
-from rp_models.training import Processes, ProgressBar, RunFolder, TensorBoard, init_distributed, state_path, train_stage
-from rp_models.training.devices import choose_device, describe_device
+from rp_models.settings import EdmSettings, MaeSettings, MaskDitSettings, StandardSettings
+from rp_models.training import TensorBoard, state_path
 from torch import nn
 
-from rp_experiments import pretrain_figures
-from rp_experiments.pretrain_kinds import Kind, Trainer, kind_of
-from rp_experiments.recipes.pretrain import Pretrain
+from rp_experiments import pretrain_figures as figures
+from rp_experiments.recipes.pretrain_settings import (
+    Pretrain,
+    PretrainClassifier,
+    PretrainEdm,
+    PretrainMae,
+    PretrainMaskDit,
+)
+from rp_experiments.run import Run
 
 LOG_EVERY = 20  # steps between two lines of metrics.jsonl
 
 
-def pretrain(
-    config: Pretrain, out: Path, *, resume: bool, device: str, root: Path | None = None, tensorboard: bool = False
-) -> None:
-    """Train the model, and leave `checkpoints/model.safetensors`, `result.json`, `card.md` and figures in the folder.
+class Trainer(training.Trainer, Protocol):
+    """What all trainers have."""
 
-    Args:
-        config: everything that determines the weights.
-        out: the run's folder.
-        resume: go on with the run that is there.
-        device: name of the device.
-        root: folder of the catalogue's data sets.
-        tensorboard: also write the metrics for TensorBoard.
+    @property
+    def average(self) -> nn.Module:
+        """The model that one uses."""
+
+
+class Kind(NamedTuple):
+    """What can be trained: its settings' name, its trainer, how it is judged, and what shows what it has learnt."""
+
+    settings: str
+    trainer: Callable[..., Trainer]
+    judge: Callable[[Any, Any, Images], dict[str, float]]  # "validation_loss" is among them, the lower the better
+    figures: Callable[[Any, Any, Images], dict[str, Plot]]
+
+
+def pretrain(config: Pretrain, run: Run, *, tensorboard: bool = False) -> None:
+    """Train a model, and leave `checkpoints/model.safetensors`, `result.json`, `card.md` and figures in the folder.
 
     Raises:
         RunError: if the folder cannot be used.
-        DataError: if the network does not fit the data set, or there is no such device.
+        DataError: if the network does not fit the data set.
         Interrupted: if the loss stops being a number.
-        OSError: if a file cannot be written.
     """
-    where = choose_device(device)
-    with init_distributed(where) as processes:
-        train, validation = (open_images(config.data, split, root=root).to(where) for split in ("train", "validation"))
-        run = _Pretraining(config, kind_of(config), RunFolder(out), train, validation, processes)
-        trainer = None if run.product.exists() else run.trainer()
-        run.folder.start(asdict(config), resume=resume, processes=processes)
-        if trainer is not None:
-            run.train(trainer, tensorboard=tensorboard)
-            processes.rank_zero_first(lambda: run.store(trainer.average.eval()))
-        if processes.main:
-            state_path(run.folder, "train").unlink(missing_ok=True)
-            run.report(describe_device(where))
+    train, validation = (
+        open_images(config.data, split, root=run.root).to(run.device) for split in ("train", "validation")
+    )
+    job = _Pretraining(config, KINDS[type(config)], run, train, validation)
+    trainer = None if run.has("checkpoints/model.safetensors") else job.trainer()
+    run.claim(config)
+    if trainer is not None:
+        job.train(trainer, tensorboard=tensorboard)
+        run.first(lambda: job.store(trainer.average.eval()))
+    if run.main:
+        state_path(run.folder, "train").unlink(missing_ok=True)
+        job.report()
+
+
+def trainer_of(config: Pretrain, images: Images, run: Run) -> Trainer:
+    """A fresh trainer of what a configuration is for."""
+    kind = KINDS[type(config)]
+    settings = getattr(config, kind.settings)
+    return kind.trainer(settings, images, seed=config.seed, compute=config.compute, processes=run.processes)
 
 
 @dataclass(frozen=True)
@@ -61,124 +81,113 @@ class _Pretraining:
 
     config: Pretrain
     kind: Kind
-    folder: RunFolder
-    training_images: Images
+    run: Run
+    images: Images
     validation: Images
-    processes: Processes
+
+    @property
+    def settings(self) -> MaeSettings | EdmSettings | MaskDitSettings | StandardSettings:
+        """Of the network and its training."""
+        settings: Any = getattr(self.config, self.kind.settings)
+        return settings
 
     @property
     def product(self) -> Path:
         """The trained weights."""
-        return self.folder.path / "checkpoints" / "model.safetensors"
+        return self.run.path / "checkpoints" / "model.safetensors"
 
     @property
     def best(self) -> Path:
         """The weights that were best on the validation images, of a run that looks at them."""
         return self.product.with_name("best.safetensors")
 
+    def judge(self, model: nn.Module, images: Images) -> dict[str, float]:
+        """Held-out figures."""
+        return self.kind.judge(self.config, model, images)
+
     def trainer(self) -> Trainer:
         """A trainer whose network takes the data set's images, tried on one of them before anything is written."""
-        batch, count = self.kind.settings.batch_size, self.processes.count
+        batch, count = self.settings.batch_size, self.run.processes.count
         if batch % count:
             raise DataError(f"a batch of {batch} cannot be divided among {count} processes; change batch_size")
         try:
-            trainer = self.kind.trainer(self.training_images, self.processes)
-            self.kind.judge(trainer.average, subset(self.validation, 1))
+            trainer = trainer_of(self.config, self.images, self.run)
+            self.judge(trainer.average, subset(self.validation, 1))
         except DataError:
             raise
         except (ValueError, RuntimeError) as error:
+            network = getattr(self.settings, "network", "")
+            what = f"{self.kind.settings}.network {network!r}" if network else f"the network of {self.kind.settings}"
             reason = str(error).splitlines()[0]
-            raise DataError(f"{self.kind.network} does not suit {self.config.data}: {reason}") from error
+            raise DataError(f"{what} does not suit {self.config.data}: {reason}") from error
         return trainer
 
     def train(self, trainer: Trainer, *, tensorboard: bool) -> None:
         """All steps that are still to be done."""
-        config, main = self.config, self.processes.main
+        every, main = self.config.validate_every, self.run.main
 
         def after_step(done: int) -> Mapping[str, float]:
-            if not main or not config.validate_every or done % config.validate_every:
+            if not main or not every or done % every:
                 return {}
-            figures = self.kind.judge(trainer.average, self.validation)
-            self.keep_best(trainer.average, figures, done)
-            return figures
+            found = self.judge(trainer.average, self.validation)
+            self.keep_best(trainer.average, found, done)
+            return found
 
-        board = TensorBoard(self.folder) if tensorboard and main else None
-        with self.folder.timed("train"):
-            train_stage(
-                trainer,
-                stage="train",
-                steps=self.kind.settings.steps,
-                folder=self.folder,
-                identity={"config": asdict(config)},
-                seed=config.seed,
-                progress=ProgressBar(),
-                log_every=LOG_EVERY,
-                after_step=after_step,
-                processes=self.processes,
-            )
+        board = TensorBoard(self.run.folder) if tensorboard and main else None
+        steps, seed = self.settings.steps, self.config.seed
+        self.run.train(trainer, stage="train", steps=steps, seed=seed, log_every=LOG_EVERY, after_step=after_step)
         if board:
             board.close()
 
-    def keep_best(self, model: nn.Module, figures: Mapping[str, float], step: int) -> None:
+    def keep_best(self, model: nn.Module, found: Mapping[str, float], step: int) -> None:
         """Keep the weights as the best ones if none before had a lower held-out loss.
 
         A resumed run repeats its steps and their figures bit for bit, so a file that is ahead of it stays right.
         """
-        if self.best.exists() and read_header(self.best).notes["validation_loss"] <= figures["validation_loss"]:
+        if self.best.exists() and read_header(self.best).notes["validation_loss"] <= found["validation_loss"]:
             return
-        rp_models.save(model, self.best, notes={**self._notes(), **figures, "steps": step}, dtype=self._dtype)
+        rp_models.save(model, self.best, notes={**self._notes(), **found, "steps": step}, dtype=self._dtype)
 
     def store(self, model: nn.Module) -> None:
         """Judge the weights as the file will hold them, and write it."""
         if self.config.half:
             model = model.half().float()
-        figures = {name: round(value, 5) for name, value in self.kind.judge(model, self.validation).items()}
-        rp_models.save(model, self.product, notes={**self._notes(), **figures}, dtype=self._dtype)
+        found = {name: round(value, 5) for name, value in self.judge(model, self.validation).items()}
+        rp_models.save(model, self.product, notes={**self._notes(), **found}, dtype=self._dtype)
 
-    def report(self, device: str) -> None:
+    def report(self) -> None:
         """Figures, `result.json`, `card.md`, and the end of the run on the terminal."""
-        model = rp_models.load(self.product, device=self.validation.device)
-        header, info = read_header(self.product), self.training_images.info
-        curve = pretrain_figures.loss_curve(self.folder.metrics("train"))
-        plots = {**self.kind.figures(model, self.validation), "loss": curve}
+        folder, model = self.run.folder, rp_models.load(self.product, device=self.validation.device)
+        header, info = read_header(self.product), self.images.info
+        plots = self.kind.figures(self.config, model, self.validation)
+        plots["loss"] = figures.loss_curve(folder.metrics("train"))
         for name, plot in plots.items():
-            plot.save(self.folder.path / "figures" / name, formats=("png",))
-        figures = {name: value for name, value in header.notes.items() if name.startswith("validation_")}
+            plot.save(self.run.path / "figures" / name, formats=("png",))
+        found = {name: value for name, value in header.notes.items() if name.startswith("validation_")}
         result: dict[str, Any] = {
-            **figures,
+            **found,
             "validation_images": len(self.validation),
-            "training_images": len(self.training_images),
+            "training_images": len(self.images),
             "network": header.architecture,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "data": {"name": info.name, "source": info.source, "licence": info.licence},
-            "device": device,
-            "processes": self.processes.count,
-            "seconds": self.folder.seconds(),
-            "config": asdict(self.config),
-            "environment": self.folder.read_json("environment.json"),
+            "processes": self.run.processes.count,
         }
         if self.best.exists():
             kept = read_header(self.best).notes
-            result["best"] = {name: kept[name] for name in ("steps", *figures)}
-        self.folder.write_json("result.json", result)
-        self.folder.write_text("card.md", model_card(result, name=self.folder.path.name))
-        for name, value in figures.items():
+            result["best"] = {name: kept[name] for name in ("steps", *found)}
+        folder.write_text("card.md", model_card(self.run.alone().finish(result), name=self.run.path.name))
+        for name, value in found.items():
             said = name.removeprefix("validation_").replace("_", " ")
             print(f"{said} on {len(self.validation)} validation images: {value}")
         print(f'checkpoint: {self.product}; load it with rp_models.load("{self.product}")')
-        print(f"figures ({', '.join(plots)}): {self.folder.path / 'figures'}")
+        print(f"figures ({', '.join(plots)}): {self.run.path / 'figures'}")
 
     def _notes(self) -> dict[str, Any]:
         """What a checkpoint's header says of its training."""
-        settings = self.kind.settings
-        notes: dict[str, Any] = {
-            "data": self.config.data,
-            "split": "train",
-            "steps": settings.steps,
-            "batch_size": settings.batch_size,
-            "lr": settings.lr,
-            "seed": self.config.seed,
-        }
+        settings = self.settings
+        notes: dict[str, Any] = {"data": self.config.data, "split": "train", "steps": settings.steps}
+        notes |= {"batch_size": settings.batch_size, "lr": settings.lr, "seed": self.config.seed}
         if isinstance(settings, MaeSettings | MaskDitSettings):
             notes["mask_rate"] = settings.mask_rate
         return notes
@@ -187,3 +196,62 @@ class _Pretraining:
     def _dtype(self) -> torch.dtype | None:
         """In which type weights are stored; None for that of the model."""
         return torch.float16 if self.config.half else None
+
+
+def _judge_mae(config: PretrainMae, model: Any, images: Images) -> dict[str, float]:
+    """The reconstruction loss, one mask an image."""
+    return {"validation_loss": training.mae_loss(model, images, mask_rate=config.mae.mask_rate, seed=config.seed)}
+
+
+def _show_mae(config: PretrainMae, model: Any, validation: Images) -> dict[str, Plot]:
+    """Reconstructions of held-out images."""
+    rate = config.mae.mask_rate
+    return {"samples": figures.mae_reconstructions(model, validation, mask_rate=rate, seed=config.seed)}
+
+
+def _judge_edm(config: PretrainEdm, model: Any, images: Images) -> dict[str, float]:
+    """The denoising loss, at several noise levels an image."""
+    return {"validation_loss": training.edm_held_out(model, images, seed=config.seed)}
+
+
+def _show_samples(config: PretrainEdm | PretrainMaskDit, model: Any, validation: Images) -> dict[str, Plot]:
+    """Samples of each class."""
+    steps, seed = config.sampler_steps, config.seed
+    return {"samples": figures.samples(model, validation.info, steps=steps, seed=seed)}
+
+
+def _judge_maskdit(config: PretrainMaskDit, model: Any, images: Images) -> dict[str, float]:
+    """The training loss with masks, and (all patches visible) without."""
+    settings = config.maskdit
+    masked, plain = (
+        training.maskdit_held_out(model, images, mask_rate=rate, mae_weight=settings.mae_weight, seed=config.seed)
+        for rate in (settings.mask_rate, 0.0)
+    )
+    return {"validation_loss": masked, "validation_denoising_loss": plain}
+
+
+def _show_maskdit(config: PretrainMaskDit, model: Any, validation: Images) -> dict[str, Plot]:
+    """Samples of each class, and reconstructions of held-out images."""
+    plots, rate = _show_samples(config, model, validation), config.maskdit.mask_rate
+    if rate > 0:
+        plots["reconstructions"] = figures.maskdit_reconstructions(model, validation, mask_rate=rate, seed=config.seed)
+    return plots
+
+
+def _judge_classifier(config: PretrainClassifier, model: Any, images: Images) -> dict[str, float]:
+    """Cross-entropy and accuracy."""
+    loss, accuracy = training.standard_held_out(model, images)
+    return {"validation_loss": loss, "validation_accuracy": accuracy}
+
+
+def _show_mistakes(config: PretrainClassifier, model: Any, validation: Images) -> dict[str, Plot]:
+    """Held-out images that the classifier gets wrong."""
+    return {"samples": figures.mistakes(model, validation)}
+
+
+KINDS: dict[type[Pretrain], Kind] = {
+    PretrainMae: Kind("mae", training.MaeTrainer, _judge_mae, _show_mae),
+    PretrainEdm: Kind("edm", training.EdmTrainer, _judge_edm, _show_samples),
+    PretrainMaskDit: Kind("maskdit", training.MaskDitTrainer, _judge_maskdit, _show_maskdit),
+    PretrainClassifier: Kind("standard", training.StandardTrainer, _judge_classifier, _show_mistakes),
+}

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rp_models.training import ALONE, Processes, Progress, ProgressBar, RunFolder, init_distributed
+from rp_models.training import (
+    ALONE,
+    Processes,
+    Progress,
+    ProgressBar,
+    RunFolder,
+    Trainer,
+    init_distributed,
+    train_stage,
+)
 from rp_models.training.devices import choose_device, describe_device
 from torch import distributed
 
@@ -63,8 +72,17 @@ class Run:
         return replace(self, processes=ALONE)
 
     def first(self, work: Callable[[], T]) -> T | None:
-        """Let the first process work while the others wait; None in these."""
-        return self.processes.rank_zero_first(work)
+        """Let the first process work while the others wait; None in these. In the work, this run is alone."""
+        together = self.processes
+
+        def by_itself() -> T:
+            self.processes = ALONE
+            try:
+                return work()
+            finally:
+                self.processes = together
+
+        return together.rank_zero_first(by_itself)
 
     def everywhere(self, work: Callable[[], T]) -> T:
         """What the first process worked out, in all of them; something that pickle can send."""
@@ -104,6 +122,21 @@ class Run:
     def timed(self, stage: str) -> AbstractContextManager[None]:
         """Count the seconds of a block for a stage; in the first process."""
         return self.folder.timed(stage)
+
+    def train(self, trainer: Trainer, *, stage: str, steps: int, seed: int, **options: Any) -> None:
+        """Train to the end of a stage, together, from wherever it was stopped; options as of `train_stage`."""
+        options = {"identity": {"config": self.config}, **options}
+        with self.timed(stage):
+            train_stage(
+                trainer,
+                stage=stage,
+                steps=steps,
+                folder=self.folder,
+                seed=seed,
+                progress=self.progress,
+                processes=self.processes,
+                **options,
+            )
 
     def share(self, items: Sequence[T]) -> Iterator[T]:
         """The items that are this process's: each takes the next one that none has begun; at the end all wait."""

@@ -1,8 +1,6 @@
 """Networks that jobs train for themselves, kept for other runs under a hash of all that determines them."""
 
 import contextlib
-import hashlib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rp_attacks.identity import fingerprint
-from rp_models.checkpoint import read_tensors
-from rp_models.training import RunFolder
+from rp_models.training import ProgressBar, RunFolder
 
+from rp_experiments.artifacts import address
+from rp_experiments.artifacts import digest as digest_of
 from rp_experiments.pretrain import pretrain
 from rp_experiments.recipes.pretrain_settings import Pretrain
 from rp_experiments.recipes.standard_classifier import STANDARD
+from rp_experiments.run import Run
+
+__all__ = ["cached_folder", "digest_of", "pretrained", "standard_classifier"]
 
 
 def pretrained(kind: str, config: Pretrain, *, cache: Path, device: torch.device, root: Path | None) -> str:
@@ -36,7 +37,7 @@ def pretrained(kind: str, config: Pretrain, *, cache: Path, device: torch.device
     product = folder.path / "checkpoints" / "model.safetensors"
     if not product.exists():
         with contextlib.redirect_stdout(sys.stderr):  # what stands on the terminal is the job's own result
-            pretrain(config, folder.path, resume=True, device=str(device), root=root)
+            pretrain(config, Run(folder=folder, device=device, root=root, resume=True, progress=ProgressBar()))
     return str(product)
 
 
@@ -59,18 +60,4 @@ def cached_folder(cache: Path, name: str, identity: Mapping[str, Any], *contents
     Raises:
         RunError: if it cannot be used.
     """
-    text = json.dumps([identity, *contents], sort_keys=True)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return RunFolder.open(cache / f"{name}-{digest}", identity, resume=True)
-
-
-def digest_of(checkpoint: str) -> str:
-    """A hash of a checkpoint's weights, whatever its header says.
-
-    Raises:
-        CheckpointError: if there is no such file, or it cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(read_tensors(checkpoint).items()):
-        digest.update(f"{name} {tensor.dtype} ".encode() + fingerprint(tensor.float()).encode())
-    return digest.hexdigest()
+    return RunFolder.open(cache / f"{name}-{address([identity, *contents])}", identity, resume=True)
