@@ -7,6 +7,7 @@ batch norms see the statistics of the global batch. So the result is that of one
 import datetime
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ class Processes:
         """
         if self.count == 1:
             return module
+        # kernels with a side of length 1 have no one layout; DistributedDataParallel warns of that and is right anyway
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         options: dict[str, Any] = {_SYNC_BUFFERS: False}  # buffers are equal everywhere
         return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True, **options)
 
