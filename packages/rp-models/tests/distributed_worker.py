@@ -7,6 +7,7 @@ both again, and the second attempt goes on with that training.
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -127,6 +128,9 @@ def main(folder):
         with init_distributed(torch.device("cpu")) as again:  # a block in a block joins the same group, and leaves it
             assert again == processes
             again.wait()
+        with warnings.catch_warnings(action="error"):  # of an argument that this torch calls by another name
+            wrapped = processes.wrap(nn.Linear(2, 2))
+        assert not wrapped.broadcast_buffers  # batch norms see the same batch everywhere
         save = lambda tensors, name: save_tensors(tensors, folder / f"{name}.safetensors", {})  # noqa: E731
         if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             for name in TRAINERS:

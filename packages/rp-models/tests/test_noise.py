@@ -80,3 +80,17 @@ def test_bad_indices_are_refused():
         noise.uniform((2,), seed=0, purpose="x", index=torch.zeros(2))
     with pytest.raises(ValueError, match=r"1\.\.2\^31"):
         noise.integers(0, (2,), seed=0, purpose="x", index=torch.arange(2))
+
+
+@pytest.mark.parametrize("word", [0, 2**32 - 1])
+def test_the_extreme_words_give_finite_normal_draws(monkeypatch, word):
+    monkeypatch.setattr(noise, "_words", lambda shape, *rest: torch.full((1, *shape), word, dtype=torch.int64))
+    drawn = noise.normal((6,), seed=0, purpose="x", index=torch.zeros(1, dtype=torch.int64), dtype=torch.float64)
+    # sqrt(-2 log(2^-33)) = 6.76 is the largest draw there is, sqrt(-2 log(1 - 2^-33)) = 1.5e-5 the smallest radius
+    radius = {0: 6.7639, 2**32 - 1: 1.5259e-5}[word]
+    torch.testing.assert_close(drawn.abs().max(), torch.tensor(radius, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+def test_a_draw_that_would_repeat_itself_is_refused():
+    with pytest.raises(ValueError, match=r"limited to 17179869184 values, got shape \(17179869184,\)"):
+        noise.uniform((2**34,), seed=0, purpose="x", index=torch.zeros(1, dtype=torch.int64))

@@ -77,6 +77,19 @@ def test_buffers_are_taken_over():
     torch.testing.assert_close(average.weight.detach(), torch.full((2,), 0.9))
 
 
+@pytest.mark.parametrize(("decay", "expected"), [(0.0, 0.0), (1.0, 1.0), (0.25, 0.25)])
+def test_the_decay_is_the_share_that_is_kept(decay, expected):
+    average, model = Holder(torch.ones(2)), Holder(torch.zeros(2))
+    average_(average, model, decay)
+    assert average.weight.tolist() == [expected] * 2
+
+
+def test_a_plain_copy_forgets_an_average_that_is_no_number():
+    average = Holder(torch.tensor([torch.nan, torch.inf]))
+    average_(average, Holder(torch.tensor([1.0, 2.0])), 0.0)
+    assert average.weight.tolist() == [1.0, 2.0]
+
+
 @settings(deadline=None, max_examples=30)
 @given(half_life=st.floats(100, 1e6), batch=st.integers(1, 512))
 def test_the_half_life_halves_a_weight(half_life, batch):

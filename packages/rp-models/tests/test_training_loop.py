@@ -238,3 +238,19 @@ def test_a_damaged_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(RunError, match=r"config\.json is damaged"):
         RunFolder.open(tmp_path, {}, resume=True)
+
+
+def test_the_state_is_written_at_the_end_and_every_so_many_seconds_by_one_process(tmp_path, monkeypatch):
+    seconds, written = iter(range(1000)), []
+    monkeypatch.setattr("rp_models.training.loop.time.monotonic", lambda: float(next(seconds)))
+    toy = Toy()
+    monkeypatch.setattr(TrainingState, "save", lambda state, path, step, identity: written.append(step))
+    options = {"steps": 10, "path": tmp_path / "state", "identity": {}, "log": lambda *_: None}
+    fit(toy.step, toy.state, **options, save_seconds=1e9)
+    assert written == [10]
+    written.clear()
+    fit(toy.step, toy.state, **options, save_seconds=3.0)  # a second passes with each look at the clock
+    assert written == [3, 6, 9, 10]
+    written.clear()
+    fit(toy.step, toy.state, **options, save_seconds=0.0, writes=False)
+    assert written == []
