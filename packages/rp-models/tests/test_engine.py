@@ -101,6 +101,20 @@ def test_bf16_computes_in_half_the_bits_and_keeps_the_weights_in_float32():
     assert metrics[0]["loss"] != losses[0]
 
 
+def test_a_look_without_gradients_in_bf16_takes_none_from_the_training_pass():
+    """Torch before 2.11 kept the half-precision weights of the first pass, cut off from the weights themselves."""
+    net = Net()
+
+    def loss(x, y):
+        with torch.no_grad():
+            net(x)
+        return F.cross_entropy(net(x), y), {}
+
+    made(net, ComputeSettings(precision="bf16"), loss).step(*batch())
+    gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
+    assert all(grad is not None and bool(grad.abs().max() > 0) for grad in gradients.values()), gradients
+
+
 def test_a_compiled_network_computes_the_same_and_keeps_its_keys(monkeypatch):
     # the default backend needs a C++ compiler; this one traces the same and runs the trace as it is
     monkeypatch.setattr(engine, "compile_network", lambda module: compile_network(module, backend="aot_eager"))
