@@ -155,7 +155,7 @@ def _public_modules(folder: str):  # type: ignore[no-untyped-def]
 def same_losses(ours: ClassifierTrainer, plain: PlainLoop) -> None:
     """Stop if the two do not compute one step alike: from the same weights, images and start."""
     plain.model.load_state_dict(ours.model.state_dict())
-    x, _, draw = ours.batch(0)
+    x, _, draw = ours.batches.part(0)
     uniform = noise.uniform(x.shape[1:], seed=ours.seed, purpose="attack start", index=draw)
     theirs = plain.step(0, (x + 8 / 255 * (2 * uniform - 1)).clamp(0, 1))["loss"]
     own = ours.step(0)["loss"]
@@ -213,13 +213,13 @@ def on_cpu(batch: int, rounds: int, network: dict[str, int], checkout: str | Non
     """WRN-16-2 on the CPU."""
     device = torch.device("cpu")
     ours = our_trainer(network, batch, device)
-    plain = PlainLoop(copy.deepcopy(ours.model), lambda step: ours.batch(step)[:2])
+    plain = PlainLoop(copy.deepcopy(ours.model), lambda step: ours.batches.part(step)[:2])
     same_losses(ours, plain)
     fast = our_trainer(network, batch, device, channels_last=True)
     half = our_trainer(network, batch, device, channels_last=True, precision="bf16")
     calls: dict[str, Callable[[int], object]] = {"plain loop": plain.step}
     if checkout:
-        calls["DM-Improves-AT's own step"] = Checkout(checkout, network, lambda step: ours.batch(step)[:2]).step
+        calls["DM-Improves-AT's own step"] = Checkout(checkout, network, lambda step: ours.batches.part(step)[:2]).step
     calls |= {
         "ClassifierTrainer": ours.step,
         "ClassifierTrainer, channels_last": fast.step,
@@ -242,7 +242,7 @@ def on_gpu(batch: int, rounds: int, network: dict[str, int], peak: float) -> Non
         return time.perf_counter()
 
     first = our_trainer(network, batch, device)
-    plain = PlainLoop(copy.deepcopy(first.model), lambda step: first.batch(step)[:2])
+    plain = PlainLoop(copy.deepcopy(first.model), lambda step: first.batches.part(step)[:2])
     calls: dict[str, Callable[[int], object]] = {"plain loop, float32": plain.step, "float32": first.step}
     for name, compute in {
         "bf16, channels_last": {"precision": "bf16", "channels_last": True},

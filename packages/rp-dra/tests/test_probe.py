@@ -122,10 +122,10 @@ def test_training_with_fresh_noise_learns_and_resumes_bit_for_bit(tmp_path):
     folder = RunFolder.open(tmp_path / "b", {}, resume=False)
     train(ProbeTrainer(target, images(), settings, seed=2), folder, steps=7)
     again = train(ProbeTrainer(target, images(), settings, seed=2), folder)
-    assert torch.equal(whole.probe.head.weight, again.probe.head.weight)
+    assert torch.equal(whole.model.head.weight, again.model.head.weight)
     assert whole.state.modules.keys() == {"head"}  # the frozen network is not stored with the training
     x, y = images(100, "validation").batch(slice(None))
-    assert float((NoisyProbe(whole.probe, seed=0)(x).argmax(dim=1) == y).float().mean()) > 0.3  # chance is 0.1
+    assert float((NoisyProbe(whole.model, seed=0)(x).argmax(dim=1) == y).float().mean()) > 0.3  # chance is 0.1
 
 
 def test_the_rate_falls_as_a_cosine_once_an_epoch():

@@ -19,6 +19,7 @@ from rp_dra import (
     alignment_loss,
     objective_of,
 )
+from rp_dra.mixture import Batch
 from rp_models import build
 from rp_models.checkpoint import read_tensors
 from rp_models.data import ImageSet, load_images, subset
@@ -39,14 +40,16 @@ CIFAR10 = DatasetInfo(
 )
 
 
-class Replay(ClassifierTrainer):
-    """A trainer that takes its batches from a recording."""
+class Replay:
+    """Batches from a recording."""
 
-    recorded: tuple[torch.Tensor, torch.Tensor]
+    batch_size = 8
 
-    def batch(self, step):
-        x, y = self.recorded
-        return x[step], y[step], torch.arange(step * 8, step * 8 + 8)
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def part(self, step):
+        return Batch(self.x[step], self.y[step], torch.arange(step * 8, step * 8 + 8))
 
 
 class Recorded(Objective):
@@ -73,14 +76,14 @@ def trajectory():
         step_size=args["attack_step"],
         steps=args["attack_iter"],
     )
-    trainer = Replay(
+    trainer = ClassifierTrainer(
         ClassifierSettings(depth=10, width=1),
         TrainingSettings(epochs=80, batch_size=8, epoch_images=16, lr=args["lr"], eps=eps, synthetic_fraction=0.0),
         ImageSet(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64), CIFAR10),
         objective=Recorded(trades, (noise / eps + 1) / 2),
         seed=1,
     )
-    trainer.recorded = (x, golden["in_y"])
+    trainer.batches = Replay(x, golden["in_y"])
     shapes = {key: tuple(value.shape) for key, value in trainer.model.state_dict().items()}
     state = {key: torch.from_numpy(np.asarray(value)) for key, value in fill_state(shapes).items()}
     trainer.model.load_state_dict(state)
@@ -206,7 +209,7 @@ def test_methods_of_one_seed_start_from_the_same_weights_and_batches():
     plain, aligned = trainer(), trainer(EdmTarget(denoiser()))
     for own, other in zip(plain.model.parameters(), aligned.model.parameters(), strict=True):
         assert torch.equal(own, other)
-    assert all(torch.equal(a, b) for a, b in zip(plain.batch(2), aligned.batch(2), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.batches.part(2), aligned.batches.part(2), strict=True))
 
 
 def test_the_alignment_term_is_added_with_its_weight_and_trains_the_classifier():
@@ -222,7 +225,7 @@ def test_batches_mix_real_and_synthetic_images():
     synthetic = subset(load_images("digits", "validation"), 30)
     marked = ImageSet(torch.full_like(synthetic.images, 255), synthetic.labels, synthetic.info)
     made = trainer(synthetic=marked)
-    x, y, draw = made.batch(0)
+    x, y, draw = made.batches.part(0)
     white = (x.amax(dim=(1, 2, 3)) == 1) & (x.mean(dim=(1, 2, 3)) > 0.7)
     assert int(white.sum()) == int(16 * 0.7)
     assert len(y) == 16
@@ -329,7 +332,7 @@ def test_half_precision_changes_the_loss_by_rounding_and_leaves_weights_in_float
 
 def test_a_loss_that_is_no_number_stops_the_training_and_leaves_the_batch(tmp_path):
     made = trainer()
-    whole = made.batch(2)
+    whole = made.batches.part(2)
     train, steps = made.step, iter(range(9))
 
     def step(number):

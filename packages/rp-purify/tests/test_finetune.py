@@ -96,7 +96,7 @@ def test_a_step_is_adamw_on_class_loss_and_own_loss_written_out(digits: ImageSet
         Finetuner(settings, MAEReconstruction(tiny_mae()), classifier, digits, adversarial, seed=7) for _ in range(2)
     )
     trainer.step(0)
-    chosen, index, mae = twin.plan.indices(0, 0), torch.arange(8), twin.model
+    chosen, index, mae = twin.batches.plan.indices(0, 0), torch.arange(8), twin.model
     purified = twin.purifier.differentiable(adversarial[chosen], seed=7, index=index)
     mask = random_mask(noise.uniform((16,), seed=7, purpose="own mask", index=index), 0.5)
     loss = 0.3 * F.cross_entropy(classifier(purified), y[chosen]) + 2.0 * mae.loss(x[chosen], mask).mean()
@@ -110,7 +110,7 @@ def test_a_step_is_adamw_on_class_loss_and_own_loss_written_out(digits: ImageSet
 def test_maskdits_own_loss_is_its_training_loss_on_images_in_the_range_of_minus_one_to_one(digits: ImageSet) -> None:
     x, _ = digits.batch(slice(None))
     trainer = Finetuner(SETTINGS, OneStepDenoise(tiny_maskdit()), TinyClassifier(), digits, x, seed=7)
-    chosen, index, model = trainer.plan.indices(0, 0), torch.arange(8), tiny_maskdit()
+    chosen, index, model = trainer.batches.plan.indices(0, 0), torch.arange(8), tiny_maskdit()
     mask = random_mask(noise.uniform((16,), seed=7, purpose="own mask", index=index), 0.75)
     sigma = log_normal_sigma(noise.normal((), seed=7, purpose="own level", index=index))
     unit = noise.normal((1, 8, 8), seed=7, purpose="own noise", index=index)

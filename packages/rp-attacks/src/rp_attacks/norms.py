@@ -159,9 +159,7 @@ def repaired(grad: Tensor) -> tuple[Tensor, Tensor]:
     NaN becomes 0, and an infinite entry the image's largest finite one: a slope is infinite e.g. where a root is taken
     of a black pixel, which then counts as one of the steepest.
     """
-    known = grad.isfinite()
-    if not grad.is_cuda and known.all():  # on a GPU the question would wait for the device
-        return grad, grad.new_zeros(len(grad))
+    known = grad.isfinite()  # whether all are is not asked: a device would have to be waited for
     largest = _column(size(torch.where(known, grad, 0.0), "linf"), grad)
     steepest = grad.sign().nan_to_num() * torch.where(largest > 0, largest, 1.0)
     return torch.where(known, grad, steepest), 1 - known.to(grad.dtype).flatten(1).mean(dim=1)

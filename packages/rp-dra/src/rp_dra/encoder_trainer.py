@@ -1,8 +1,6 @@
 """Training a classifier with a diffusion model's encoder: adversarially, or by cross-entropy on noisy images."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from rp_models import noise
@@ -11,11 +9,9 @@ from rp_models.data.images import Images
 from rp_models.settings import ComputeSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes
-from rp_models.training.engine import Engine
-from rp_models.training.loop import Metrics, TrainingState
 from rp_models.training.minibatches import Minibatches
-from rp_models.training.optimizer import set_rate
 from rp_models.training.schedule import cosine
+from rp_models.training.trainer import BaseTrainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,23 +20,21 @@ from rp_dra.encoder_settings import EncoderSettings
 from rp_dra.objectives import Objective
 
 
-class EncoderTrainer(ABC):
+class EncoderTrainer(BaseTrainer):
     """One encoder classifier, its average, and the step that trains them; a subclass says what a step minimises.
-
-    Attributes:
-        model: the classifier that is trained.
-        average: its exponential moving average, which is what one uses.
-        state: what training changes.
 
     Args:
         model: the classifier; in train mode from here on.
         images: the training images, on the device where the training shall run.
         settings: of the training.
-        modules: what else training changes.
+        kept: what else training changes.
         compute: precision and speed.
         processes: that train together.
         seed: of batches, augmentation and noise.
     """
+
+    model: EncoderClassifier
+    average: EncoderClassifier
 
     def __init__(
         self,
@@ -48,13 +42,13 @@ class EncoderTrainer(ABC):
         images: Images,
         settings: EncoderSettings,
         *,
-        modules: Mapping[str, nn.Module] | None = None,
+        kept: Mapping[str, nn.Module] | None = None,
         compute: ComputeSettings | None = None,
         processes: Processes = ALONE,
         seed: int,
     ) -> None:
         self.settings, self.seed = settings, seed
-        self.batches = Minibatches(
+        batches = Minibatches(
             images,
             settings.batch_size,
             seed=seed,
@@ -62,46 +56,29 @@ class EncoderTrainer(ABC):
             augmentation=Augmentation(crop_padding=settings.crop_padding, flip=settings.flip),
             processes=processes,
         )
-        self.steps_per_epoch = self.batches.plan.batches_per_epoch
-        self.model = model.to(self.batches.device).train()
-        self._average = MovingAverage(self.model, half_life=settings.ema_half_life)
-        self.average = cast(EncoderClassifier, self._average.model)
+        self.steps_per_epoch = batches.plan.batches_per_epoch
+        self.model = model.to(batches.device).train()
+        average = MovingAverage(self.model, half_life=settings.ema_half_life)
         optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
-        self.state = TrainingState({"model": self.model, "average": self.average, **(modules or {})}, optimizer)
-        self.engine = Engine({"model": self.model}, self.loss, optimizer, compute=compute, processes=processes)
+        super().__init__(
+            {"model": self.model},
+            batches,
+            optimizer,
+            average=average,
+            kept=kept,
+            compute=compute,
+            processes=processes,
+        )
 
     @property
     def steps(self) -> int:
         """Steps of the whole training."""
         return self.settings.epochs * self.steps_per_epoch
 
-    def step(self, step: int) -> Metrics:
-        """One optimiser step."""
+    def rate(self, step: int) -> float:
+        """A warm-up and a cosine."""
         settings = self.settings
-        lr = cosine(step + 0.5, steps=self.steps, peak=settings.lr, warmup=settings.warmup * self.steps)
-        set_rate(self.state.optimizer, lr)
-        self.before_step(step)
-        metrics = self.engine.step(*self.batches.part(step))
-        self._average.follow(self.model, seen=(step + 1) * settings.batch_size, batch_size=settings.batch_size)
-        return {**metrics, "lr": lr}
-
-    def evidence(self, step: int) -> dict[str, Tensor]:
-        """The whole batch of a step, to look at when its loss is not a number."""
-        return self.batches.whole(step)._asdict()
-
-    def before_step(self, step: int) -> None:
-        """Called before each step; does nothing."""
-        del step
-
-    @abstractmethod
-    def loss(self, x: Tensor, y: Tensor, draw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What a step minimises, and scalars to log.
-
-        Args:
-            x: augmented images (b, c, h, w) in [0, 1].
-            y: labels (b,).
-            draw: int64 (b,), the number that each image's draws belong to.
-        """
+        return cosine(step + 0.5, steps=self.steps, peak=settings.lr, warmup=settings.warmup * self.steps)
 
 
 class EncoderFineTuner(EncoderTrainer):
@@ -135,7 +112,7 @@ class EncoderFineTuner(EncoderTrainer):
             model,
             images,
             settings,
-            modules=objective.modules(model.to(images.device)),
+            kept=objective.modules(model.to(images.device)),
             compute=compute,
             processes=processes,
             seed=seed,
@@ -148,8 +125,7 @@ class EncoderFineTuner(EncoderTrainer):
 
     def loss(self, x: Tensor, y: Tensor, draw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective's loss and metrics."""
-        drawn = noise.uniform if self.objective.noise == "uniform" else noise.normal
-        start = drawn(x.shape[1:], seed=self.seed, purpose="attack start", index=draw)
+        start = self.objective.start_noise(x, seed=self.seed, draw=draw)
         outcome = self.objective(self.model, x, y, start_noise=start)
         return outcome.loss, outcome.metrics
 

@@ -82,13 +82,13 @@ class NoisyProbe(nn.Module):
 
     Args:
         probe: fitted, best on noise that varies (`fit_probe(noise="per-image")` or `ProbeTrainer`).
-        seed: of the noise of plain calls.
+        seed: of the noise of plain calls; None takes each call's from the system's entropy.
     """
 
-    def __init__(self, probe: DiffusionProbe, *, seed: int) -> None:
+    def __init__(self, probe: DiffusionProbe, *, seed: int | None = None) -> None:
         super().__init__()
         self.probe, self.seed = probe, seed
-        self._calls = 0
+        self._seeds = randomness.CallSeeds(seed)
         self.eval()
 
     def with_noise(self, *, seed: int, index: Tensor) -> Callable[[Tensor], Tensor]:
@@ -100,9 +100,7 @@ class NoisyProbe(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (b, k) of images (b, c, h, w) in [0, 1], with other noise at every call."""
-        self._calls += 1
-        seed = randomness.derive_seed(self.seed, "noisy probe", self._calls)
-        return self.with_noise(seed=seed, index=torch.arange(len(x), device=x.device))(x)
+        return self.with_noise(seed=self._seeds.next(), index=torch.arange(len(x), device=x.device))(x)
 
 
 def fit_probe(

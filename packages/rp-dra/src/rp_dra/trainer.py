@@ -6,40 +6,35 @@ Sources: Section 4.2 and Appendix B of the DRA paper; Wang et al. 2023, arXiv:23
 import copy
 from collections.abc import Mapping
 
-from rp_models import noise
 from rp_models.data import Images
 from rp_models.settings import ComputeSettings
 from rp_models.training.averaging import average_
 from rp_models.training.distributed import ALONE, Processes, synchronise_batch_norms
-from rp_models.training.engine import Engine
-from rp_models.training.loop import Metrics, TrainingState
 from rp_models.training.optimizer import set_rate
 from rp_models.training.seeding import seeded
+from rp_models.training.trainer import BaseTrainer
 from torch import Tensor, nn
 
+from rp_dra import rates
 from rp_dra.alignment import Alignment
 from rp_dra.choice import objective_of as objective_of
 from rp_dra.classifier import build_classifier as build_classifier
 from rp_dra.classifier import feature_width
-from rp_dra.mixture import Batch, Mixture
+from rp_dra.mixture import Mixture
 from rp_dra.objectives import Objective
-from rp_dra.rates import average_decay, make_optimizer, rate
 from rp_dra.selection import Best, Validation
 from rp_dra.settings import AlignmentSettings, ClassifierSettings, TrainingSettings
 from rp_dra.targets import Target, represent
 
 
-class ClassifierTrainer:
+class ClassifierTrainer(BaseTrainer):
     """One classifier, its weight average, the best average so far, and the step that trains them.
 
     A step is a function of its number: batches, noise and rates need no state. Several processes (`torchrun`) divide
     each batch and agree with one process up to rounding.
 
     Attributes:
-        model: the classifier that is trained.
-        average: the average of its weights.
         best: the average that resisted the validation attack best.
-        state: everything that training changes.
         plan: which images make up each batch.
 
     Args:
@@ -73,46 +68,43 @@ class ClassifierTrainer:
     ) -> None:
         self.training, self.objective, self.target, self.seed = training, objective, target, seed
         self.alignment = alignment or AlignmentSettings()
-        self.batches = Mixture(training, real, synthetic, seed=seed, processes=processes)
-        self.plan = self.batches.plan
+        batches = Mixture(training, real, synthetic, seed=seed, processes=processes)
+        self.plan = batches.plan
         self._validation = Validation(validation, training, seed=seed, processes=processes) if validation else None
-        device = self.batches.device
+        device = batches.device
         with seeded(seed, "classifier weights"):
             self.model = build_classifier(classifier, real.info).to(device).train()
         synchronise_batch_norms(self.model, processes)
         self._norms = [(m, m.momentum) for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.best = Best(self.average)
+        average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.best = Best(average)
         self.head = self._new_head(target, real).to(device) if target is not None else None
         trained: dict[str, nn.Module] = {"model": self.model, **({"head": self.head} if self.head else {})}
-        optimizer = make_optimizer(training, self.model, self.head)
-        kept = {"average": self.average, "best": self.best, **objective.modules(self.model)}
-        self.state = TrainingState({**trained, **kept}, optimizer)
-        self.engine = Engine(trained, self._loss, optimizer, compute=compute, processes=processes)
+        optimizer = rates.make_optimizer(training, self.model, self.head)
+        kept = {"average": average, "best": self.best, **objective.modules(self.model)}
+        super().__init__(trained, batches, optimizer, kept=kept, compute=compute, processes=processes)
+        self.average = average
 
     @property
     def steps(self) -> int:
         """Steps of the whole training."""
         return self.training.epochs * self.plan.batches_per_epoch
 
-    def step(self, step: int) -> Metrics:
-        """One optimiser step on one adversarial batch."""
+    def rate(self, step: int) -> float:
+        """The schedule's rate."""
+        return rates.rate(self.training, step, steps_per_epoch=self.plan.batches_per_epoch)[0]
+
+    def before_step(self, step: int) -> None:
+        """Momentum of optimiser and batch norms, and what the objective does before a step."""
         training, steps_per_epoch = self.training, self.plan.batches_per_epoch
-        lr, momentum = rate(training, step, steps_per_epoch=steps_per_epoch)
-        set_rate(self.state.optimizer, lr, momentum)
+        set_rate(self.state.optimizer, *rates.rate(training, step, steps_per_epoch=steps_per_epoch))
         self._set_batch_norm_momentum(first=step == 0)
         self.objective.begin_step(self.model, step=step, steps_per_epoch=steps_per_epoch, epochs=training.epochs)
-        metrics = self.engine.step(*self.batch(step))
-        average_(self.average, self.model, average_decay(training, step, steps_per_epoch=steps_per_epoch))
-        return {"loss": metrics.pop("loss"), "lr": lr, **metrics}
 
-    def batch(self, step: int) -> Batch:
-        """This process's part of a step's batch."""
-        return self.batches.part(step)
-
-    def evidence(self, step: int) -> dict[str, Tensor]:
-        """The whole batch of a step, to look at when its loss is not a number."""
-        return self.batches.whole(step)._asdict()
+    def follow(self, step: int) -> None:
+        """The recipe's average."""
+        decay = rates.average_decay(self.training, step, steps_per_epoch=self.plan.batches_per_epoch)
+        average_(self.average, self.model, decay)
 
     def after_step(self, done: int) -> Mapping[str, float]:
         """At the end of an epoch: judge the average on the validation images, and keep it if it is the best."""
@@ -139,10 +131,9 @@ class ClassifierTrainer:
         """The classifier to use: the best average if there was a selection, otherwise the last one."""
         return self.average if int(self.best.offers) == 0 else self.best.model
 
-    def _loss(self, x: Tensor, y: Tensor, draw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, x: Tensor, y: Tensor, draw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective, and the alignment of the adversarial images' features (Eq. 4 of the DRA paper)."""
-        drawn = noise.uniform if self.objective.noise == "uniform" else noise.normal
-        start_noise = drawn(x.shape[1:], seed=self.seed, purpose="attack start", index=draw)
+        start_noise = self.objective.start_noise(x, seed=self.seed, draw=draw)
         outcome = self.objective(self.model, x, y, start_noise=start_noise)
         if self.target is None or self.head is None:
             return outcome.loss, outcome.metrics

@@ -10,6 +10,7 @@ reconstruction (`MAEReconstruction`, `OneStepDenoise`) or a few sign steps with 
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from rp_models import noise
@@ -20,9 +21,10 @@ from rp_models.diffusion.maskdit import MaskDiT
 from rp_models.diffusion.maskdit_loss import log_normal_sigma, masked_denoising_loss
 from rp_models.mask import random_mask
 from rp_models.networks.mae import MaskedAutoencoder
-from rp_models.training.loop import Metrics, TrainingState
-from rp_models.training.optimizer import set_rate
+from rp_models.settings import ComputeSettings
+from rp_models.training.distributed import ALONE, Processes
 from rp_models.training.schedule import cosine
+from rp_models.training.trainer import BaseTrainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -89,15 +91,55 @@ def adversarial_batch(
         return attack(defended, (x + noise_std * unit).clamp(0, 1), y).detach(), y
 
 
-class Finetuner:
+class Pairs(NamedTuple):
+    """Some of a step's images: adversarial and clean (b, c, h, w), labels (b,), and the numbers of their draws (b,)."""
+
+    x_adv: Tensor
+    x: Tensor
+    y: Tensor
+    draw: Tensor
+
+
+class PairBatches:
+    """The clean images of each step with their adversarial ones; arguments as of `Finetuner`."""
+
+    def __init__(
+        self, images: Images, adversarial: Tensor | Images, batch_size: int, *, seed: int, processes: Processes
+    ) -> None:
+        expected = _shape(images)
+        found = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else _shape(adversarial)
+        if found != expected:
+            raise ValueError(f"expected one adversarial image for each clean one {expected}, got {found}")
+        self.images, self.adversarial, self.batch_size, self.processes = images, adversarial, batch_size, processes
+        order = noise.derive_seed(seed, "finetune")
+        self.plan = BatchPlan(real=len(images), batch_size=batch_size, epoch_images=len(images), seed=order)
+        processes.part(torch.empty(batch_size))
+
+    def part(self, step: int) -> Pairs:
+        """This process's part of a step's batch."""
+        return self._take(step, self.processes)
+
+    def whole(self, step: int) -> Pairs:
+        """The whole batch of a step."""
+        return self._take(step, ALONE)
+
+    def attacked(self, rows: Tensor | slice) -> Tensor:
+        """Adversarial images of some positions."""
+        stored = self.adversarial
+        return stored[rows] if isinstance(stored, Tensor) else stored.batch(rows)[0]
+
+    def _take(self, step: int, processes: Processes) -> Pairs:
+        device = self.adversarial.device
+        chosen = processes.part(self.plan.indices(*divmod(step, self.plan.batches_per_epoch))).to(device)
+        draw = processes.part(torch.arange(step * self.batch_size, (step + 1) * self.batch_size)).to(device)
+        return Pairs(self.attacked(chosen), *self.images.batch(chosen), draw)
+
+
+class Finetuner(BaseTrainer):
     """Stage II (Eq. 6): trains a purifier's model, in place, on stored adversarial images.
 
     The loss is `class_weight` CE(classifier(P(x_adv)), y) + `mu` L(x), L being the model's own training loss on clean
-    images.
-
-    Attributes:
-        model: the purifier's model, which is trained.
-        state: what training changes.
+    images. It logs the two terms and the accuracy on the purified images.
 
     Args:
         settings: of the training.
@@ -106,6 +148,8 @@ class Finetuner:
         images: the clean training images, in memory or not, with batches on the device where the training shall run.
         adversarial: the result of `adversarial_images`, (n, c, h, w) in the same order; or a set that holds the same,
             of which batches are read when they are needed. Its labels are not used.
+        compute: precision and speed.
+        processes: that train together.
         seed: of batches, masks and noise.
 
     Raises:
@@ -121,56 +165,32 @@ class Finetuner:
         images: Images,
         adversarial: Tensor | Images,
         *,
+        compute: ComputeSettings | None = None,
+        processes: Processes = ALONE,
         seed: int,
     ) -> None:
-        expected = _shape(images)
-        found = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else _shape(adversarial)
-        if found != expected:
-            raise ValueError(f"expected one adversarial image for each clean one {expected}, got {found}")
-        self.settings, self.purifier, self.images, self.seed = settings, purifier, images, seed
+        self.settings, self.purifier, self.classifier, self.seed = settings, purifier, classifier.eval(), seed
+        batches = PairBatches(images, adversarial, settings.batch_size, seed=seed, processes=processes)
         self.model = _model(purifier)
-        self.classifier, self.adversarial = classifier.eval(), adversarial
-        self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        _check_trainable(purifier, self.parameters, self._adversarial(slice(1)))
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-        self.state = TrainingState({"model": self.model}, self.optimizer)
-        self.plan = BatchPlan(
-            real=len(images),
-            batch_size=settings.batch_size,
-            epoch_images=len(images),
-            seed=noise.derive_seed(seed, "finetune"),
-        )
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        _check_trainable(purifier, parameters, batches.attacked(slice(1)))
+        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        super().__init__({"model": self.model}, batches, optimizer, compute=compute, processes=processes)
 
-    def step(self, step: int) -> Metrics:
-        """One optimiser step; metrics: the loss, its two terms, and the accuracy on the purified images."""
-        settings, device = self.settings, self.adversarial.device
-        chosen = self.plan.indices(*divmod(step, self.plan.batches_per_epoch)).to(device)
-        x, y = self.images.batch(chosen)
-        index = torch.arange(step * len(x), (step + 1) * len(x), device=device)
-        purified = self.purifier.differentiable(self._adversarial(chosen), seed=self.seed, index=index)
+    def rate(self, step: int) -> float:
+        """A cosine to zero."""
+        return cosine(step, steps=self.settings.steps, peak=self.settings.lr)
+
+    def loss(self, x_adv: Tensor, x: Tensor, y: Tensor, draw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The two terms, and the accuracy on the purified images."""
+        purified = self.purifier.differentiable(x_adv, seed=self.seed, index=draw)
         with frozen(self.classifier):
-            logits = self.classifier(purified)
+            logits = self.classifier(purified).float()
         class_loss = F.cross_entropy(logits, y)
-        own = self._own_loss(x, index) if settings.mu > 0 else torch.zeros_like(class_loss)
-        loss = settings.class_weight * class_loss + settings.mu * own
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        set_rate(self.optimizer, cosine(step, steps=settings.steps, peak=settings.lr))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        accuracy = (logits.argmax(dim=1) == y).double().mean()
-        return {
-            "loss": loss.item(),
-            "class_loss": class_loss.item(),
-            "own_loss": own.item(),
-            "accuracy": accuracy.item(),
-        }
-
-    def _adversarial(self, rows: Tensor | slice) -> Tensor:
-        """Adversarial images of some positions."""
-        stored = self.adversarial
-        return stored[rows] if isinstance(stored, Tensor) else stored.batch(rows)[0]
+        own = self._own_loss(x, draw) if self.settings.mu > 0 else torch.zeros_like(class_loss)
+        accuracy = (logits.argmax(dim=1) == y).float().mean()
+        metrics = {"class_loss": class_loss, "own_loss": own, "accuracy": accuracy}
+        return self.settings.class_weight * class_loss + self.settings.mu * own, metrics
 
     def _own_loss(self, x: Tensor, index: Tensor) -> Tensor:
         """The model's training loss on clean images."""

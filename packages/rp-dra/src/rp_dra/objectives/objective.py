@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from rp_models import noise as randomness
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,6 +54,11 @@ class Objective(ABC):
     def noise(self) -> Noise:
         """The draws that `start_noise` holds: uniform in [0, 1), or standard normal."""
         return "uniform"
+
+    def start_noise(self, x: Tensor, *, seed: int, draw: Tensor) -> Tensor:
+        """The draws of the kind `noise` for images x (b, c, h, w) whose numbers are draw (b,)."""
+        drawn = randomness.uniform if self.noise == "uniform" else randomness.normal
+        return drawn(x.shape[1:], seed=seed, purpose="attack start", index=draw)
 
     @property
     def robust(self) -> bool:
