@@ -117,8 +117,11 @@ def test_class_means_are_means_by_class_and_unseen_classes_keep_their_row():
     means.close_epoch_()
     expected = torch.stack([(p[0] + p[2]) / 2, p[1], torch.full((3,), 1 / 3)])
     torch.testing.assert_close(means.prior, expected)
+    means.collect_(p[1:2], torch.tensor([0]))  # the next epoch's means are of its own predictions alone
     means.close_epoch_()
-    torch.testing.assert_close(means.prior, expected)
+    torch.testing.assert_close(means.prior, torch.stack([p[1], p[1], torch.full((3,), 1 / 3)]))
+    means.close_epoch_()
+    torch.testing.assert_close(means.prior, torch.stack([p[1], p[1], torch.full((3,), 1 / 3)]))
 
 
 @pytest.fixture

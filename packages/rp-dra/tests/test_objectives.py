@@ -20,7 +20,7 @@ from rp_dra.objectives import (
     eval_mode,
 )
 from rp_dra.objectives.trades import divergence
-from rp_models import build
+from rp_models import build, noise
 from torch import nn
 from torch.nn import functional as F
 
@@ -330,6 +330,25 @@ def test_every_objective_tells_its_noise_and_whether_it_is_robust():
     assert not Standard().robust
     assert not Adr(Standard()).robust
     assert all(objective.robust for objective in ADVERSARIAL)
+
+
+@every
+def test_the_start_is_drawn_by_seed_and_image_with_the_noise_that_the_objective_documents(objective):
+    x, draw = batch()[0], torch.tensor([4, 2**33, 0])[: len(batch()[0])]
+    drawn = {"uniform": noise.uniform, "normal": noise.normal}[objective.noise]
+    start = objective.start_noise(x, seed=9, draw=draw)
+    assert torch.equal(start, drawn(x.shape[1:], seed=9, purpose="attack start", index=draw))
+    assert (start.min() < 0) == (objective.noise == "normal")
+    assert not torch.equal(start, objective.start_noise(x, seed=8, draw=draw))
+
+
+def test_defaults_are_the_published_ones():
+    assert (Trades().eps, Trades().step_size, Trades().steps, Trades().beta) == (8 / 255, 2 / 255, 10, 5.0)
+    original = TradesOriginal()
+    assert (original.eps, original.step_size, original.steps, original.beta) == (0.031, 0.007, 10, 6.0)
+    assert (PgdAt().eps, PgdAt().step_size, PgdAt().steps) == (8 / 255, 2 / 255, 10)
+    ikl = Ikl(num_classes=2)
+    assert (ikl.eps, ikl.steps, ikl.step_share, ikl.alpha, ikl.beta) == (8 / 255, 2, 1.0, 4.0, 20.0)
 
 
 def test_objectives_without_state_have_no_modules_and_need_no_hooks():

@@ -88,6 +88,13 @@ def test_the_pass_is_encode_normalise_mix_with_noise_and_average():
     assert target.noise_shape((3, 224, 224)) == (8, 4, 4)
 
 
+def test_all_three_networks_are_frozen_for_ever():
+    target = tiny().train()
+    assert not any(module.training for module in target.modules())
+    assert {name.partition(".")[0] for name, _ in target.named_parameters()} == {"transformer", "autoencoder"}
+    assert not any(parameter.requires_grad for parameter in target.parameters())
+
+
 def test_a_sampled_latent_takes_its_draw_from_the_second_half_of_the_noise():
     target = tiny(latent="sample")
     x, y, eps = batch()

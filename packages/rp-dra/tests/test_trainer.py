@@ -20,7 +20,7 @@ from rp_dra import (
     objective_of,
 )
 from rp_dra.mixture import Batch
-from rp_models import build
+from rp_models import build, noise
 from rp_models.checkpoint import read_tensors
 from rp_models.data import ImageSet, load_images, subset
 from rp_models.data.info import DatasetInfo
@@ -285,6 +285,38 @@ def test_alignment_is_the_negative_cosine_without_gradient_to_the_target():
 def test_the_head_is_a_three_layer_mlp():
     head = Alignment(6, 4, hidden=5)
     assert [tuple(p.shape) for p in head.parameters()] == [(5, 6), (5,), (5, 5), (5,), (4, 5), (4,)]
+
+
+def test_the_head_is_trained_by_the_first_step_and_its_biases_do_not_decay():
+    made = trainer(EdmTarget(denoiser()))
+    groups = made.state.optimizer.param_groups
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    before = [parameter.clone() for parameter in made.head.parameters()]
+    made.step(0)
+    for old, parameter in zip(before, made.head.parameters(), strict=True):
+        assert decay[id(parameter)] == (TRAINING.weight_decay if parameter.dim() > 1 else 0)
+        assert not torch.equal(old, parameter)
+    assert {id(p) for p in made.model.parameters()} < decay.keys()
+
+
+@pytest.mark.parametrize(("objective", "drawn"), [("trades", noise.uniform), ("trades-original", noise.normal)])
+def test_a_step_starts_its_attack_with_the_noise_of_its_objective_and_the_trainers_seed(objective, drawn, monkeypatch):
+    made = trainer(recipe=replace(TRAINING, objective=objective))
+    seen = []
+    call = type(made.objective).__call__
+    monkeypatch.setattr(
+        type(made.objective), "__call__", lambda *a, **k: seen.append(k["start_noise"]) or call(*a, **k)
+    )
+    made.step(1)
+    expected = drawn((1, 8, 8), seed=3, purpose="attack start", index=torch.arange(16, 32))
+    assert torch.equal(seen[0], expected)
+
+
+def test_validation_starts_from_the_trainers_seed():
+    made = trainer()
+    x, index = made._validation.images.batch(torch.arange(6))[0], torch.arange(6)
+    uniform = noise.uniform((1, 8, 8), seed=3, purpose="validation", index=index)
+    torch.testing.assert_close(made._validation._start(x, index), (x + 0.1 * (2 * uniform - 1)).clamp(0, 1))
 
 
 def test_validation_in_batches_counts_the_same_images():

@@ -7,7 +7,9 @@ from rp_models import load, noise
 from rp_models.data import ImageSet, load_images
 from rp_models.diffusion.maskdit_loss import log_normal_sigma, masked_denoising_loss
 from rp_models.mask import random_mask
+from rp_models.settings import ComputeSettings
 from rp_models.training import RunFolder, train_stage
+from rp_models.training.distributed import Processes
 from rp_purify import (
     Defended,
     Finetuner,
@@ -20,6 +22,7 @@ from rp_purify import (
     Purifier,
     adversarial_images,
 )
+from rp_purify.finetune import PairBatches
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -117,6 +120,33 @@ def test_maskdits_own_loss_is_its_training_loss_on_images_in_the_range_of_minus_
     expected = masked_denoising_loss(model, 2 * x[chosen] - 1, sigma=sigma, noise=unit, mask=mask).mean()
     # the order of summation may differ between the two calls
     assert trainer.step(0)["own_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_parts_of_two_processes_make_the_batch_and_the_loss_of_one(digits: ImageSet) -> None:
+    x, _ = digits.batch(slice(None))
+    trainer = Finetuner(SETTINGS, MAEReconstruction(tiny_mae()), TinyClassifier(), digits, x.flip(3), seed=0)
+    whole = trainer.batches.whole(1)
+    parts = [
+        PairBatches(digits, x.flip(3), 8, seed=0, processes=Processes(rank=rank, count=2)).part(1) for rank in range(2)
+    ]
+    assert all(torch.equal(torch.cat(column), one) for column, one in zip(zip(*parts, strict=True), whole, strict=True))
+    losses = torch.stack([trainer.loss(*part)[0] for part in parts])
+    torch.testing.assert_close(losses.mean(), trainer.loss(*whole)[0])
+    with pytest.raises(ValueError, match="cannot be divided among 3 processes"):
+        PairBatches(digits, x, 8, seed=0, processes=Processes(rank=0, count=3))
+
+
+@pytest.mark.parametrize("make", [MAEReconstruction, lambda mae: MAEPure(mae, steps=2, grad="ste-tanh")])
+def test_bfloat16_changes_the_losses_by_rounding_and_leaves_weights_in_float32(make: object, digits: ImageSet) -> None:
+    x, _ = digits.batch(slice(None))
+    exact, rounded = (
+        Finetuner(SETTINGS, make(tiny_mae()), TinyClassifier(), digits, x, compute=compute, seed=0)  # type: ignore[operator]
+        for compute in (None, ComputeSettings(precision="bf16"))
+    )
+    one, other = exact.step(0), rounded.step(0)
+    assert one["loss"] != other["loss"]
+    assert other["loss"] == pytest.approx(one["loss"], rel=0.05)  # bfloat16 keeps 8 bits
+    assert all(parameter.dtype == torch.float32 for parameter in rounded.model.parameters())
 
 
 def test_images_of_a_set_train_as_those_of_a_tensor(digits: ImageSet) -> None:

@@ -34,7 +34,6 @@ class Best(nn.Module):
         self.register_buffer("score", torch.tensor(-1.0))
         self.register_buffer("offers", torch.tensor(0))
 
-    @torch.no_grad()
     def offer(self, model: nn.Module, score: float) -> None:
         """Keep a copy of `model` if its score is at least the best so far; ties go to the later one, as in DM-AT."""
         self.offers += 1
