@@ -4,14 +4,13 @@ import pytest
 import rp_models
 import torch
 from rp_models.importers import read_nvlabs
+from rp_testing import GOLDEN_FILES
 
-from .running import ROOT, app, process
-
-GOLDEN = ROOT / "packages" / "rp-models" / "tests" / "golden"
+from .running import app, process
 
 
 def test_an_official_file_becomes_a_checkpoint_with_the_same_outputs(tmp_path):
-    source = GOLDEN / "edm_network_fixture.pkl"
+    source = GOLDEN_FILES / "edm_network_fixture.pkl"
     done = process("convert", "nvlabs", source, tmp_path / "edm.safetensors", cwd=tmp_path)
     assert "261,075 parameters" in done.stdout
     ours, theirs = rp_models.load(tmp_path / "edm.safetensors"), read_nvlabs(source).build()
@@ -41,9 +40,9 @@ def test_layout_true_files_of_other_kinds_convert_too(tmp_path):
     [
         (["nvlabs", "none.pkl", "t.safetensors"], "no such file"),
         (["edm", "none.pkl", "t.safetensors"], "invalid choice 'edm'"),
-        (["mae", GOLDEN / "edm_network_fixture.pkl", "t.safetensors"], "fixture.pkl"),
-        (["nvlabs", GOLDEN / "edm_network_fixture.pkl", "t.safetensors", "--option", "a=1"], "has no option 'a'"),
-        (["nvlabs", GOLDEN / "edm_network_fixture.pkl", "t.safetensors", "--option", "a"], "NAME=VALUE"),
+        (["mae", GOLDEN_FILES / "edm_network_fixture.pkl", "t.safetensors"], "fixture.pkl"),
+        (["nvlabs", GOLDEN_FILES / "edm_network_fixture.pkl", "t.safetensors", "--option", "a=1"], "has no option 'a'"),
+        (["nvlabs", GOLDEN_FILES / "edm_network_fixture.pkl", "t.safetensors", "--option", "a"], "NAME=VALUE"),
     ],
 )
 def test_bad_input_to_the_converter_ends_in_one_sentence(arguments, message, tmp_path):

@@ -23,7 +23,7 @@ def bare(requirement):
 def test_the_root_lists_every_package():
     root = project(ROOT)
     assert {bare(name) for name in root["project"]["dependencies"]} >= set(PACKAGES)
-    assert set(root["tool"]["uv"]["sources"]) == set(PACKAGES)
+    assert set(root["tool"]["uv"]["sources"]) == {*PACKAGES, "rp-testing"}
     assert {name.replace("-", "_") for name in PACKAGES} <= set(root["tool"]["mypy"]["packages"])
     modules = {path.stem for path in APPS.glob("*.py")}
     assert modules == set(root["tool"]["mypy"]["modules"])
@@ -89,3 +89,10 @@ def test_every_public_name_can_be_imported(public_names, package):
     count, missing = public_names[package]
     assert count > 3
     assert missing == []
+
+
+def test_golden_files_and_their_recipe_stand_once():
+    support = ROOT / "tests" / "support" / "src" / "rp_testing"
+    assert len(list((support / "golden").glob("*.npz"))) > 70
+    assert [path for path in ROOT.glob("packages/*/tests/**/*") if path.suffix in (".npz", ".pkl")] == []
+    assert list(ROOT.glob("packages/*/tests/**/recipe.py")) == []

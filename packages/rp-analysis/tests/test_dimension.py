@@ -1,14 +1,13 @@
 """Classification and robust-aware dimension against golden files and a projection written out."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from rp_analysis import classification_dimension, component_accuracy, principal_components
+from rp_testing import GOLDEN_FILES
 from torch import Tensor
 
-GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "analysis_class_dim_c10.npz"))
+GOLDEN = dict(np.load(GOLDEN_FILES / "analysis_class_dim_c10.npz"))
 CLEAN, ADVERSARIAL = (torch.from_numpy(GOLDEN[f"in_features_{kind}"]) for kind in ("clean", "adv"))
 LABELS = torch.from_numpy(GOLDEN["in_labels"])
 WEIGHT, BIAS = (torch.from_numpy(GOLDEN[f"in_head_{part}"]) for part in ("weight", "bias"))

@@ -2,15 +2,15 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rp_analysis import difference_map, frequency_map, log_map, low_frequency_share, radial_profile
 from rp_analysis.frequency import dct_matrix
+from rp_testing import GOLDEN_FILES
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "analysis_frequency.npz")
+GOLDEN = np.load(GOLDEN_FILES / "analysis_frequency.npz")
 CASES = [case["name"] for case in json.loads(str(GOLDEN["config"]))["cases"]]
 
 

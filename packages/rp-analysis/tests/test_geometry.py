@@ -1,15 +1,15 @@
 """Alignment and uniformity against golden files and the definition over all pairs."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rp_analysis import alignment_loss, alignment_score, uniformity_loss, uniformity_score
+from rp_testing import GOLDEN_FILES
 from torch import Tensor
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "analysis_alignment_uniformity.npz")
+GOLDEN = np.load(GOLDEN_FILES / "analysis_alignment_uniformity.npz")
 CASES = [case["name"] for case in json.loads(str(GOLDEN["config"]))["cases"]]
 
 

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from rp_analysis import SaeConfig, SaeTrainer, TopKSae, evaluate_reconstruction, sae_sweep, top_activations, train_sae
 from rp_analysis.sae_training import geometric_median, learning_rate
 from rp_analysis.sparse_code import attach_gradient, decode, select_top_k
+from rp_testing import GOLDEN_FILES, fill_value
 from torch import Tensor
 
-from .golden.recipe import fill_value
-
-FILES = {name: np.load(Path(__file__).parent / "golden" / f"analysis_sae_{name}.npz") for name in ("k8", "k16")}
+FILES = {name: np.load(GOLDEN_FILES / f"analysis_sae_{name}.npz") for name in ("k8", "k16")}
 TINY = SaeConfig(k=4, expansion=4, epochs=3, batch=50, lr=3e-3)
 
 

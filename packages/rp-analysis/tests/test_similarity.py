@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_analysis import cka, cknna, cknna_matrix, mutual_knn
 from rp_analysis.neighbours import _top_k, nearest_neighbours
+from rp_testing import GOLDEN_FILES
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "analysis_similarity.npz")
+GOLDEN = np.load(GOLDEN_FILES / "analysis_similarity.npz")
 CASES = {case["name"]: case["k"] for case in json.loads(str(GOLDEN["config"]))["cases"]}
 
 

@@ -1,20 +1,15 @@
 """Small models with known answers, and the reference networks of the golden files."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from rp_attacks import noise
+from rp_testing import GOLDEN_FILES, fill_state
 from torch import Tensor, nn
-
-from .golden.recipe import fill_state
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def load_golden(name: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / f"{name}.npz") as data:
+    with np.load(GOLDEN_FILES / f"{name}.npz") as data:
         return {key: data[key] for key in data.files}
 
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from rp_attacks import ascent_step, project, random_start
 from rp_attacks.clamping import clamp
 from rp_attacks.norms import NORMS, project_l1, project_l1_in_box, size
+from rp_testing import golden_input
 
-from .golden.recipe import golden_input
 from .models import images, load_golden
 
 

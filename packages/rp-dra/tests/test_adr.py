@@ -1,7 +1,6 @@
 """ADR's labels against their formula, the schedules, the teacher, and how a base objective uses the labels."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_dra.objectives import Adr, PgdAt, Standard, Trades, adr_labels, trust
 from rp_models import build
+from rp_testing import GOLDEN_FILES
 from torch.nn import functional as F
 
-GOLDEN = Path(__file__).parent / "golden" / "adr_labels.npz"
+GOLDEN = GOLDEN_FILES / "adr_labels.npz"
 
 
 @pytest.fixture(scope="module")

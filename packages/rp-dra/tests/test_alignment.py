@@ -1,17 +1,14 @@
 """The alignment head and loss: REPA's numbers, one or two representations, gradients."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from rp_dra import Alignment, alignment_loss
-
-from .golden.recipe import fill_state
+from rp_testing import GOLDEN_FILES, fill_state
 
 
 def test_head_and_loss_equal_repas():
-    with np.load(Path(__file__).parent / "golden" / "repa_projector_tiny.npz") as file:
+    with np.load(GOLDEN_FILES / "repa_projector_tiny.npz") as file:
         golden = {key: torch.from_numpy(file[key]) for key in file.files if key.startswith(("in_", "out_"))}
         shapes = {
             str(key): tuple(map(int, str(shape).split("x")))

@@ -15,8 +15,7 @@ from rp_models import build
 from rp_models.checkpoint import CheckpointError
 from rp_models.data import load_images, subset
 from rp_models.training import RunFolder, seeded, train_stage
-
-from .golden.recipe import fill_state
+from rp_testing import fill_state
 
 SETTINGS = EncoderSettings(epochs=4, batch_size=32, lr=3e-3, ema_half_life=100, crop_padding=1, flip=False, sigma=0.1)
 

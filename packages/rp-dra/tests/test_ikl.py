@@ -1,7 +1,6 @@
 """IKL and GKL against their published code and the plain triple sum; the class means over epochs."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +10,10 @@ from hypothesis import strategies as st
 from rp_dra.objectives import ClassMeans, Ikl, ikl_loss, weighted_mse
 from rp_models import build
 from rp_models.training import TrainingState
+from rp_testing import GOLDEN_FILES
 from torch.nn import functional as F
 
-GOLDEN = Path(__file__).parent / "golden" / "ikl_loss.npz"
+GOLDEN = GOLDEN_FILES / "ikl_loss.npz"
 
 
 @pytest.fixture(scope="module")

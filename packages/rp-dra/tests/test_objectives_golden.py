@@ -1,17 +1,14 @@
 """TRADES in both forms and both norms, and PGD-AT, against what the published codes computed."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rp_dra.objectives import PgdAt, Trades, TradesOriginal
 from rp_models import build
+from rp_testing import GOLDEN_FILES, fill_state
 
-from .golden.recipe import fill_state
-
-GOLDEN = Path(__file__).parent / "golden"
 # the share of pixels where the attack may differ: sign steps flip where the gradient is near zero. Between float32 and
 # float64 the references themselves differ in no pixel (DM-AT) and in 1 to 5% (as published, started in eval mode)
 FLIPS = {
@@ -25,7 +22,7 @@ FLIPS = {
 
 
 def read(name):
-    with np.load(GOLDEN / f"{name}.npz") as file:
+    with np.load(GOLDEN_FILES / f"{name}.npz") as file:
         arrays = dict(file)
     config = json.loads(str(arrays["config"]))
     return config, {key: torch.from_numpy(value) for key, value in arrays.items() if value.dtype.kind in "fi"}

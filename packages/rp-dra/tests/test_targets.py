@@ -1,7 +1,6 @@
 """Alignment targets on EDM networks and on any module: the reference's features, frozen, with draws made outside."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,16 +10,13 @@ from hypothesis import strategies as st
 from rp_dra.targets import CachedTarget, EdmTarget, JoinedTarget, ModuleTarget, represent
 from rp_models import build, noise
 from rp_models.data import load_images, subset
+from rp_testing import GOLDEN_FILES, fill_state
 from torch import nn
-
-from .golden.recipe import fill_state
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def golden_edm(name):
     """A tiny EDM network with the recorded weights, and what the reference computed with it."""
-    with np.load(GOLDEN / f"{name}.npz") as file:
+    with np.load(GOLDEN_FILES / f"{name}.npz") as file:
         arrays, config = dict(file), json.loads(str(file["config"]))
     model = build("edm", **config["build"]["kwargs"])
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}

@@ -1,7 +1,6 @@
 """The LightningDiT target: the reference's features, every open choice, and the released sizes without weights."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,7 @@ import torch
 from rp_dra.targets import LightningDitTarget, fit_image
 from rp_models.networks.lightningdit import MASSIVE_CHANNELS, LightningDiT
 from rp_models.networks.vae import AutoencoderKL, LatentNormalization, Posterior
-
-from .golden.recipe import fill_state
+from rp_testing import GOLDEN_FILES, fill_state
 
 
 class Recorded(AutoencoderKL):
@@ -54,7 +52,7 @@ def batch():
 
 
 def test_features_equal_the_references_at_its_own_times_and_labels():
-    path = Path(__file__).parent / "golden" / "lightningdit_tiny.npz"
+    path = GOLDEN_FILES / "lightningdit_tiny.npz"
     with np.load(path) as file:
         golden = {key: torch.from_numpy(file[key]) for key in file.files if key.startswith(("in_", "out_"))}
         config = json.loads(str(file["config"]))

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,9 +25,8 @@ from rp_models.data import ImageSet, load_images, subset
 from rp_models.data.info import DatasetInfo
 from rp_models.settings import ComputeSettings
 from rp_models.training import Interrupted, RunFolder, train_stage
+from rp_testing import GOLDEN_FILES, fill_state
 from torch.nn import functional as F
-
-from .golden.recipe import fill_state
 
 CIFAR10 = DatasetInfo(
     name="cifar10",
@@ -65,7 +63,7 @@ class Recorded(Objective):
 @pytest.fixture(scope="module")
 def trajectory():
     """Eight steps over four epochs on DM-AT's weights, images and attack starts, measured after each epoch."""
-    with np.load(Path(__file__).parent / "golden" / "dmat_watrain_trajectory.npz") as file:
+    with np.load(GOLDEN_FILES / "dmat_watrain_trajectory.npz") as file:
         golden = {key: torch.from_numpy(file[key]) for key in file.files if key.startswith(("in_", "out_"))}
         args = json.loads(str(file["config"]))["args"]
     x, noise, eps = golden["in_x"], golden["in_noise"], args["attack_eps"]

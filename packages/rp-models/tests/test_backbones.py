@@ -6,9 +6,8 @@ import torch
 from rp_models import build, load, save
 from rp_models.networks.backbones import Backbone
 from rp_models.networks.vit import VisionTransformer
+from rp_testing import Golden
 from torch import nn
-
-from .golden.files import Golden
 
 NAMES = ["vit-b16-dinov3", "convnext-b", "resnet50", "resnet101"]
 

@@ -1,7 +1,6 @@
 """The composition of training batches: DM-AT's recorded counts, and what makes it resumable."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models.data import BatchPlan, part
+from rp_testing import GOLDEN_FILES
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "dmat_sampler.npz")
+GOLDEN = np.load(GOLDEN_FILES / "dmat_sampler.npz")
 CASES = json.loads(str(GOLDEN["config"]))["cases"]
 
 

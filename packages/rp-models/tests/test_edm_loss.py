@@ -5,8 +5,7 @@ import torch
 from rp_models.diffusion.edm_augment import Augmentation
 from rp_models.diffusion.edm_loss import EDMLoss, VELoss, VPLoss
 from rp_models.diffusion.precondition import EDMPrecond, VEPrecond, VPPrecond
-
-from .golden.files import Golden
+from rp_testing import Golden
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import pytest
 import torch
 from rp_models import noise, zoo
 from rp_models.diffusion.precondition import EDMPrecond, VEPrecond, VPPrecond
-
-from .golden.files import Golden
+from rp_testing import Golden
 
 CLASSES = {"EDMPrecond": EDMPrecond, "VPPrecond": VPPrecond, "VEPrecond": VEPrecond}
 NETWORKS = ["edm_ddpmpp_tiny", "edm_ncsnpp_tiny", "edm_adm_tiny"]

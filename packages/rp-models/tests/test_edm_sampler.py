@@ -7,8 +7,7 @@ import torch
 from rp_models import noise
 from rp_models.diffusion.heun import noise_levels, sample_heun, to_uint8
 from rp_models.diffusion.precondition import EDMPrecond
-
-from .golden.files import Golden
+from rp_testing import Golden
 
 
 def filled(golden):

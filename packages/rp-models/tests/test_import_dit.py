@@ -10,10 +10,9 @@ from rp_models.importers.lightningdit import read_latent_statistics, read_lightn
 from rp_models.importers.maskdit import read_maskdit
 from rp_models.importers.repa import read_repa
 from rp_models.importers.vae import read_vae
+from rp_testing import Golden, fill_state
 from torch import Tensor, nn
 
-from .golden.files import Golden
-from .golden.recipe import fill_state
 from .test_lightningdit import NAMES
 from .test_lightningdit import filled as lightningdit
 from .test_maskdit import draw

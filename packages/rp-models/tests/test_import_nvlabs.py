@@ -6,7 +6,6 @@ import os
 import pickle
 import pickletools
 import struct
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models import CheckpointError, load, save, zoo
 from rp_models.importers import read_nvlabs
+from rp_testing import GOLDEN_FILES, Golden
 
-from .golden.files import Golden
-
-FIXTURE = Path(__file__).parent / "golden" / "edm_network_fixture.pkl"
+FIXTURE = GOLDEN_FILES / "edm_network_fixture.pkl"
 
 
 class Call:

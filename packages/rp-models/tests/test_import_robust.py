@@ -7,9 +7,8 @@ import torch
 from rp_models import CheckpointError, build, load, save
 from rp_models.importers.robust import read_robust
 from rp_models.networks.normalization import CIFAR10, CIFAR100, IMAGENET
+from rp_testing import Golden
 from torch import Tensor, nn
-
-from .golden.files import Golden
 
 DM = {"depth": 10, "width": 1, **CIFAR10._asdict()}
 

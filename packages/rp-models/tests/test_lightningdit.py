@@ -7,10 +7,8 @@ from rp_models.diffusion.transport import Guidance
 from rp_models.networks.adaln import drop_labels, modulate
 from rp_models.networks.lightningdit import LightningDiT
 from rp_models.networks.rotary import Rotary, rotate
+from rp_testing import Golden, fill_state
 from torch import Tensor
-
-from .golden.files import Golden
-from .golden.recipe import fill_state
 
 NAMES = ["lightningdit_tiny", "lightningdit_tiny_kept", "lightningdit_qknorm_tiny", "lightningdit_plain_patch2_tiny"]
 

@@ -1,16 +1,16 @@
 """Lion against timm's and its own definition; saving, groups, bad input."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rp_models.training import TrainingState
 from rp_models.training.lion import Lion
+from rp_testing import GOLDEN_FILES
 from torch import nn
 
-GOLDEN = Path(__file__).parent / "golden" / "lion_quadratic.npz"
+GOLDEN = GOLDEN_FILES / "lion_quadratic.npz"
 
 
 @pytest.mark.parametrize("run", ["plain", "lr_change", "big"])

@@ -7,10 +7,9 @@ from rp_models.mask import Mask, complement, random_mask
 from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.networks.position import sincos_table
 from rp_models.networks.transformer import patchify, unpatchify
+from rp_testing import Golden
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from .golden.files import Golden
 
 
 def tiny(**arguments: object) -> MaskedAutoencoder:

@@ -9,10 +9,9 @@ from rp_models.diffusion.heun import sample_heun
 from rp_models.diffusion.maskdit import GuidedMaskDiT, MaskDiT
 from rp_models.diffusion.maskdit_loss import log_normal_sigma, masked_denoising_loss, masked_denoising_terms
 from rp_models.mask import Mask, complement, random_mask
+from rp_testing import Golden
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from .golden.files import Golden
 
 
 def reference_model() -> MaskDiT:

@@ -2,10 +2,9 @@ import pytest
 import torch
 from rp_models import build, load, parameter_count, save, zoo
 from rp_models.networks.preact_resnet import DMPreActResNet, PreActResNet
+from rp_testing import Golden
 from torch import nn
 from torch.nn import functional as F
-
-from .golden.files import Golden
 
 FAMILIES = ["preact-resnet18", "preact-resnet18-swish"]
 

@@ -15,9 +15,8 @@ from rp_models.diffusion.sampling import balanced_labels, conditional, generate,
 from rp_models.diffusion.transport import time_grid
 from rp_models.networks.lightningdit import LightningDiT
 from rp_models.networks.vae import LatentNormalization
+from rp_testing import fill_state
 from torch import Tensor, nn
-
-from .golden.recipe import fill_state
 
 THREE = HeunSettings(steps=3)
 CHURN = HeunSettings(steps=4, S_churn=3.0, S_min=0.05, S_max=50.0, S_noise=1.003)

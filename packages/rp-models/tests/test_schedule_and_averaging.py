@@ -1,7 +1,6 @@
 """Schedules and weight averages against what DM-AT's and torch's code computes."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models.training import average_, cosine, decay_groups, dmat_decay, ema_decay, one_cycle, set_rate
+from rp_testing import GOLDEN_FILES
 from torch import nn
 
-GOLDEN = Path(__file__).parent / "golden"
-SCHEDULES = np.load(GOLDEN / "dmat_lr_schedule.npz")
+SCHEDULES = np.load(GOLDEN_FILES / "dmat_lr_schedule.npz")
 
 
 @pytest.mark.parametrize(("peak", "epochs"), [(0.2, 400), (0.2, 100), (0.2, 2400), (0.4, 81)])
@@ -58,7 +57,7 @@ class Holder(nn.Module):
 
 
 def test_averaging_equals_dm_ats():
-    golden = np.load(GOLDEN / "dmat_ema.npz")
+    golden = np.load(GOLDEN_FILES / "dmat_ema.npz")
     config = json.loads(str(golden["config"]))
     params = torch.from_numpy(golden["in_params"])
     average = Holder(params[0])

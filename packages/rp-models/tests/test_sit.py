@@ -5,9 +5,8 @@ import torch
 from rp_models import build
 from rp_models.networks.projector import ProjectionHead, alignment_loss
 from rp_models.networks.sit import SiT, repa_loss
+from rp_testing import Golden
 from torch import Tensor
-
-from .golden.files import Golden
 
 
 def reference_model() -> SiT:

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models.diffusion.transport import flow_loss, interpolate, logit_normal_time, sample_euler, time_grid
+from rp_testing import Golden
 from torch import Tensor
 
-from .golden.files import Golden
 from .test_lightningdit import draw, filled, tiny
 
 

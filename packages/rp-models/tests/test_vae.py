@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models import build
 from rp_models.networks.vae import AutoencoderKL, LatentNormalization, Posterior
+from rp_testing import Golden
 from torch import Tensor
-
-from .golden.files import Golden
 
 VA_VAE = {"width": 32, "multipliers": (1, 2), "blocks": 1, "attention": (False, True), "z_channels": 4}
 SD_VAE = {**VA_VAE, "attention": (False, False)}

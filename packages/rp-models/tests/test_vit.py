@@ -3,10 +3,9 @@ import torch
 from rp_models import build, load, save
 from rp_models.networks.transformer import DropPath
 from rp_models.networks.vit import VisionTransformer
+from rp_testing import Golden
 from torch import nn
 from torch.nn import functional as F
-
-from .golden.files import Golden
 
 TINY = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 5, "width": 16, "depth": 2, "heads": 2}
 POOLINGS = [{"pool": "token"}, {"pool": "avg"}, {"pool": "avg", "class_token": False}]

@@ -2,10 +2,9 @@ import pytest
 import torch
 from rp_models import build, zoo
 from rp_models.networks.wide_resnet import DMWideResNet, SameConv2d, WideResNet
+from rp_testing import Golden
 from torch import nn
 from torch.nn import functional as F
-
-from .golden.files import Golden
 
 CLASSIC = ["wrn_classic_d10_w2", "wrn_trades_subblock_d10_w1"]
 DM = [

@@ -1,6 +1,5 @@
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,10 +21,11 @@ from rp_purify import (
     target_attention,
     variation,
 )
+from rp_testing import GOLDEN_FILES
 
 from .models import tiny_images, tiny_mae, tiny_maskdit
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "analysis_amv.npz")
+GOLDEN = np.load(GOLDEN_FILES / "analysis_amv.npz")
 CLEAN, ADVERSARIAL = (torch.from_numpy(GOLDEN[f"in_attn_{name}_mae"]).double() for name in ("clean", "adv"))
 
 

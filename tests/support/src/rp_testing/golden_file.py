@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .recipe import fill_state
+from rp_testing.recipe import fill_state
+
+FILES = Path(__file__).parent / "golden"
 
 
 class Golden:
@@ -16,7 +18,7 @@ class Golden:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        with np.load(Path(__file__).parent / f"{name}.npz") as file:
+        with np.load(FILES / f"{name}.npz") as file:
             self.arrays = dict(file)
         self.config: dict[str, Any] = json.loads(str(self.arrays["config"]))
         self.shapes = {
