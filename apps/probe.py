@@ -11,50 +11,31 @@ arguments: the embedded digits, a few minutes on two cores.
 """
 
 import sys
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.recipes.probe import RECIPES, ProbeStudy
 
+if TYPE_CHECKING:
+    from rp_experiments.run import Run
+
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(cli.Options):
     """How robust are a diffusion model's features by themselves? Linear probes, attacked honestly."""
 
     recipe: Literal["digits", "smoke"] = "digits"  # where the settings below start from
-    out: Path | None = None  # the study's folder; by default runs/probe/RECIPE
-    resume: bool = False  # go on with the study that is in the folder
-    dry_run: bool = False  # print the resolved configuration as JSON and stop
-    device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
-    cache: Path = Path("runs/cache")  # where trained diffusion models are kept for other runs
-    data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     config: Annotated[ProbeStudy, tyro.conf.arg(name="")] = field(default_factory=ProbeStudy)
 
 
-def main() -> int:
-    """Parse, then run; torch is imported only after parsing."""
-    options = cli.parse(Options, RECIPES)
-    if options.dry_run:
-        cli.print_json(asdict(options.config))
-        return 0
-    out = options.out or Path("runs") / "probe" / options.recipe
-    print(f"run folder: {out}", file=sys.stderr, flush=True)
-    from rp_experiments.probe import ProbeJob
+def work(options: Options, run: "Run") -> None:
+    """The job; torch is imported only now."""
+    from rp_experiments.probe import probe
 
-    return cli.guarded(
-        lambda: ProbeJob.open(
-            options.config,
-            out,
-            resume=options.resume,
-            device=options.device,
-            cache=options.cache,
-            root=options.data_root,
-        ).run()
-    )
+    probe(options.config, run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.main(Options, work, RECIPES))

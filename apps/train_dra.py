@@ -14,8 +14,7 @@ places.
 """
 
 import sys
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -24,50 +23,32 @@ from rp_experiments.recipes.dra import RECIPES
 from rp_experiments.recipes.dra_settings import TrainDra
 
 if TYPE_CHECKING:
+    from rp_experiments.run import Run
+
     RecipeName = str
 else:
     RecipeName = Literal[tuple(RECIPES)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(cli.SharedOptions):
     """Adversarial training with diffusion representation alignment, from nothing to an honest robust accuracy."""
 
     recipe: RecipeName = "digits"  # where the settings below start from
-    out: Path | None = None  # the run's folder; by default runs/train_dra/RECIPE
-    resume: bool = False  # go on with the run that is in the folder
-    dry_run: bool = False  # print the resolved configuration as JSON and stop
-    device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
     workers: int = 2  # processes that evaluate beside the training, on a CPU; 0 for none. Changes no number
-    cache: Path = Path("runs/cache")  # where diffusion models and their images are kept for other runs
-    data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     config: Annotated[TrainDra, tyro.conf.arg(name="")] = field(default_factory=TrainDra)
 
+    def check(self) -> None:
+        """Whether the workers can be started."""
+        cli.check_workers(self.workers)
 
-def main() -> int:
-    """Parse, then run; torch is imported only after parsing."""
-    options = cli.parse(Options, RECIPES)
-    if options.dry_run:
-        cli.print_json(asdict(options.config))
-        return 0
-    out = options.out or Path("runs") / "train_dra" / options.recipe
-    if cli.first_process():
-        print(f"run folder: {out}", file=sys.stderr, flush=True)
+
+def work(options: Options, run: "Run") -> None:
+    """The job; torch is imported only now."""
     from rp_experiments.train_dra import train_dra
 
-    return cli.guarded(
-        lambda: train_dra(
-            options.config,
-            out,
-            recipe=options.recipe,
-            resume=options.resume,
-            device=options.device,
-            cache=options.cache,
-            root=options.data_root,
-            workers=options.workers,
-        )
-    )
+    train_dra(options.config, run, recipe=options.recipe, workers=options.workers)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.main(Options, work, RECIPES))

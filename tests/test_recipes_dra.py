@@ -13,9 +13,10 @@ import torch
 from rp_attacks import PGD
 from rp_dra import METHODS, build_classifier
 from rp_dra.settings import AlignmentSettings, ClassifierSettings
-from rp_experiments.diffusion_model import alignment_target
+from rp_dra.targets.build import alignment_target
 from rp_experiments.recipes.dra import RECIPES
 from rp_experiments.recipes.dra_paper import PAPER, published
+from rp_experiments.run import Run
 from rp_experiments.train_dra import TrainDraJob, train_dra
 from rp_models.checkpoint import CheckpointError, read_tensors
 from rp_models.data import describe
@@ -204,7 +205,8 @@ def test_each_large_recipe_runs_at_a_cpus_size(name, surroundings, tmp_path, cap
     config = shrunk(RECIPES[name]())
     every = ("at", "at+dra", "at+ikl", "at+adr") if name == "cifar10-wrn-34-10" else config.method
     config = replace(config, method=every if name in ("cifar10-wrn-34-10", "cifar10-wrn-28-10-1m") else every[-1:])
-    train_dra(config, tmp_path / "run", recipe=name, device="cpu", cache=tmp_path / "cache", root=surroundings)
+    run = Run(folder=RunFolder(tmp_path / "run"), cache=tmp_path / "cache", root=surroundings)
+    train_dra(config, run, recipe=name)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert set(result["methods"]) == set(config.method)
     shown = f"published for recipe {name}, {config.method[-1]}" in capsys.readouterr().out
@@ -221,9 +223,8 @@ def test_each_large_recipe_runs_at_a_cpus_size(name, surroundings, tmp_path, cap
 
 def check(config, root):
     with init_distributed(torch.device("cpu")) as processes:
-        TrainDraJob(
-            config, RunFolder(Path("never")), torch.device("cpu"), Path("never"), root=root, processes=processes
-        ).check()
+        run = Run(folder=RunFolder(Path("never")), cache=Path("never"), root=root, processes=processes)
+        TrainDraJob(config, run).check()
 
 
 @pytest.mark.parametrize(

@@ -1,29 +1,25 @@
 """`sweep.py`: grids from the command line, statistics, and a whole small sweep that is stopped and goes on."""
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
-
-from .running import APPS, without_torch
-
-sys.path.insert(0, str(APPS))
-
-import sweep as app
 from rp_attacks import PGD
-from rp_experiments.recipes.sweep import SWEEPS, Sweep, name_of
+from rp_experiments.recipes.sweep import SWEEPS, Sweep, configuration, configurations, grid_of, name_of
+from rp_experiments.run import Run
 from rp_experiments.statistics import _STUDENT, difference, mean_accuracy, student_interval
 from rp_experiments.sweep import run_sweep
-from rp_experiments.train_dra import Surroundings, TrainDraJob
-from rp_models.training import RunError
+from rp_experiments.train_dra import TrainDraJob
+from rp_models.training import RunError, RunFolder
+from scipy import stats
+
+from .running import without_torch
 
 
 def test_fig8_varies_the_alignments_weight_alone():
     sweep = SWEEPS["fig8"]()
-    configs = [app.configuration(sweep, point, 0) for point in sweep.points()]
+    configs = [configuration(sweep, point, 0) for point in sweep.points()]
     assert [config.alignment.weight for config in configs] == [0.0, 0.3, 0.6, 1.2, 2.4]
     assert len({replace(config, alignment=configs[0].alignment).__repr__() for config in configs}) == 1
 
@@ -32,11 +28,11 @@ def test_the_seeds_recipe_has_five_seeds_of_four_methods():
     sweep = SWEEPS["seeds"]()
     assert sweep.seeds == (0, 1, 2, 3, 4)
     assert sweep.method == ("at", "at+dra", "dm-at", "dm-at+dra")
-    assert [app.configuration(sweep, {}, seed).seed for seed in sweep.seeds] == [0, 1, 2, 3, 4]
+    assert [configuration(sweep, {}, seed).seed for seed in sweep.seeds] == [0, 1, 2, 3, 4]
 
 
 def test_a_grid_is_all_combinations():
-    grid = app.grid_of(["--training.beta", "3", "5", "--alignment.random-level", "no"])
+    grid = grid_of(["--training.beta", "3", "5", "--alignment.random-level", "no"])
     assert grid == {"training.beta": ("3", "5"), "alignment.random_level": ("no",)}
     points = list(Sweep(grid=grid).points())
     assert points == [
@@ -44,7 +40,7 @@ def test_a_grid_is_all_combinations():
         {"training.beta": "5", "alignment.random_level": "no"},
     ]
     assert name_of(points[0]) == "training.beta=3,alignment.random_level=no"
-    config = app.configuration(Sweep(grid=grid), points[1], 4)
+    config = configuration(Sweep(grid=grid), points[1], 4)
     assert (config.training.beta, config.alignment.random_level, config.seed) == (5.0, "no", 4)
 
 
@@ -57,7 +53,7 @@ def test_a_grid_is_all_combinations():
 )
 def test_words_that_are_no_grid_are_refused(words, message):
     with pytest.raises(ValueError, match=message):
-        app.grid_of(words)
+        grid_of(words)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +77,7 @@ def test_a_sweep_that_makes_no_sense_is_refused(arguments, message):
 )
 def test_unknown_settings_and_values_end_before_any_run(point, message, capsys):
     with pytest.raises(SystemExit) as end:
-        app.configuration(Sweep(), point, 0)
+        configuration(Sweep(), point, 0)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -127,8 +123,8 @@ def test_a_sweep_shares_what_it_can_goes_on_where_it_stopped_and_reports(weak, t
     monkeypatch.setattr("rp_experiments.reports.dra_report.plot_training", lambda curves: None)
     monkeypatch.setattr("rp_experiments.reports.dra_report.write", lambda *arguments, **options: None)
     sweep = replace(SWEEPS["smoke"](), seeds=(0, 1))
-    configs = {seed: [app.configuration(sweep, point, seed) for point in sweep.points()] for seed in sweep.seeds}
-    where = Surroundings("cpu", tmp_path / "cache", None, 0)
+    configs = configurations(sweep)
+    run = Run(folder=RunFolder(tmp_path / "out"), cache=tmp_path / "cache")
     train, calls = TrainDraJob.classifier, []
 
     def stopping(job, *arguments):
@@ -139,10 +135,10 @@ def test_a_sweep_shares_what_it_can_goes_on_where_it_stopped_and_reports(weak, t
 
     monkeypatch.setattr(TrainDraJob, "classifier", stopping)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep, configs, tmp_path / "out", resume=False, where=where)
+        run_sweep(sweep, configs, run)
     with pytest.raises(RunError, match="already holds a run"):
-        run_sweep(sweep, configs, tmp_path / "out", resume=False, where=where)
-    run_sweep(sweep, configs, tmp_path / "out", resume=True, where=where)
+        run_sweep(sweep, configs, run)
+    run_sweep(sweep, configs, replace(run, resume=True))
     table = capsys.readouterr().out
     assert table.count("alignment.weight=1.2") == 1
     assert len(list((tmp_path / "cache").glob("edm-*"))) == 2  # one for each seed, shared by the points

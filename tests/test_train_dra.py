@@ -198,7 +198,7 @@ def test_help_explains_every_setting(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe", "digts"], "invalid choice: 'digts'"),
+        (["--recipe", "digts"], "invalid choice 'digts'"),
         (["--bogus", "3"], "Unrecognized options: --bogus"),
         (["--training.eps", "8"], "in units of [0, 1] pixels"),
         (["--training.epochs", "many"], "--training.epochs"),
@@ -236,3 +236,17 @@ def test_a_truncated_checkpoint_is_named(finished, tmp_path):
     done = app("train_dra", *SMOKE, "--workers", 1, "--out", folder, "--resume", cwd=tmp_path, status=2)
     assert "dm-at.safetensors: not a complete safetensors file" in done.stderr
     assert broken.stat().st_size == 1000
+
+
+def test_radii_and_workers_that_make_no_sense_are_refused_before_any_work(tmp_path):
+    """An L2 radius of 128 is larger than any distance of 8x8 images; a number of processes below 0 starts none."""
+    for words, message in (
+        (("--training.norm", "l2", "--training.eps", 128), "training.eps 128 is larger than any l2 distance of 1x8x8"),
+        (("--evaluation.norm", "l2", "--evaluation.eps", 100), "evaluation.eps 100 is larger than any l2 distance"),
+        (("--evaluation.eps", 8), "evaluation.eps 8 is larger than any linf distance"),
+        (("--workers", -1), "--workers must be at least 0, got -1"),
+        (("--processes", 0), "--processes must be at least 1, got 0"),
+    ):
+        done = app("train_dra", *SMOKE, *words, cwd=tmp_path, status=2)
+        assert message in done.message, words
+    assert not list(tmp_path.iterdir())

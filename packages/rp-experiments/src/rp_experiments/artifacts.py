@@ -167,4 +167,6 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
-Product, Shelf, Made = Artifact, Store, Built  # names of before
+Product = Artifact  # names of before
+Shelf = Store
+Made = Built

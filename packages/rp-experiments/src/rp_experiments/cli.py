@@ -191,6 +191,6 @@ def parse_plain(options: type[T]) -> T:
 
 
 def check_workers(workers: int | None) -> None:
-    """Refuse a number of workers that would do no work; None leaves it to the app."""
-    if workers is not None and workers < 1:
-        fail(f"--workers must be at least 1, got {workers}")
+    """Refuse a number of processes that work beside this one; 0 is none, None leaves it to the app."""
+    if workers is not None and workers < 0:
+        fail(f"--workers must be at least 0, got {workers}")

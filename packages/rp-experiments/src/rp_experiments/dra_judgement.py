@@ -1,7 +1,6 @@
 """How `train_dra.py` judges a classifier: its accuracy under AutoAttack, and the geometry of its features."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from rp_analysis import alignment_score, cknna, uniformity_score
@@ -12,10 +11,12 @@ from rp_dra.targets import FrozenTarget
 from rp_models import noise
 from rp_models.data import Images
 from rp_models.loading import pooled_features
-from rp_models.training import Processes
 from torch import Tensor, nn
 
 from rp_experiments.recipes.dra_settings import EvaluationSettings
+from rp_experiments.run import Run
+
+CONTROLS = 2  # stages of an evaluation beside its attacks: clean images and random noise
 
 
 def autoattack(settings: EvaluationSettings) -> dict[str, Attack]:
@@ -33,25 +34,11 @@ def attacked(
     settings: EvaluationSettings,
     *,
     seed: int,
-    folder: Path,
-    processes: Processes,
+    method: str,
+    run: Run,
     watch: Callable[[Progress], None] | None,
 ) -> Report | None:
-    """The report of a classifier's evaluation.
-
-    Args:
-        model: in eval mode.
-        images: the test images, which all processes share.
-        attacks: by name.
-        settings: batch size and probes.
-        seed: of attacks and controls.
-        folder: where finished blocks of images are kept.
-        processes: that evaluate together.
-        watch: called after every block.
-
-    Returns:
-        The report in the first process, None in the others.
-    """
+    """The report of a method's classifier, whose images all processes share; None in all but the first."""
     x, y = images.batch(slice(None))
 
     def part(shard: tuple[int, int]) -> Report:
@@ -64,15 +51,15 @@ def attacked(
             batch_size=settings.batch_size,
             block_size=settings.batch_size,
             probes=settings.probes,
-            folder=folder,
+            folder=run.path / "evaluation" / method,
             shard=shard,
             progress=watch,
         )
 
-    if processes.count > 1:
-        part((processes.rank, processes.count))
-    processes.wait()
-    return part((0, 1)) if processes.main else None
+    if run.processes.count > 1:
+        part((run.processes.rank, run.processes.count))
+    run.processes.wait()
+    return part((0, 1)) if run.main else None
 
 
 def right_images(report: Report) -> dict[str, Tensor]:
@@ -85,15 +72,7 @@ def right_images(report: Report) -> dict[str, Tensor]:
 def describe_features(
     model: nn.Module, images: Images, target: FrozenTarget | None, settings: EvaluationSettings, *, seed: int
 ) -> dict[str, float | None]:
-    """The features' geometry on clean and adversarial images, and their similarity with a diffusion model's.
-
-    Args:
-        model: the classifier.
-        images: the test images.
-        target: the diffusion model's features, or None.
-        settings: ball, batch size and neighbours.
-        seed: of the attack and the target's noise.
-    """
+    """The features' geometry on clean and adversarial images, and their similarity with a diffusion model's, if any."""
     attack = PGD(norm=settings.norm, eps=settings.eps, step_size=settings.eps / 4, steps=20)
     found: list[tuple[Tensor, ...]] = []
     for index in torch.arange(len(images), device=images.device).split(settings.batch_size):

@@ -5,8 +5,7 @@ What is in the run folder is done; an interrupted study goes on from there.
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import rp_models
@@ -23,80 +22,73 @@ from rp_models.data import DataError, DatasetInfo, subset
 from rp_models.diffusion.precondition import Precond
 from rp_models.loading import load_denoiser
 from rp_models.networks.unet_features import Feature
-from rp_models.training import RunFolder, seeded, state_path, train_stage
-from rp_models.training.devices import choose_device
+from rp_models.training import seeded, state_path
 from rp_models.zoo import Recipe
 from torch import nn
 
 from rp_experiments.recipes.probe import RIVALS, ProbeStudy, Rival
+from rp_experiments.run import Run
+from rp_experiments.tables import text
 from rp_experiments.train_dra import TrainDraJob
 
 PROBE = "diffusion probe"
 ENCODERS = ("noisy encoder", "fine-tuned encoder")  # rivals that are made of the diffusion model's encoder
 
 
-class ProbeJob:
-    """One study of a diffusion model's features.
+def probe(config: ProbeStudy, run: Run) -> None:
+    """All stages of a study, then tables on the terminal, figure and `result.json`.
 
-    Args:
-        config: everything that determines the numbers.
-        models: where diffusion model and classifiers come from, in the study's folder.
+    Raises:
+        RunError: if the folder cannot be used.
+        DataError: if data and settings do not fit.
+        CheckpointError: if a given diffusion model cannot be used.
     """
+    job = ProbeJob(config, run)
+    run.claim(config)
+    denoiser = job.models.diffusion.model()
+    rivals: dict[str, Classifier] = {rival: job.rival(rival, denoiser) for rival in config.rivals}
+    result: dict[str, Any] = {"setting": job.setting()}
+    stages: dict[str, Callable[[], Any]] = {
+        "noise levels": lambda: job.noise_levels(denoiser),
+        "curves": lambda: job.curves(denoiser, rivals),
+        "fresh noise": lambda: job.fresh_noise(denoiser),
+    }
+    for name, work in stages.items():
+        stage = name.replace(" ", "-")
+        result[name] = run.once(f"results/{stage}.json", _announced(name, work), stage=stage)
+    curves = {name: RobustnessCurve(**curve) for name, curve in result["curves"].items()}
+    plot_robustness_curves(curves).save(run.path / "figures" / "curves")
+    run.finish(result)
+    print(tables(result))
+    print(f"\neverything else is in {run.path}/", file=sys.stderr)
 
-    def __init__(self, config: ProbeStudy, models: TrainDraJob) -> None:
-        self.config, self.models = config, models
-        self.folder, self.seed = models.folder, config.models.seed
-        self.eps = config.models.evaluation.eps
 
-    @classmethod
-    def open(
-        cls, config: ProbeStudy, out: Path, *, resume: bool, device: str, cache: Path, root: Path | None
-    ) -> "ProbeJob":
-        """Check device, data and run folder before any work.
+class ProbeJob:
+    """One study of a diffusion model's features; everything is checked before its folder is claimed."""
 
-        Raises:
-            RunError: if the folder cannot be used.
-            DataError: if there is no such device, or data and settings do not fit.
-            CheckpointError: if a given diffusion model cannot be used.
-        """
-        where = choose_device(device)
-        if config.models.threads:
-            torch.set_num_threads(config.models.threads)
-        models = replace(config.models, method=("standard", "at"))
-        job = TrainDraJob(models, RunFolder(out), where, cache, root=root)
-        job.check()
-        _check_network(config, job.train.info)
-        job.folder.start(asdict(config), resume=resume)
-        return cls(config, job)
-
-    def run(self) -> None:
-        """All stages, then tables on the terminal, figure and `result.json`."""
-        denoiser = self.models.diffusion.model()
-        result: dict[str, Any] = {"setting": self._setting()}
-        rivals: dict[str, Classifier] = {rival: self.rival(rival, denoiser) for rival in self.config.rivals}
-        result["noise levels"] = self._once("noise-levels", lambda: self.noise_levels(denoiser))
-        result["curves"] = self._once("curves", lambda: self.curves(denoiser, rivals))
-        result["fresh noise"] = self._once("fresh-noise", lambda: self.fresh_noise(denoiser))
-        curves = {name: RobustnessCurve(**curve) for name, curve in result["curves"].items()}
-        plot_robustness_curves(curves).save(self.folder.path / "figures" / "curves")
-        self.folder.write_json(
-            "result.json", {**result, "config": asdict(self.config), "seconds": self.folder.seconds()}
-        )
-        print(tables(result))
-        print(f"\neverything else is in {self.folder.path}/", file=sys.stderr)
+    def __init__(self, config: ProbeStudy, run: Run) -> None:
+        self.config, self.run = config, run
+        self.seed, self.eps = config.models.seed, config.models.evaluation.eps
+        self.models = TrainDraJob(replace(config.models, method=("standard", "at")), run)
+        self.models.check()
+        _check_network(config, self.models.train.info)
 
     def rival(self, rival: Rival, denoiser: nn.Module) -> Classifier:
         """A classifier to compare the probe with, trained now if it is not in the folder."""
         if rival == "standard" or rival == "at":
             self.models.classifier(rival, None, None)
-            return rp_models.load(self.models.checkpoint(rival), device=self.models.device)
-        product = self.folder.path / "checkpoints" / f"{rival.replace(' ', '-')}.safetensors"
-        if not product.exists():
+            return rp_models.load(self.models.checkpoint(rival), device=self.run.device)
+        stage = rival.replace(" ", "-")
+        product = self.run.path / "checkpoints" / f"{stage}.safetensors"
+
+        def make() -> None:
             trainer = self._noisy_trainer(denoiser) if rival == "noisy encoder" else self._fine_tuner(denoiser)
-            self._train(product.stem, trainer)
+            self.run.train(trainer, stage=stage, steps=trainer.steps, seed=self.seed)
             save_encoder(trainer.average, product)
-            state_path(self.folder, product.stem).unlink(missing_ok=True)
-        classifier = load_encoder(product, device=self.models.device)
+            state_path(self.run.folder, stage).unlink(missing_ok=True)
+
+        self.run.once(f"checkpoints/{stage}.safetensors", make, stage="")
+        classifier = load_encoder(product, device=self.run.device)
         if isinstance(classifier, NoisyClassifier):
             return FixedNoise(classifier, seed=noise.derive_seed(self.seed, "probe"))
         return classifier
@@ -188,28 +180,8 @@ class ProbeJob:
         objective = objective_of(self.config.models.training, method="at", num_classes=images.info.num_classes)
         return EncoderFineTuner(model, images, settings, objective=objective, seed=self.seed)
 
-    def _train(self, stage: str, trainer: EncoderTrainer) -> None:
-        with self.folder.timed(stage):
-            train_stage(
-                trainer,
-                stage=stage,
-                steps=trainer.steps,
-                folder=self.folder,
-                identity={"config": asdict(self.config)},
-                seed=self.seed,
-                progress=self.models.progress,
-            )
-
-    def _once(self, name: str, work: Callable[[], Any]) -> Any:
-        """What a stage found: read from the folder, or worked out now and written there."""
-        if not (self.folder.path / "results" / f"{name}.json").exists():
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            with self.folder.timed(name):
-                found = work()
-            self.folder.write_json(f"results/{name}.json", found)
-        return self.folder.read_json(f"results/{name}.json")
-
-    def _setting(self) -> dict[str, Any]:
+    def setting(self) -> dict[str, Any]:
+        """What the tables say above their numbers."""
         models, config = self.config.models, self.config
         return {
             "data": models.data,
@@ -220,6 +192,16 @@ class ProbeJob:
             "layer": models.alignment.layer,
             "seed": models.seed,
         }
+
+
+def _announced(name: str, work: Callable[[], Any]) -> Callable[[], Any]:
+    """Say what is worked out, where it is."""
+
+    def announced() -> Any:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        return work()
+
+    return announced
 
 
 def without_labels(denoiser: nn.Module) -> Precond:
@@ -254,38 +236,31 @@ def _check_network(config: ProbeStudy, info: DatasetInfo) -> None:
 
 
 def tables(result: Mapping[str, Any]) -> str:
-    """The study's three tables as text, each with its setting."""
+    """The study's tables as text, each with its setting."""
     setting, curves = result["setting"], result["curves"]
-    radii = next(iter(curves.values()))["eps"]
-    levels = result["noise levels"]
-    lines = [
+    levels = {f"{row['sigma']:g}": _percent(row["accuracy"]) for row in result["noise levels"]}
+    over_radius = [
+        {"radius": name}
+        | {f"{eps:.3g}": _percent(share) for eps, share in zip(curve["eps"], curve["accuracy"], strict=True)}
+        for name, curve in curves.items()
+    ]
+    parts = [
         f"\n{setting['data']}: linear probes on {setting['layer']} features, validation accuracy without attack, %",
-        _line("sigma", [f"{row['sigma']:g}" for row in levels]),
-        _line("accuracy", [_percent(row["accuracy"]) for row in levels]),
-        "",
-        f"accuracy in % over the Linf radius; {setting['attack']}; {setting['images']} test images, "
+        text([{"sigma": "accuracy", **levels}]),
+        f"\naccuracy in % over the Linf radius; {setting['attack']}; {setting['images']} test images, "
         f"sigma {setting['sigma']:g}",
-        _line("radius", [f"{eps:.3g}" for eps in radii]),
-        *(_line(name, map(_percent, curve["accuracy"])) for name, curve in curves.items()),
+        text(over_radius),
     ]
     columns = {"clean": "clean", "noise": "random", "without_eot": "PGD", "with_eot": "PGD+EOT", "fixed_noise": "known"}
     for row in result["fresh noise"]:
-        title = f"probe with fresh noise, sigma {row['sigma']:g}: accuracy in % at radius {row['eps']:.3g}"
-        lines += [
-            "",
+        title = f"\nprobe with fresh noise, sigma {row['sigma']:g}: accuracy in % at radius {row['eps']:.3g}"
+        parts += [
             f"{title}, {row['images']} test images; known: noise fixed for each image",
-            _line("attack", columns.values()),
-            _line("", [_percent(row[name]["estimate"]) for name in columns]),
-            _line("95% from", [_percent(row[name]["low"]) for name in columns]),
-            _line("to", [_percent(row[name]["high"]) for name in columns]),
+            text([{shown: row[name] for name, shown in columns.items()}]),
         ]
-    lines += ["", *(f"{name}: {RIVALS[name]}" for name in curves if name in RIVALS)]
-    return "\n".join(lines)
-
-
-def _line(name: str, cells: Any) -> str:
-    return f"{name:<20}" + "".join(f"{cell:>9}" for cell in cells)
+    return "\n".join([*parts, "", *(f"{name}: {RIVALS[name]}" for name in curves if name in RIVALS)])
 
 
 def _percent(share: float) -> str:
+    """`97.3`."""
     return f"{100 * share:.1f}"

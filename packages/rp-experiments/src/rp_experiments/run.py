@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,7 +102,7 @@ class Run:
         Args:
             name: in the folder.
             make: gives the value of a JSON file; writes any other file itself.
-            stage: what the seconds are counted for; None for the file's stem.
+            stage: what the seconds are counted for; None for the file's stem, "" if `make` counts them itself.
             together: whether all processes make it, and the first one writes; otherwise it works and the others wait.
         """
         path, is_json = self.path / name, name.endswith(".json")
@@ -112,7 +112,7 @@ class Run:
 
         work = write if is_json and not together else make
         if not self.has(name):
-            with self.timed(stage or path.stem):
+            with nullcontext() if stage == "" else self.timed(stage or path.stem):
                 found = work() if together else self.first(work)
             if together and is_json:
                 self.first(lambda: self.folder.write_json(name, found))

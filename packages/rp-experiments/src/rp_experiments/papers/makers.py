@@ -10,7 +10,7 @@ import rp_models
 import torch
 from rp_analysis import Plot, Sensitivity, StrengthPoint, plot_sensitivity, plot_strength_sweep
 from rp_models.checkpoint import read_tensors
-from rp_models.training import RunFolder
+from rp_models.training import ProgressBar, RunFolder
 from rp_models.training.devices import choose_device, describe_device
 
 from rp_experiments.analyze import AnalysisJob
@@ -20,10 +20,11 @@ from rp_experiments.compare_purifiers import ComparisonJob
 from rp_experiments.papers.attack_table import AttackTableJob
 from rp_experiments.papers.purifier_checks import descent, timing
 from rp_experiments.papers.representations import RepresentationsJob
-from rp_experiments.probe import ProbeJob
+from rp_experiments.probe import probe
 from rp_experiments.purifier_networks import PurifierNetworks
-from rp_experiments.sweep import Surroundings, run_sweep
-from rp_experiments.sweep_grid import configuration
+from rp_experiments.recipes.sweep import configurations
+from rp_experiments.run import Run
+from rp_experiments.sweep import run_sweep
 from rp_experiments.train_dra import train_dra
 
 
@@ -62,6 +63,15 @@ class Making:
         """The folder, claimed for this configuration."""
         return RunFolder.open(self.folder, asdict(self.product.config), resume=True)
 
+    @property
+    def run(self) -> Run:
+        """The folder as a run, to be claimed by the job."""
+        where = self.where
+        device, folder = choose_device(where.device), RunFolder(self.folder)
+        return Run(
+            folder=folder, device=device, cache=where.cache, root=where.root, resume=True, progress=ProgressBar()
+        )
+
 
 def make(product: Product, shelf: Shelf, where: Where) -> None:
     """Make one product whose needs are there, and mark it as finished.
@@ -89,11 +99,11 @@ def make(product: Product, shelf: Shelf, where: Where) -> None:
 
 def _train_dra(making: Making) -> None:
     """A run of `train_dra.py`; beside it which images each classifier got right."""
-    config, where = making.product.config, making.where
+    config = making.product.config
     if "encoder" in making.needs:
         checkpoint = str(making.needs["encoder"] / "checkpoints" / "noisy-encoder.safetensors")
         config = replace(config, alignment=replace(config.alignment, checkpoint=checkpoint))
-    train_dra(config, making.folder, resume=True, device=where.device, cache=where.cache, root=where.root, quiet=True)
+    train_dra(config, making.run, quiet=True)
     folder = RunFolder(making.folder)
     right = {}
     for method in config.method:
@@ -111,18 +121,12 @@ def _analyze(making: Making) -> None:
 
 
 def _probe(making: Making) -> None:
-    where = making.where
-    job = ProbeJob.open(
-        making.product.config, making.folder, resume=True, device=where.device, cache=where.cache, root=where.root
-    )
-    job.run()
+    probe(making.product.config, making.run)
 
 
 def _sweep(making: Making) -> None:
-    config, where = making.product.config, making.where
-    configs = {seed: [configuration(config, point, seed) for point in config.points()] for seed in config.seeds}
-    around = Surroundings(where.device, where.cache, where.root, 0)
-    run_sweep(config, configs, making.folder, resume=True, where=around)
+    config = making.product.config
+    run_sweep(config, configurations(config), making.run)
     rows = RunFolder(making.folder).read_json("result.json")["rows"]
     points = [
         StrengthPoint(float(weight), row["clean"]["estimate"], row["autoattack"]["estimate"])

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import tyro
+from rp_attacks.radii import check_radius
 from rp_dra.settings import (
     METHODS,
     AlignmentSettings,
@@ -33,11 +34,7 @@ class EvaluationSettings:
     neighbours: int = 10  # k of CKNNA
 
     def __post_init__(self) -> None:
-        require(self.eps >= 0, f"evaluation.eps must not be negative, got {self.eps}")
-        require(
-            self.norm == "l2" or self.eps <= 1,
-            f"evaluation.eps must be in [0, 1] pixel units, got {self.eps}; divide by 255",
-        )
+        check_radius(self.norm, self.eps, what="evaluation.eps")
         require(len(self.attacks) > 0, f"evaluation.attacks must name at least one of {', '.join(AUTOATTACK)}")
         require(self.images is None or self.images >= 1, f"evaluation.images must be at least 1, got {self.images}")
         require(self.batch_size >= 1, f"evaluation.batch_size must be at least 1, got {self.batch_size}")
@@ -73,7 +70,10 @@ class TrainDra:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
-        size, halvings = describe(self.data).image_size, len(self.edm.channel_mult) - 1
+        info, halvings = describe(self.data), len(self.edm.channel_mult) - 1
+        size, shape = info.image_size, (info.channels, info.image_size, info.image_size)
+        check_radius(self.training.norm, self.training.eps, shape=shape, what="training.eps")
+        check_radius(self.evaluation.norm, self.evaluation.eps, shape=shape, what="evaluation.eps")
         require(
             not self.trains_diffusion_model or size % 2**halvings == 0,
             f"edm.channel_mult has {halvings + 1} resolutions, but {size} pixels cannot be halved {halvings} times",

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from rp_experiments.cli import SharedOptions
-from rp_experiments.recipes.pretrain_classifier import RECIPES as CLASSIFIER_RECIPES
-from rp_experiments.recipes.pretrain_edm import RECIPES as EDM_RECIPES
-from rp_experiments.recipes.pretrain_mae import RECIPES as MAE_RECIPES
-from rp_experiments.recipes.pretrain_maskdit import RECIPES as MASKDIT_RECIPES
+from rp_experiments.recipes import pretrain_classifier, pretrain_edm, pretrain_mae, pretrain_maskdit
 from rp_experiments.recipes.pretrain_settings import (
     PretrainClassifier,
     PretrainEdm,
     PretrainMae,
     PretrainMaskDit,
 )
+
+MAE_RECIPES = pretrain_mae.RECIPES
+EDM_RECIPES = pretrain_edm.RECIPES
+MASKDIT_RECIPES = pretrain_maskdit.RECIPES
+CLASSIFIER_RECIPES = pretrain_classifier.RECIPES
 
 if TYPE_CHECKING:
     Mae = str

@@ -1,13 +1,18 @@
 """Recipes of `sweep.py`: grids over the settings of `train_dra.py`; importing this does not import torch."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import product
+from typing import Annotated, Any, Literal
 
+import tyro
 from rp_dra.settings import Method
 from rp_models.settings import require
 
+from rp_experiments import cli
 from rp_experiments.recipes.dra import RECIPES as DRA_RECIPES
+from rp_experiments.recipes.dra_settings import TrainDra
 
 Point = dict[str, str]  # settings of `train_dra.py` by name, with one value each, as on its command line
 
@@ -40,6 +45,52 @@ def name_of(point: Point) -> str:
     return ",".join(f"{setting}={value.replace('/', '_')}" for setting, value in point.items()) or "base"
 
 
+def grid_of(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The settings among the words of a command line, each with its values.
+
+    Raises:
+        ValueError: for a word that belongs to no setting.
+    """
+    grid: dict[str, tuple[str, ...]] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name = word.removeprefix("--").replace("-", "_")
+            if name in grid:
+                raise ValueError(f"{word} stands twice on the command line")
+            grid[name] = ()
+        elif not name:
+            raise ValueError(f"{word!r} belongs to no setting; a grid is --SETTING VALUE [VALUE ...]")
+        else:
+            grid[name] = (*grid[name], word)
+    return grid
+
+
+def configurations(sweep: Sweep) -> dict[int, list[TrainDra]]:
+    """For each seed the settings of each point, in the grid's order."""
+    return {seed: [configuration(sweep, point, seed) for point in sweep.points()] for seed in sweep.seeds}
+
+
+def configuration(sweep: Sweep, point: Point, seed: int) -> TrainDra:
+    """The settings of one run: the base recipe, its point of the grid, methods and seed.
+
+    Raises:
+        SystemExit: with status 2 for an unknown setting or a value out of range.
+    """
+    words = ["--method", *sweep.method, "--seed", str(seed)]
+    for name, value in point.items():
+        words += [f"--{name.replace('_', '-')}", value]
+    default = _Run(config=DRA_RECIPES[sweep.base]())
+    return tyro.cli(_Run, args=words, default=default, prog="sweep.py").config
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One run's settings, by the names that they have in train_dra.py."""
+
+    config: Annotated[TrainDra, tyro.conf.arg(name="")] = field(default_factory=TrainDra)
+
+
 def fig8() -> Sweep:
     """The weight of the alignment term, as in Fig. 8 of the DRA paper (there WRN-28-10 on CIFAR-100); 0 is DM-AT."""
     return Sweep(method=("dm-at+dra",), grid={"alignment.weight": ("0", "0.3", "0.6", "1.2", "2.4")})
@@ -56,3 +107,49 @@ def smoke() -> Sweep:
 
 
 SWEEPS: dict[str, Callable[[], Sweep]] = {"fig8": fig8, "seeds": seeds, "smoke": smoke}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(cli.SharedOptions):
+    """Train and judge at every point of a grid over the settings of train_dra.py: --SETTING VALUE [VALUE ...]."""
+
+    recipe: Literal["fig8", "seeds", "smoke"] = "fig8"  # where the settings below start from
+    workers: int = 2  # processes that evaluate beside the training, on a CPU; 0 for none. Changes no number
+    base: str | None = None  # recipe of train_dra.py; by default the sweep recipe's
+    method: tuple[Method, ...] = ()  # trained at every point, the first one is compared with; by default the recipe's
+    seeds: tuple[int, ...] = ()  # every point is trained with each; by default the recipe's
+    grid: Annotated[dict[str, tuple[str, ...]], tyro.conf.Suppress] = field(default_factory=dict)
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        """The recipe, changed by what stands on the command line."""
+        recipe = SWEEPS[self.recipe]()
+        return replace(
+            recipe,
+            base=self.base or recipe.base,
+            method=self.method or recipe.method,
+            seeds=self.seeds or recipe.seeds,
+            grid={**recipe.grid, **self.grid},
+        )
+
+    @cached_property
+    def configs(self) -> dict[int, list[TrainDra]]:
+        """The settings of every run."""
+        return configurations(self.sweep)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sweep, and the settings of every run."""
+        runs = {seed: [asdict(config) for config in configs] for seed, configs in self.configs.items()}
+        return {"sweep": asdict(self.sweep), "runs": runs}
+
+    def check(self) -> None:
+        """Every point, before any run."""
+        cli.check_workers(self.workers)
+        assert self.configs
+
+
+def sweep_options(words: Sequence[str] | None = None) -> SweepOptions:
+    """The options of this call; words that are no option of the app make up the grid."""
+    options, rest = tyro.cli(SweepOptions, args=words, return_unknown_args=True)
+    return replace(options, grid=grid_of(rest))
