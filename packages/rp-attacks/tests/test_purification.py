@@ -89,13 +89,15 @@ def test_a_shortened_purifier_is_a_source_for_transfer() -> None:
 
 def test_the_purifier_suite_runs_every_rule_and_the_report_compares_them() -> None:
     defence, x, y, _ = problem(4)
-    attacks = suite("purifier", eps=0.02, gradients=defence.gradients, source=ToyPurifier(1))
-    assert list(attacks) == ["bpda-identity", "bpda-tanh", "pgd200-cw", "keep-reconstruction", "transfer"]
+    attacks = suite("purifier", eps=0.02, defence=defence, source=defence.classifier, one_shot=ToyPurifier(1))
+    assert list(attacks) == [
+        "transfer", "bpda", "one-shot", "apgd-ce", "apgd-dlr", "square", "pgd-tanh", "pgd-cw", "keep-reconstruction",
+    ]  # fmt: skip
     quick = {name: PGD(eps=0.02, steps=2, grad=getattr(a, "grad", "exact")) for name, a in attacks.items()}
     report = evaluate(defence, x, y, quick, seed=0, probes=4, passes=4)
     (rules,) = (finding for finding in report.findings if finding.check == "surrogates")
     assert rules.text == "Every backward rule that the defence offers was run as an attack of its own: identity, tanh."
-    some = {"bpda-tanh": quick["bpda-tanh"]}
+    some = {"pgd-tanh": quick["pgd-tanh"]}
     (rules,) = (
         f for f in evaluate(defence, x, y, some, seed=0, probes=4, passes=4).findings if f.check == "surrogates"
     )

@@ -1,6 +1,10 @@
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
-from rp_attacks import SUITES, evaluate, preset, suite
+from rp_attacks import APGD, PGD, SUITES, Square, Transfer, evaluate, preset, suite
+from rp_attacks.settings import SUITE_NORMS, Budget
 
 from .models import NoisyModel, images, linear, tiny_conv
 
@@ -9,6 +13,8 @@ from .models import NoisyModel, images, linear, tiny_conv
 def test_every_suite_has_attacks_of_the_radius_asked_for(name: str) -> None:
     attacks = suite(name, eps=0.03, source=tiny_conv(), gradients=("tanh",))
     assert attacks
+    norms = {attack.norm for attack in attacks.values()}
+    assert name == "unseen" or norms == {SUITE_NORMS.get(name, "linf")}
     for attack in attacks.values():
         assert attack.eps == (0.03 if name != "unseen" else {"linf": 8 / 255, "l2": 1.0, "l1": 12.0}[attack.norm])
 
@@ -23,6 +29,72 @@ def test_settings_are_those_of_the_papers() -> None:
     adbm = preset("adbm", norm="l2").attacks["adbm"]
     assert (adbm.l2_step, adbm.select, adbm.step_size) == ("sign", "last", 0.005)
     assert preset("lee-kim")[1:3] == (10, "majority")
+
+
+def test_the_purifier_suite_is_one_definition_of_the_worst_case() -> None:
+    class Offering:
+        gradients = ("exact", "identity", "ste-tanh")
+
+        def reconstruction_loss(self, x, *, seed, index): ...
+        def with_gradient(self, name): ...
+
+    budget = Budget(steps=20, eot=3, curved_steps=10, curved_eot=2, queries=100, query_passes=4)
+    net = tiny_conv()
+    attacks = suite("purifier", eps=0.1, defence=Offering(), source=net, one_shot=net, budget=budget)
+    pgd = PGD(eps=0.1, step_size=0.0125, steps=20, eot=3, select="best")
+    curved = PGD(eps=0.1, step_size=0.025, steps=10, eot=2, select="best", grad="ste-tanh")
+    assert attacks == {
+        "transfer": Transfer(replace(pgd, eot=1, loss="cw"), net),
+        "bpda": replace(pgd, grad="identity"),
+        "pgd-exact": pgd,
+        "one-shot": Transfer(pgd, net),
+        "apgd-ce": APGD(eps=0.1, steps=20, eot=3),
+        "apgd-dlr": APGD(eps=0.1, steps=20, eot=3, loss="dlr"),
+        "square": Square(eps=0.1, queries=100, passes=4, rescale_schedule=True),
+        "pgd-ste-tanh": curved,
+        "pgd-cw": replace(pgd, loss="cw"),
+        "keep-reconstruction": replace(pgd, reconstruction_weight=10.0),
+    }
+    bare = suite("purifier", eps=0.1, random=False, budget=budget)
+    assert list(bare) == ["pgd-exact", "apgd-ce", "apgd-dlr", "square"]
+    assert (bare["pgd-exact"].eot, bare["apgd-ce"].eot, bare["square"].passes) == (1, 1, 1)
+    assert list(suite("purifier", norm="l2", random=False, classes=2)) == ["pgd-exact", "apgd-ce"]
+    assert suite("purifier", eps=0.1, budget=replace(budget, step_size=0.05))["pgd-exact"].step_size == 0.05
+
+
+def test_suites_of_a_defence_attack_its_rules_beside_its_own() -> None:
+    class Offering:
+        gradients = ("exact", "identity", "tanh")
+
+        def with_gradient(self, name): ...
+
+    assert list(suite("pgd200-eot20-l2", defence=Offering())) == [
+        "pgd200-l2", "pgd200-l2-identity", "pgd200-l2-tanh",
+    ]  # fmt: skip
+    assert list(suite("bpda-eot20", defence=Offering(), gradients=["tanh"])) == ["bpda-identity", "bpda-tanh"]
+
+
+def test_gradient_attacks_of_each_norm_and_black_boxes() -> None:
+    net, budget = tiny_conv(), Budget(steps=10, eot=2, search=1, search_steps=7, queries=20, label_queries=100)
+    of_norm = partial(suite, "gradient", eps=0.1, source=net, budget=budget)
+    names = {norm: list(of_norm(norm=norm)) for norm in ("l1", "l2", "linf")}
+    assert names["linf"] == ["transfer-linf", "pgd-linf", "apgd-ce-linf", "apgd-dlr-linf"]
+    assert names["l2"] == ["transfer-l2", "pgd-l2", "apgd-ce-l2", "apgd-dlr-l2", "cw-l2", "deepfool-l2"]
+    assert names["l1"] == ["transfer-l1", "pgd-l1"]
+    random, fixed = (suite("blackbox", eps=0.1, source=net, random=r, budget=budget) for r in (True, False))
+    assert list(random) == list(fixed) == ["fab", "pgd-transfer", "square", "rays"]
+    assert (random["square"].queries, random["square"].passes, random["rays"].passes) == (20, 20, 5)
+    assert (fixed["square"].queries, fixed["square"].passes, fixed["rays"].passes) == (100, 1, 1)
+    assert list(suite("purifier-quick", eps=0.1, source=net)) == ["transfer", "bpda"]
+
+
+def test_a_budget_is_checked() -> None:
+    for change, message in [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"step_size": 0.0}, "step_size must be above 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Budget(**change)
 
 
 def test_a_wrong_name_lists_the_nearest() -> None:

@@ -37,6 +37,9 @@ from .norms import project as project
 from .norms import random_start as random_start
 from .pgd import PGD as PGD
 from .pgd import ascend as ascend
+from .presets import OnMeanLogits as OnMeanLogits
+from .presets import Preset as Preset
+from .presets import preset as preset
 from .problem import Attack as Attack
 from .rays import RayS as RayS
 from .rays import RaySResult as RaySResult
@@ -49,9 +52,6 @@ from .runner import Progress as Progress
 from .square import Square as Square
 from .store import load_images as load_images
 from .suites import SUITES as SUITES
-from .suites import OnMeanLogits as OnMeanLogits
-from .suites import Preset as Preset
-from .suites import preset as preset
 from .suites import suite as suite
 from .transfer import Saved as Saved
 from .transfer import Transfer as Transfer

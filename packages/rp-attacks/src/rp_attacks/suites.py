@@ -1,29 +1,24 @@
-"""Named families of attacks with the papers' settings, and presets that repeat how published works count."""
+"""Named families of attacks, one definition of each: ready for `evaluate`, cheap attacks first."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Literal, NamedTuple
-
-from torch import Tensor
+from typing import Any, get_args
 
 from rp_attacks.apgd import APGD
-from rp_attacks.attack import ImageAttack
 from rp_attacks.autoattack import FAB, AutoAttack, Part
 from rp_attacks.carlini_wagner import CarliniWagner
 from rp_attacks.deepfool import DeepFool
-from rp_attacks.defence import Classifier
-from rp_attacks.eot import MeanLogits
-from rp_attacks.intervals import Interval
-from rp_attacks.norms import Norm
+from rp_attacks.defence import Classifier, OffersGradients, OffersReconstructionLoss
 from rp_attacks.pgd import PGD
 from rp_attacks.problem import Attack
+from rp_attacks.radii import NORMS, Norm, usual_radius
 from rp_attacks.rays import RayS
-from rp_attacks.report import Report
+from rp_attacks.settings import SUITE_NORMS, Budget, SuiteName
 from rp_attacks.square import Square
 from rp_attacks.transfer import Transfer
 
-EPS: dict[Norm, float] = {"linf": 8 / 255, "l2": 1.0, "l1": 12.0}  # CIFAR-10 and SVHN in the purification papers
+EPS: dict[Norm, float] = {norm: usual_radius(norm, convention="purification") for norm in NORMS}
 Suite = dict[str, Attack]
 
 
@@ -33,24 +28,54 @@ class _Setting:
 
     eps: float | None
     norm: Norm
-    eot: int
+    random: bool
     classes: int
-    gradients: tuple[str, ...]
+    rules: tuple[str, ...]
+    reconstruction: bool
     source: Classifier | None
+    one_shot: Classifier | None
+    budget: Budget
 
-    def radius(self, norm: Norm) -> float:
+    @property
+    def eot(self) -> int:
+        """Passes in each gradient of suites with the papers' fixed settings."""
+        return 20 if self.random else 1
+
+    @property
+    def other_rules(self) -> tuple[str, ...]:
+        """Backward rules beside the defence's own."""
+        return tuple(rule for rule in self.rules if rule != "exact")
+
+    @property
+    def radius(self) -> float:
         """The radius asked for, or the norm's usual one."""
-        return EPS[norm] if self.eps is None else self.eps
+        return EPS[self.norm] if self.eps is None else self.eps
 
-    def pgd(self, norm: Norm, **options: Any) -> PGD:
-        """200 steps; steps in proportion to the radius where it is not the usual one."""
-        eps = self.radius(norm)
-        usual = {"linf": 0.007, "l2": 0.05, "l1": 1.0}[norm]
+    def pgd200(self, **options: Any) -> PGD:
+        """200 steps of the papers' size; in proportion to the radius where it is not the usual one."""
+        usual = {"linf": 0.007, "l2": 0.05, "l1": 1.0}[self.norm]
         setting = PGD(
-            norm=norm, eps=eps, step_size=usual * eps / EPS[norm] or 1.0, steps=200, eot=self.eot, select="best",
-            l1_box=norm == "l1",
+            norm=self.norm, eps=self.radius, step_size=usual * self.radius / EPS[self.norm] or 1.0, steps=200,
+            eot=self.eot, select="best", l1_box=self.norm == "l1",
         )  # fmt: skip
         return replace(setting, **options)
+
+    def pgd(self, steps: int, eot: int, **options: Any) -> PGD:
+        """PGD of the budget's step size that keeps the best iterate."""
+        step_size = self.budget.pgd_step(self.radius, steps)
+        eot = eot if self.random else 1
+        setting = PGD(norm=self.norm, eps=self.radius, step_size=step_size, steps=steps, eot=eot, select="best")
+        return replace(setting, l1_box=self.norm == "l1", **options)
+
+    def apgd(self, loss: Any) -> APGD:
+        """APGD with the budget's steps and passes."""
+        eot = self.budget.eot if self.random else 1
+        return APGD(norm=self.norm, eps=self.radius, steps=self.budget.steps, eot=eot, loss=loss)
+
+    def square(self, queries: int) -> Square:
+        """Square of so many queries, each of the budget's passes."""
+        passes = self.budget.query_passes if self.random else 1
+        return Square(eps=self.radius, queries=queries, passes=passes, rescale_schedule=True)
 
 
 def suite(
@@ -60,19 +85,25 @@ def suite(
     norm: Norm = "linf",
     random: bool = True,
     classes: int = 10,
-    gradients: Sequence[str] = (),
+    defence: Classifier | None = None,
+    gradients: Sequence[str] | None = None,
     source: Classifier | None = None,
+    one_shot: Classifier | None = None,
+    budget: Budget | None = None,
 ) -> Suite:
     """The attacks of a named suite, cheap ones first, ready for `evaluate`.
 
     Args:
         name: one of `SUITES`.
         eps: radius in units of [0, 1] pixels; by default 8/255 (Linf), 1 (L2), 12 (L1).
-        norm: of suites that exist in several: "quick", "autoattack", "autoattack-rand", "bpda-eot20", "purifier".
+        norm: of suites that exist in several: see `rp_attacks.settings.SUITE_NORMS` for those that do not.
         random: False leaves out the averaging over passes, which a deterministic model does not need.
         classes: of the model; parts that need more are left out.
-        gradients: backward rules of the defence to run, beside the suite's own.
-        source: undefended classifier, for transfer; for "purifier" also a shortened purifier.
+        defence: what will be attacked; its backward rules and its reconstruction loss are attacked too.
+        gradients: backward rules to attack through in place of those that `defence` offers.
+        source: undefended classifier, for transfer.
+        one_shot: a shortened purifier before the classifier, for transfer from "purifier".
+        budget: of "purifier", "gradient" and "blackbox".
 
     Returns:
         Attacks by name.
@@ -83,8 +114,13 @@ def suite(
     if name not in SUITES:
         near = get_close_matches(name, SUITES, n=3)
         raise KeyError(f"no suite {name!r}; did you mean {' or '.join(near) or 'one of ' + ', '.join(SUITES)}?")
-    eot = 20 if random else 1
-    setting = _Setting(eps=eps, norm=norm, eot=eot, classes=classes, gradients=tuple(gradients), source=source)
+    if gradients is None:
+        gradients = tuple(defence.gradients) if isinstance(defence, OffersGradients) else ()
+    setting = _Setting(
+        eps=eps, norm=SUITE_NORMS.get(name, norm), random=random, classes=classes, rules=tuple(gradients),
+        reconstruction=isinstance(defence, OffersReconstructionLoss), source=source, one_shot=one_shot,
+        budget=budget or Budget(),
+    )  # fmt: skip
     attacks = SUITES[name](setting)
     if not attacks:
         raise ValueError(f"suite {name!r} has no attack for these options (classes={classes}, source={source})")
@@ -93,7 +129,7 @@ def suite(
 
 def _quick(s: _Setting) -> Suite:
     """A first look: not a verdict to publish. Fewer steps and queries where each is averaged over passes."""
-    eps, eot = s.radius(s.norm), min(s.eot, 5)
+    eps, eot = s.radius, 5 if s.random else 1
     steps, queries = (10, 50) if eot > 1 else (20, 500)  # of the other backward rules, and of Square
 
     def pgd(steps: int, **options: Any) -> PGD:
@@ -103,8 +139,8 @@ def _quick(s: _Setting) -> Suite:
         "pgd20-ce": pgd(20, eot=eot, early_stop=True),
         "pgd20-cw": pgd(20, eot=eot, early_stop=True, loss="cw", inset=1e-4),
     }
-    for grad in s.gradients:
-        attacks[f"pgd{steps}-cw-{grad}"] = pgd(steps, eot=eot, early_stop=True, loss="cw", grad=grad)
+    for rule in s.other_rules:
+        attacks[f"pgd{steps}-cw-{rule}"] = pgd(steps, eot=eot, early_stop=True, loss="cw", grad=rule)
     if s.source is not None:
         attacks["transfer"] = Transfer(pgd(20, loss="cw"), s.source)
     if s.norm == "linf":
@@ -112,13 +148,9 @@ def _quick(s: _Setting) -> Suite:
     return attacks
 
 
-def _pgd200(norm: Norm) -> Callable[[_Setting], Suite]:
-    def build(s: _Setting) -> Suite:
-        suite_: Suite = {f"pgd200-{norm}": s.pgd(norm)}
-        suite_ |= {f"pgd200-{norm}-{grad}": s.pgd(norm, grad=grad) for grad in s.gradients}
-        return suite_
-
-    return build
+def _pgd200(s: _Setting) -> Suite:
+    rules: Suite = {f"pgd200-{s.norm}-{rule}": s.pgd200(grad=rule) for rule in s.other_rules}
+    return {f"pgd200-{s.norm}": s.pgd200()} | rules
 
 
 def _autoattack(s: _Setting) -> Suite:
@@ -126,12 +158,12 @@ def _autoattack(s: _Setting) -> Suite:
     parts: list[Part] = ["apgd-ce", "apgd-t", "fab-t", "square"]
     if s.classes < 4:
         parts.remove("apgd-t")
-    return {part: AutoAttack(eps=s.radius(s.norm), norm=s.norm, attacks=(part,)) for part in parts}
+    return {part: AutoAttack(eps=s.radius, norm=s.norm, attacks=(part,)) for part in parts}
 
 
 def _autoattack_rand(s: _Setting) -> Suite:
     """APGD-CE and APGD-DLR with EOT 20, selection and success averaged over the passes (the library's are not)."""
-    shared: dict[str, Any] = {"eps": s.radius(s.norm), "norm": s.norm, "eot": 20}
+    shared: dict[str, Any] = {"eps": s.radius, "norm": s.norm, "eot": 20}
     attacks: Suite = {"apgd-ce-eot20": APGD(**shared, loss="ce")}
     if s.classes >= 3:
         attacks["apgd-dlr-eot20"] = APGD(**shared, loss="dlr")
@@ -139,52 +171,93 @@ def _autoattack_rand(s: _Setting) -> Suite:
 
 
 def _bpda(s: _Setting) -> Suite:
-    return {f"bpda-{g}": s.pgd(s.norm, grad=g) for g in dict.fromkeys(("identity", *s.gradients))}
+    return {f"bpda-{rule}": s.pgd200(grad=rule) for rule in dict.fromkeys(("identity", *s.other_rules))}
 
 
 def _cw(s: _Setting) -> Suite:
-    confidence = 1.0 if s.eot > 1 else 0.0
-    return {"cw-l2": CarliniWagner(eps=s.radius("l2"), eot=s.eot, confidence=confidence)}
+    return {"cw-l2": CarliniWagner(eps=s.radius, eot=s.eot, confidence=1.0 if s.random else 0.0)}
 
 
 def _deepfool(s: _Setting) -> Suite:
-    overshoot = 0.1 if s.eot > 1 else 0.02
-    return {"deepfool-l2": DeepFool(eps=s.radius("l2"), eot=s.eot, overshoot=overshoot)}
+    return {"deepfool-l2": DeepFool(eps=s.radius, eot=s.eot, overshoot=0.1 if s.random else 0.02)}
 
 
 def _blackbox(s: _Setting) -> Suite:
-    eps = s.radius("linf")
+    """FAB and PGD on the source alone, and two attacks that ask the whole defence."""
+    eps, budget = s.radius, s.budget
     attacks: Suite = {}
     if s.source is not None:
-        attacks["fab-transfer"] = Transfer(FAB(eps=eps, targets=min(9, s.classes - 1)), s.source)
-        attacks["pgd40-transfer"] = Transfer(PGD(eps=eps, step_size=eps / 10 or 1.0, steps=40), s.source)
-    passes = s.eot if s.eot > 1 else 1
-    attacks["square"] = Square(eps=eps, queries=1000 if passes > 1 else 5000, passes=passes)
-    attacks["rays"] = RayS(eps=eps, queries=5000, passes=5 if passes > 1 else 1)
-    return attacks
+        fab = FAB(eps=eps, targets=min(9, s.classes - 1), steps=budget.fab_steps)
+        attacks["fab"] = Transfer(fab, s.source)
+        attacks["pgd-transfer"] = Transfer(PGD(eps=eps, step_size=eps / 10 or 1.0, steps=40), s.source)
+    attacks["square"] = s.square(budget.queries if s.random else budget.label_queries)
+    passes = budget.label_passes if s.random else 1
+    return attacks | {"rays": RayS(eps=eps, queries=budget.label_queries, passes=passes)}
 
 
 def _unseen(s: _Setting) -> Suite:
     """All three norms at their usual radii, for a defence made for one of them (Table 6 of the MAE-Pure paper)."""
-    usual = replace(s, eps=None)
-    return {f"pgd200-{norm}": usual.pgd(norm) for norm in EPS}
+    return {f"pgd200-{norm}": replace(s, eps=None, norm=norm).pgd200() for norm in EPS}
 
 
-def _purifier(s: _Setting) -> Suite:
-    """Attacks adapted to a purifier: every backward rule, low reconstruction loss, transfer from a shortened one."""
-    attacks = _bpda(s)
-    attacks["pgd200-cw"] = s.pgd(s.norm, loss="cw")
-    attacks["keep-reconstruction"] = s.pgd(s.norm, reconstruction_weight=10.0)
+def _gradient(s: _Setting) -> Suite:
+    """Gradient attacks of one norm through the defence's own backward pass (Tables 5 to 8 of the MAE-Pure paper)."""
+    norm, budget = s.norm, s.budget
+    pgd = s.pgd(budget.steps, budget.eot)
+    attacks: Suite = {}
     if s.source is not None:
-        attacks["transfer"] = Transfer(s.pgd(s.norm), s.source)
+        attacks[f"transfer-{norm}"] = Transfer(replace(pgd, eot=1, loss="cw"), s.source)
+    attacks[f"pgd-{norm}"] = pgd
+    if norm != "l1":
+        attacks |= {f"apgd-{loss}-{norm}": s.apgd(loss) for loss in ("ce", "dlr")[: s.classes - 1]}
+    if norm == "l2":
+        confidence, overshoot = (1.0, 0.1) if s.random else (0.0, 0.02)
+        attacks["cw-l2"] = CarliniWagner(
+            eps=s.radius, search_steps=budget.search, steps=budget.search_steps, eot=pgd.eot, confidence=confidence
+        )
+        attacks["deepfool-l2"] = DeepFool(eps=s.radius, steps=budget.steps, eot=pgd.eot, overshoot=overshoot)
     return attacks
 
 
-SUITES: dict[str, Callable[[_Setting], Suite]] = {
+def _purifier(s: _Setting) -> Suite:
+    """The worst case of a purifier: transfer, every backward rule, APGD, Square, and a low reconstruction loss."""
+    budget, rules = s.budget, s.rules or ("exact",)
+    pgd = s.pgd(budget.steps, budget.eot)
+    curved = s.pgd(budget.curved_steps, budget.curved_eot)
+    attacks: Suite = {}
+    if s.source is not None:
+        attacks["transfer"] = Transfer(replace(pgd, eot=1, loss="cw"), s.source)
+    if "identity" in rules:
+        attacks["bpda"] = replace(pgd, grad="identity")
+    if "exact" in rules:
+        attacks["pgd-exact"] = pgd
+    if s.one_shot is not None:
+        attacks["one-shot"] = Transfer(pgd, s.one_shot)
+    attacks |= {f"apgd-{loss}": s.apgd(loss) for loss in ("ce", "dlr")[: s.classes - 1]}
+    if s.norm == "linf":
+        attacks["square"] = s.square(budget.queries)
+    attacks |= {f"pgd-{rule}": replace(curved, grad=rule) for rule in rules if rule not in ("exact", "identity")}
+    if s.rules:
+        attacks["pgd-cw"] = replace(pgd, loss="cw")
+    if s.reconstruction:
+        attacks["keep-reconstruction"] = replace(pgd, reconstruction_weight=10.0)
+    return attacks
+
+
+def _purifier_quick(s: _Setting) -> Suite:
+    """By which a purifier's settings are chosen: from the classifier alone, and with the identity as gradient."""
+    pgd = PGD(norm=s.norm, eps=s.radius, step_size=s.radius / 4 or 1.0, steps=10, eot=2, select="best")
+    attacks: Suite = {"bpda": replace(pgd, grad="identity")}
+    if s.source is not None:
+        attacks = {"transfer": Transfer(replace(pgd, eot=1, steps=20), s.source)} | attacks
+    return attacks
+
+
+_BUILDERS: dict[SuiteName, Callable[[_Setting], Suite]] = {
     "quick": _quick,
-    "pgd200-eot20-linf": _pgd200("linf"),
-    "pgd200-eot20-l2": _pgd200("l2"),
-    "pgd200-eot20-l1": _pgd200("l1"),
+    "pgd200-eot20-linf": _pgd200,
+    "pgd200-eot20-l2": _pgd200,
+    "pgd200-eot20-l1": _pgd200,
     "autoattack": _autoattack,
     "autoattack-rand": _autoattack_rand,
     "bpda-eot20": _bpda,
@@ -192,106 +265,8 @@ SUITES: dict[str, Callable[[_Setting], Suite]] = {
     "deepfool-eot": _deepfool,
     "blackbox": _blackbox,
     "unseen": _unseen,
+    "gradient": _gradient,
     "purifier": _purifier,
+    "purifier-quick": _purifier_quick,
 }
-
-
-class Preset(NamedTuple):
-    """How a published work attacks and counts; to repeat its tables, not to judge a defence."""
-
-    attacks: Suite
-    passes: int
-    """Verdict passes, for `evaluate(passes=)`."""
-    verdict: Literal["per_query", "majority"]
-    """Which field of `Verdict` the work reports."""
-    judge: Callable[[Classifier], Classifier]
-    """What the work evaluates in place of the defence itself; for most the defence as it is."""
-
-    def accuracy(self, report: Report) -> Interval:
-        """The number as the work counts it: its verdict on its attack's images, whatever else the report knows.
-
-        Args:
-            report: of `evaluate(preset.judge(defence), ..., preset.attacks, passes=preset.passes, exhaustive=True)`.
-        """
-        records = [threat.attacks[name] for threat in report.threats for name in threat.attacks if name in self.attacks]
-        verdicts: list[Interval] = [getattr(report.verdict(record), self.verdict) for record in records]
-        return min(verdicts, key=lambda verdict: verdict.estimate)
-
-
-def preset(name: str, *, norm: Norm = "linf", gradients: Sequence[str] = ("exact",)) -> Preset:
-    """The protocol of a published work.
-
-    "adbm": 200 x 20, last iterate, one pass; its L2 attack takes sign steps. "lee-kim": the same without a random
-    start, majority of 10 passes; pass a surrogate with fewer purification steps as backward rule. "diffpure": BPDA with
-    50 steps on the mean logits of 15 passes, judged by the mean logits of 150.
-
-    Args:
-        name: "adbm", "lee-kim" or "diffpure".
-        norm: of the ball; "diffpure" and "lee-kim" have no L1.
-        gradients: backward rules, one attack for each.
-
-    Returns:
-        Attacks and verdict. Sources: Li et al. 2025 (ADBM); Lee & Kim 2023, arXiv:2303.09051; Nie et al. 2022,
-        arXiv:2205.07460; each as its published code does it.
-    """
-    if name == "adbm":
-        options = {
-            "linf": PGD(eps=8 / 255, step_size=0.007, steps=200, eot=20),
-            "l2": PGD(norm="l2", eps=1.0, step_size=0.005, steps=200, eot=20, l2_step="sign"),
-            "l1": PGD(norm="l1", eps=12.0, step_size=1.0, steps=200, eot=20, l1_sparsity=0.05),
-        }
-        return Preset(_for_gradients(name, options[norm], gradients), 1, "per_query", _itself)
-    if name == "lee-kim" and norm != "l1":
-        options = {
-            "linf": PGD(eps=8 / 255, step_size=0.007, steps=200, eot=20, start="clean"),
-            "l2": PGD(norm="l2", eps=0.5, step_size=0.007, steps=200, eot=20, start="clean", l2_step="sign"),
-        }
-        return Preset(_for_gradients(name, options[norm], gradients), 10, "majority", _itself)
-    if name == "diffpure" and norm == "linf":
-        step = PGD(eps=8 / 255, step_size=2 / 255, steps=50, start="clean", select="best", early_stop=True)
-        attacks = _for_gradients(name, step, gradients)
-        return Preset({key: OnMeanLogits(attack, passes=15) for key, attack in attacks.items()}, 1, "per_query", _mean)
-    raise ValueError(
-        f"no preset {name!r} for norm {norm!r}: there are adbm (linf, l2, l1), lee-kim (linf, l2), diffpure (linf)"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class OnMeanLogits(ImageAttack):
-    """Attacks the classifier of logits averaged over `passes` of the defence, whatever average is being judged."""
-
-    attack: Attack
-    passes: int
-
-    @property
-    def norm(self) -> Norm:
-        """Norm of the attack's ball."""
-        return self.attack.norm
-
-    @property
-    def eps(self) -> float:
-        """Radius of the attack's ball."""
-        return self.attack.eps
-
-    @property
-    def shares_randomness(self) -> bool:
-        """Whether the attack's result depends on which images it is given together."""
-        return getattr(self.attack, "shares_randomness", False)
-
-    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
-        """Adversarial images for the averaged classifier."""
-        defence = model.model if isinstance(model, MeanLogits) else model
-        averaged = MeanLogits(defence, passes=self.passes, seed=seed)
-        return self.attack(averaged, x, y, seed=seed, index=index)
-
-
-def _for_gradients(name: str, attack: PGD, gradients: Sequence[str]) -> dict[str, Attack]:
-    return {name if g == "exact" else f"{name}-{g}": replace(attack, grad=g) for g in gradients}
-
-
-def _itself(model: Classifier) -> Classifier:
-    return model
-
-
-def _mean(model: Classifier) -> Classifier:
-    return MeanLogits(model, passes=150, seed=150)
+SUITES: dict[str, Callable[[_Setting], Suite]] = {name: _BUILDERS[name] for name in get_args(SuiteName)}
