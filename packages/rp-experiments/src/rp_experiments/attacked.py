@@ -8,6 +8,8 @@ import torch
 from rp_analysis import RobustnessCurve
 from rp_attacks import PGD, Classifier, Norm, Progress, Report, accuracy_curve, evaluate, suite
 from rp_attacks.problem import Attack
+from rp_attacks.radii import usual_radius
+from rp_attacks.settings import SUITE_NORMS
 from rp_models.data import describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
@@ -17,7 +19,6 @@ from torch import Tensor, nn
 
 from rp_experiments.recipes.evaluation import Evaluation
 
-SUITE_NORMS: dict[str, Norm] = {"pgd200-eot20-l2": "l2", "pgd200-eot20-l1": "l1", "cw-eot": "l2", "deepfool-eot": "l2"}
 RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # of the figure, in multiples of the suite's radius
 
 
@@ -57,7 +58,10 @@ class Attacked:
         images, index = open_subset(config.data, "test", config.budget.images, device=device, root=root)
         x, y = images.batch(slice(None))
         norm = SUITE_NORMS.get(config.suite, config.norm)
-        eps = info.eps.get(norm) if config.eps is None else config.eps
+        eps = config.eps
+        if eps is None and "linf" in info.eps:
+            shape = (info.channels, info.image_size, info.image_size)
+            eps = usual_radius(norm, shape=shape, linf=info.eps["linf"])
         source = classifier if config.defended else None
         attacks = suite(
             config.suite,
@@ -65,7 +69,7 @@ class Attacked:
             norm=norm,
             random=config.defended,
             classes=info.num_classes,
-            gradients=[rule for rule in defence.gradients if rule != "exact"] if isinstance(defence, Defended) else (),
+            defence=defence,
             source=source,
         )
         return cls(

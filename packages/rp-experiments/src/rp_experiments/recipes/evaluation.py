@@ -4,24 +4,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from rp_attacks.settings import SuiteName
 from rp_models.data.catalog import describe
 from rp_models.settings import require
 from rp_purify.settings import MAEPureSettings, PurifierSettings
-
-SuiteName = Literal[
-    "quick",
-    "pgd200-eot20-linf",
-    "pgd200-eot20-l2",
-    "pgd200-eot20-l1",
-    "autoattack",
-    "autoattack-rand",
-    "bpda-eot20",
-    "cw-eot",
-    "deepfool-eot",
-    "blackbox",
-    "unseen",
-    "purifier",
-]
 
 
 class Budget(NamedTuple):
