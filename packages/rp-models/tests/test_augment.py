@@ -143,13 +143,15 @@ def test_the_whole_augmentation_does_not_depend_on_the_batch(seed):
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(Augmentation), ids=lambda field: field.name)
-def test_each_field_changes_the_images_and_the_next_epoch_changes_them_otherwise(field):
+def test_each_field_changes_the_images_and_another_seed_or_epoch_changes_them_otherwise(field):
     one = Augmentation(**{field.name: getattr(FULL, field.name)})
     x, index = torch.rand(8, 1, 8, 8), torch.arange(8)
     first, again, second = (augment(x, one, seed=0, purpose=p, index=index) for p in ("0", "0", "1"))
+    other, shifted = (augment(x, one, seed=s, purpose="0", index=index + 8 * (1 - s)) for s in (1, 0))
     assert torch.equal(first, again)
     assert not torch.equal(first, x)
-    assert not torch.equal(first, second)
+    for differs in (second, other, shifted):  # another epoch, another seed, other numbers of the images
+        assert not torch.equal(first, differs)
 
 
 def test_no_augmentation_is_the_identity():

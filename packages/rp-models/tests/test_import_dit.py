@@ -98,6 +98,16 @@ def test_every_lightningdit_flag_is_read_off_the_file(tmp_path, name, layout):
         golden.check(out_v=imported.build()(golden["in_x"], golden["in_t"], golden["in_y"].long()))
 
 
+@pytest.mark.parametrize("learn_sigma", [False, True])
+@pytest.mark.parametrize("patch_size", [1, 2, 4])
+def test_a_learned_variance_is_recognised_at_every_patch_size(tmp_path, patch_size, learn_sigma):
+    sizes = {"image_size": 8, "patch_size": patch_size, "in_channels": 3, "width": 16, "depth": 1, "heads": 2}
+    state = build("lightningdit", **sizes, num_classes=3, learn_sigma=learn_sigma).state_dict()
+    imported = read_lightningdit(write(tmp_path / "x.pt", state), heads=2)
+    assert imported.arguments["learn_sigma"] is learn_sigma
+    assert same_state(imported.build(), state)
+
+
 def test_the_rotary_table_tells_the_heads(tmp_path):
     state = lightningdit(Golden("lightningdit_tiny")).state_dict()
     assert read_lightningdit(write(tmp_path / "x.pt", state)).arguments["heads"] == 4

@@ -2,10 +2,12 @@
 
 import errno
 import io
+import mmap
 import os
 import struct
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -107,6 +109,31 @@ def test_pages_are_given_back_and_come_again(parts, monkeypatch):
     whole = read_synthetic(parts[0], DIGITS)
     for _ in range(3):
         assert torch.equal(whole.images, parts[1])
+
+
+@pytest.mark.parametrize("reads", [1, 3])
+def test_pages_are_given_back_each_time_that_so_many_bytes_were_touched(parts, monkeypatch, reads):
+    """An image touches a page at least; past the limit all maps are given back, and the count begins anew."""
+    given_back = []
+    monkeypatch.setattr("rp_models.data.synthetic._advise", lambda values, advice: given_back.append(advice))
+    whole = read_synthetic(parts[0], DIGITS)
+    assert given_back == ["MADV_RANDOM"] * 3  # one for each file
+    given_back.clear()
+    monkeypatch.setattr("rp_models.data.synthetic._RESIDENT", reads * 5 * mmap.PAGESIZE - 1)
+    for read in range(1, 3 * reads + 1):
+        whole.batch(torch.arange(5))
+        assert given_back == ["MADV_DONTNEED"] * (3 * (read // reads))
+
+
+def test_an_npz_with_a_long_header_is_read(tmp_path):
+    """Version 2 of the header, which numpy writes where 64 KiB are not enough."""
+    images, labels = made(4)
+    with zipfile.ZipFile(tmp_path / "long.npz", "w") as archive:
+        for name, array in {"image": images.permute(0, 2, 3, 1).contiguous().numpy(), "label": labels.numpy()}.items():
+            file = io.BytesIO()
+            np.lib.format.write_array(file, array, version=(2, 0))
+            archive.writestr(f"{name}.npy", file.getvalue())
+    assert torch.equal(read_synthetic(tmp_path / "long.npz", DIGITS).images, images)
 
 
 def test_real_and_synthetic_images_share_a_numbering(parts):

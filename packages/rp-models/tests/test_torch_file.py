@@ -26,6 +26,15 @@ def test_tensors_and_plain_values_come_back(tmp_path: Path) -> None:
     assert content["names"] == ["a"]
 
 
+def test_files_of_unusual_pickle_protocols_are_read_in_silence_or_refused_with_the_reason(tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(3.0)}, tmp_path / "file.pth", pickle_protocol=3)
+    assert torch.equal(read_torch_file(tmp_path / "file.pth")["w"], torch.arange(3.0))  # warnings are errors here
+    for protocol in (4, 5):
+        torch.save({"w": torch.arange(3.0)}, tmp_path / "file.pth", pickle_protocol=protocol)
+        with pytest.raises(CheckpointError, match=r"of a pickle protocol .* save it anew with protocol 2"):
+            read_torch_file(tmp_path / "file.pth")
+
+
 def test_an_argument_namespace_is_read_on_request_only(tmp_path: Path) -> None:
     torch.save({"args": argparse.Namespace(lr=0.1, dir=None)}, tmp_path / "file.pth")
     assert read_torch_file(tmp_path / "file.pth", allow_namespace=True)["args"].lr == 0.1

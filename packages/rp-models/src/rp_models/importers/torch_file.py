@@ -60,5 +60,9 @@ def _reason(path: Path, error: Exception) -> str:
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
         return f"refused, since it asks for {refused[1]}, which is neither a tensor nor a plain value; nothing was run"
+    if "Unsupported operand" in str(error):
+        return (
+            "of a pickle protocol that torch reads only by running the file; save it anew with protocol 2, its default"
+        )
     # torch's own text would advise to load the file without protection
     return f"not a complete file of torch.save that holds tensors and plain values only ({type(error).__name__})"
