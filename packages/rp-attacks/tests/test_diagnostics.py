@@ -116,6 +116,26 @@ def test_square_in_the_autoattack_suite_raises_the_alarm() -> None:
     assert "black box beats white box" in checks(report, "alarm")
 
 
+@pytest.mark.parametrize("how", ["numpy", "detached"])
+@pytest.mark.parametrize("probes", [0, 4])
+def test_a_model_without_any_gradient_is_attacked_and_named(how: str, probes: int) -> None:
+    model, x, y = problem()
+    weight = model[1].weight.detach().double().numpy()
+
+    def by_numpy(z: Tensor) -> Tensor:
+        return torch.from_numpy(z.detach().double().flatten(1).numpy() @ weight.T).float()
+
+    defence = by_numpy if how == "numpy" else lambda z: model(z.detach())
+    attacks = suite("autoattack", eps=0.12, classes=2) | {"pgd": PGD(eps=0.12)}
+    report = evaluate(defence, x, y, attacks, seed=0, probes=probes)
+    assert "no gradient" in checks(report, "alarm")
+    assert "apgd-ce, fab-t, pgd left the images as they are" in str(report)
+    alone = evaluate(defence, x, y, {"square": attacks["square"]}, seed=0, probes=0)
+    assert (report.worst.right == alone.worst.right).all()
+    assert alone.robust_accuracy < 1
+    assert "no gradient" not in checks(alone, "alarm")
+
+
 class Descending(nn.Module):
     """A purifier that takes gradients while it classifies."""
 

@@ -37,6 +37,21 @@ def test_the_worst_case_is_taken_image_by_image() -> None:
     assert 0 < twin.mean() < report.clean.right.mean() < 1
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_distances_are_those_of_the_images_that_were_judged(norm: str, tmp_path: Path) -> None:
+    model, x, y = problem()
+    eps = {"linf": 0.05, "l2": 0.3, "l1": 3.0}[norm]
+    report = run(model, x, y, {"pgd": PGD(norm=norm, eps=eps, step_size=eps / 4)}, folder=str(tmp_path))
+    record = report.threats[0].attacks["pgd"]
+    order = {"linf": float("inf"), "l2": 2, "l1": 1}[norm]
+    moved = (load_images(tmp_path, "pgd") - x).flatten(1).norm(p=order, dim=1)
+    np.testing.assert_allclose(record.distance, moved, rtol=1e-5, atol=1e-7)  # another order of summation
+    assert (record.distance[record.tried] > 0.3 * eps).all()
+    assert (record.distance[~record.tried] == 0).all()
+    assert report.clean.tried.all()
+    assert (report.clean.distance == 0).all()
+
+
 def test_only_standing_images_go_on_and_the_worst_case_stays_the_same() -> None:
     model, x, y = problem()
     full, cascade = run(model, x, y, exhaustive=True), run(model, x, y)

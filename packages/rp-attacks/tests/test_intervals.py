@@ -52,7 +52,22 @@ def test_equal_defences_are_not_told_apart() -> None:
     assert paired_comparison([1, 0], [1, 0]).p_value == 1
 
 
+def test_an_estimate_lies_between_its_limits_also_after_rounding() -> None:
+    for n in range(1, 200):
+        for successes in (0, 1, n // 2, n - 1, n):
+            low, high = wilson_interval(successes, n)[1:]
+            assert 0 <= low <= successes / n <= high <= 1
+    assert wilson_interval(0, 13).low == 0
+
+
+def test_an_image_right_in_half_of_its_passes_is_not_right() -> None:
+    comparison = paired_comparison([1.0, 0.5, 0.5, 0.6], [0.5, 1.0, 0.5, 0.5])
+    assert (comparison.only_first, comparison.only_second) == (2, 1)
+
+
 def test_bad_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="n >= 1, got 0 of 0"):
+        wilson_interval(0, 0)
     with pytest.raises(ValueError, match="successes must be in"):
         wilson_interval(5, 4)
     with pytest.raises(ValueError, match="level must be in"):

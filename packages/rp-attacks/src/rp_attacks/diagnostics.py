@@ -33,6 +33,7 @@ def diagnose(
     random: bool = False,
     batch_size: int = 128,
     progress: Callable[[int, int], None] | None = None,
+    differentiable: bool = True,
 ) -> list[Finding]:
     """Run every check of an evaluation.
 
@@ -50,11 +51,13 @@ def diagnose(
         random: whether the model is.
         batch_size: limit on the probes in one batch.
         progress: called with the number of checks done and of all.
+        differentiable: whether the model's answers have any gradient.
 
     Returns:
         Findings, the gravest first.
     """
     findings = [finding for threat in threats for finding in _from_records(clean, threat, attacks)]
+    findings += [] if differentiable else _no_gradient(attacks)
     if random:
         findings.append(_randomness(model, clean))
     if probes:
@@ -131,6 +134,22 @@ def _from_records(clean: Record, threat: ThreatReport, attacks: Mapping[str, Att
                 )
             )
     return findings
+
+
+def _no_gradient(attacks: Mapping[str, Attack]) -> list[Finding]:
+    """That attacks by the model's own gradient could not begin, for want of one."""
+    blind = [
+        name
+        for name, attack in attacks.items()
+        if not _without_gradient(attack) and getattr(attack, "grad", "exact") == "exact"
+    ]
+    if not blind:
+        return []
+    text = (
+        f"The model's answers have no gradient (numpy, detached tensors): {', '.join(blind)} left the images as they "
+    )
+    text += "they are. Attack by a backward rule (BPDA), Square, RayS, SPSA or transfer, and trust none but those."
+    return [Finding("alarm", "no gradient", text)]
 
 
 def _without_gradient(attack: Attack | None) -> bool:

@@ -157,7 +157,7 @@ def _diagnosed(
     findings = diagnose(
         stages.model, stages.x, stages.y, stages.index, clean=report.clean, threats=report.threats, attacks=attacks,
         seed=stages.seed, probes=probes, source=source, random=stages.random, batch_size=stages.batch_size,
-        progress=tell,
+        progress=tell, differentiable=stages.store.problem["model"]["gradients"] is not None,
     )  # fmt: skip
     return replace(report, findings=tuple(findings), seconds=perf_counter() - stages.began)
 

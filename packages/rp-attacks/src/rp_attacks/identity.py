@@ -44,7 +44,7 @@ def fingerprint(*values: Tensor | np.ndarray[Any, Any]) -> str:
 def identify(model: Classifier, x: Tensor, index: Tensor) -> dict[str, Any]:
     """The identity of a model as plain values for a JSON file; compare two by `alike`.
 
-    What changes when the model is asked (counters, caches) is no part of it.
+    What changes when the model is asked (counters, caches) is no part of it. "gradients" is None where there is none.
 
     Args:
         model: classifier or defence.
@@ -57,7 +57,7 @@ def identify(model: Classifier, x: Tensor, index: Tensor) -> dict[str, Any]:
     second = _answers(model, x[rows], index[rows])
     after = settings(model)
     steady = [f"{path} {value}\n" for path, value in sorted(before.items()) if after.get(path) == value]
-    same = {key: value if alike(value, second[key]) else None for key, value in first.items()}  # else irreproducible
+    same = {key: value if alike(value, second[key]) else "differ" for key, value in first.items()}
     return {"type": type(_unwrapped(model)).__qualname__, "settings": _hash("".join(steady)), **same}
 
 

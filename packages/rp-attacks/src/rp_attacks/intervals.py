@@ -36,7 +36,7 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     share = successes / n
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half))
+    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))  # despite rounding
 
 
 def bootstrap_interval(values: npt.ArrayLike, level: float = 0.95, *, seed: int, resamples: int = 2000) -> Interval:
