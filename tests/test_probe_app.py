@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from rp_dra import load_encoder
+from rp_dra.diffusion_encoder import load_encoder
 
 from .running import app, process
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from rp_analysis import (
+from rp_analysis import classification_dimension
+from rp_analysis.plots import (
     GeometryPoint,
     LossTrend,
-    Report,
     Sensitivity,
     StrengthPoint,
-    classification_dimension,
     plot_alignment_uniformity,
     plot_alignment_uniformity_accuracy,
     plot_amv_over_iterations,
@@ -33,10 +32,12 @@ from rp_analysis import (
     plot_sensitivity,
     plot_strength_sweep,
 )
-from rp_analysis.plots_attention import TargetMaps, plot_target_attention
-from rp_analysis.plots_mae_pure import plot_inequality, plot_kernel_approximation, plot_layer_amv, plot_loss_and_amv
-from rp_analysis.robustness import RobustnessCurve, SimilarityPoint
+from rp_analysis.plots.attention import TargetMaps, plot_target_attention
+from rp_analysis.plots.dra import RobustnessCurve
+from rp_analysis.plots.mae_pure import plot_inequality, plot_kernel_approximation, plot_layer_amv, plot_loss_and_amv
+from rp_analysis.report import Report
 from rp_analysis.sae_evaluation import Reconstruction, SaeRun, TopActivations
+from rp_analysis.similarity import SimilarityPoint
 
 POINTS = [SimilarityPoint("Wang", 0.67, 0.31), SimilarityPoint("Cui", 0.65, 0.29), SimilarityPoint("Rice", 0.53, 0.2)]
 STANDARD = [point._replace(score=0.15) for point in POINTS]

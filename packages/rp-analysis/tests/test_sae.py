@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rp_analysis import SaeConfig, SaeTrainer, TopKSae, evaluate_reconstruction, sae_sweep, top_activations, train_sae
+from rp_analysis import SaeConfig, SaeTrainer, TopKSae, train_sae
+from rp_analysis.sae_evaluation import evaluate_reconstruction, sae_sweep, top_activations
 from rp_analysis.sae_training import geometric_median, learning_rate
 from rp_analysis.sparse_code import attach_gradient, decode, select_top_k
 from rp_testing import GOLDEN_FILES, fill_value

@@ -1,4 +1,4 @@
-"""Perturbation and gradient spectra, robustness curves and the data of scatter plots."""
+"""Perturbation and gradient spectra, and the data of scatter plots."""
 
 import pytest
 import torch
@@ -6,13 +6,11 @@ from rp_analysis import (
     cknna,
     frequency_map,
     gradient_saliency,
-    input_gradients,
     perturbation_saliency,
     rank_correlation,
-    robustness_curve,
-    similarity_scatter,
-    wilson_interval,
 )
+from rp_analysis.saliency import input_gradients
+from rp_analysis.similarity import similarity_scatter
 from torch import Tensor, nn
 
 
@@ -83,27 +81,36 @@ def test_gradients_are_taken_in_eval_mode_and_modes_are_restored() -> None:
     assert not model.dropout.training
 
 
-def test_the_robustness_curve_counts_the_images_that_survive() -> None:
-    eps = (0.0, 0.1, 0.3)
-    curve = robustness_curve(Threshold(), darken, [(X[:3], Y[:3]), (X[3:], Y[3:])], eps)
-    means = X.mean(dim=(1, 2, 3))
-    assert curve.accuracy == pytest.approx([float((means - e > 0.5).double().mean()) for e in eps])
-    assert curve.images == 10
-    assert all(low <= a <= high for low, a, high in zip(curve.low, curve.accuracy, curve.high, strict=True))
+def test_gradients_are_the_same_in_inference_mode() -> None:
+    with torch.inference_mode():
+        found = input_gradients(Threshold(), X.clone(), Y.clone())
+    assert torch.equal(found, input_gradients(Threshold(), X, Y))
+    assert found.abs().sum() > 0
 
 
-def test_an_image_once_broken_stays_broken_unless_asked() -> None:
-    def weak_when_large(eps: float):
-        return darken(0.9 if eps == 0.1 else 0.0)
+class Scaled(nn.Module):
+    """A linear network whose slopes are tiny, or infinite at black pixels."""
 
-    model = Threshold()
-    assert robustness_curve(model, weak_when_large, [(X, Y)], (0.1, 0.2)).accuracy == (0, 0)
-    assert robustness_curve(model, weak_when_large, [(X, Y)], (0.1, 0.2), cumulative=False).accuracy == (0, 1)
+    def __init__(self, scale: float, power: float = 1.0) -> None:
+        super().__init__()
+        self.scale, self.power = scale, power
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = self.scale * x.pow(self.power).mean(dim=(1, 2, 3))
+        return torch.stack([-margin, margin], dim=1)
 
 
-def test_the_wilson_interval_has_its_known_values() -> None:
-    assert wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+def test_unit_gradients_have_unit_length_however_small_they_are() -> None:
+    unit = input_gradients(Scaled(1e-28), X, Y, normalize=True)
+    torch.testing.assert_close(unit, input_gradients(Scaled(1.0), X, Y, normalize=True))  # the softmax is flat at both
+    assert not input_gradients(Scaled(0.0), X, Y, normalize=True).any()
+
+
+def test_a_gradient_that_is_not_finite_is_refused() -> None:
+    x = X.clone()
+    x[2, 0, 0, 0] = 0.0
+    with pytest.raises(ValueError, match="gradient is not finite at 1 of 10 images"):
+        input_gradients(Scaled(1.0, power=0.5), x, Y)
 
 
 def test_scatter_points_hold_each_models_score_and_accuracy() -> None:
@@ -122,10 +129,3 @@ def test_rank_correlation_counts_order_and_shares_ranks_at_ties() -> None:
     assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert rank_correlation([1, 2, 2, 3], [1, 3, 2, 4]) == pytest.approx(0.9486833, abs=1e-6)
     assert rank_correlation([1, 2], [5, 5]) != rank_correlation([1, 2], [5, 5])  # NaN
-
-
-def test_bad_budgets_are_refused() -> None:
-    with pytest.raises(ValueError, match="eps must be increasing"):
-        robustness_curve(Threshold(), darken, [(X, Y)], (0.2, 0.1))
-    with pytest.raises(ValueError, match="no images to attack"):
-        robustness_curve(Threshold(), darken, [], (0.1,))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rp_analysis import bootstrap_interval, cka, cknna, mutual_knn, permutation_test
+from rp_analysis import cka, cknna, half_sample_interval, mutual_knn, permutation_test
 from torch import Tensor
 
 SCORES = {
@@ -39,7 +39,7 @@ def test_related_features_are_told_from_unrelated_ones(metric: str) -> None:
 @pytest.mark.parametrize("metric", SCORES)
 def test_half_samples_are_scored_as_if_searched_anew(metric: str) -> None:
     a, b = features(60, related=True)
-    interval = bootstrap_interval(a, b, metric, seed=1, k=4, resamples=6)
+    interval = half_sample_interval(a, b, metric, seed=1, k=4, resamples=6)
     generator = torch.Generator().manual_seed(1)
     kept = [torch.randperm(60, generator=generator)[:30].sort().values for _ in range(6)]
     draws = torch.tensor([SCORES[metric](a[s], b[s]) for s in kept], dtype=torch.float64)
@@ -51,7 +51,7 @@ def test_half_samples_are_scored_as_if_searched_anew(metric: str) -> None:
 def test_half_samples_with_few_survivors_are_searched_again() -> None:
     a, b = features(40, related=True)
     a[:20] = a[0]  # twins crowd the lists of twenty rows
-    interval = bootstrap_interval(a, b, "mutual_knn", seed=0, k=3, resamples=4)
+    interval = half_sample_interval(a, b, "mutual_knn", seed=0, k=3, resamples=4)
     assert interval.low <= interval.value <= interval.high
 
 
@@ -61,7 +61,7 @@ def test_the_standard_error_matches_fresh_samples() -> None:
     a, b = features(4000, related=True)  # one population
     draws = [torch.randperm(4000, generator=generator)[:200] for _ in range(60)]
     scores = torch.tensor([mutual_knn(a[d], b[d], 4) for d in draws])
-    found = bootstrap_interval(a[:200], b[:200], "mutual_knn", seed=0, k=4, resamples=100).standard_error
+    found = half_sample_interval(a[:200], b[:200], "mutual_knn", seed=0, k=4, resamples=100).standard_error
     assert found == pytest.approx(float(scores.std()), rel=0.35)  # both are estimates: 60 and 100 draws
 
 
@@ -72,10 +72,10 @@ def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="permutations must be at least 1"):
         permutation_test(a, b, seed=0, permutations=0)
     with pytest.raises(ValueError, match="k must be from 2 to n - 1 = 9 for n = 10"):
-        bootstrap_interval(a, b, seed=0, k=10)
+        half_sample_interval(a, b, seed=0, k=10)
     with pytest.raises(ValueError, match="k must be from 1 to n - 1 = 19"):
         permutation_test(a, b, "mutual_knn", seed=0, k=20)
     with pytest.raises(ValueError, match="all rows of a are equal"):
         permutation_test(torch.ones(20, 3), b, seed=0)
     with pytest.raises(ValueError, match="resamples must be at least 2"):
-        bootstrap_interval(a, b, seed=0, level=1.0)
+        half_sample_interval(a, b, seed=0, level=1.0)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rp_analysis import Plot
-from rp_analysis.plot_style import new_figure
+from rp_analysis.plots import Plot
+from rp_analysis.plots.style import new_figure
 from rp_attacks.intervals import wilson_interval
 from rp_experiments import tables
 from rp_experiments.pages import PER_INCH, Page, pixels, render, vector

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .plot_style import Plot, style
+from .plots.style import Plot, style
 
 Cell = str | float | int | None
 

@@ -82,14 +82,20 @@ def input_gradients(model: Classifier, x: Tensor, y: Tensor, *, normalize: bool 
 
     Returns:
         (b, c, h, w) gradients.
+
+    Raises:
+        ValueError: a gradient that is not finite.
     """
-    with eval_mode(model), torch.enable_grad():
-        x = x.detach().requires_grad_()
-        loss = F.cross_entropy(model(x), y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x)
+    with eval_mode(model), torch.inference_mode(False), torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y.clone(), reduction="sum"), leaf)
+    broken = int((~gradient.isfinite()).flatten(1).any(dim=1).sum())
+    if broken:
+        raise ValueError(f"the gradient is not finite at {broken} of {len(x)} images, so there is no spectrum of it")
     if normalize:
-        norm = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
-        gradient = gradient / norm.clamp_min(torch.finfo(gradient.dtype).tiny)
+        # by the largest entry first: the squares of small gradients underflow
+        gradient = _unit(gradient, torch.linalg.vector_norm(gradient, torch.inf, dim=(1, 2, 3), keepdim=True))
+        gradient = _unit(gradient, torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True))
     return gradient
 
 
@@ -115,3 +121,8 @@ def gradient_saliency(
     """
     gradients = (input_gradients(model, x, y, normalize=normalize) for x, y in batches)
     return frequency_map(gradients, transform=transform, quantity=quantity)
+
+
+def _unit(gradient: Tensor, size: Tensor) -> Tensor:
+    """The gradient over its size; zeros stay."""
+    return gradient / torch.where(size > 0, size, torch.ones_like(size))

@@ -1,6 +1,7 @@
 """Whether a similarity score is more than chance, and how far it would move with other samples."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ class PermutationTest(NamedTuple):
     null: Tensor  # (permutations,) float64
 
 
-class Interval(NamedTuple):
+class ScoreInterval(NamedTuple):
     """A score with a confidence interval over the choice of samples."""
 
     value: float
@@ -75,7 +76,7 @@ def permutation_test(
     return PermutationTest(value, p_value, float(null.mean()), float(null.std(correction=0)), null)
 
 
-def bootstrap_interval(
+def half_sample_interval(
     a: Matrix,
     b: Matrix,
     metric: Metric = "cknna",
@@ -85,7 +86,7 @@ def bootstrap_interval(
     resamples: int = 100,
     level: float = 0.95,
     normalize: bool = True,
-) -> Interval:
+) -> ScoreInterval:
     """Computes a similarity score and an interval from random half-samples without replacement.
 
     The usual bootstrap repeats samples, and a repeated sample is its own nearest neighbour. Half-samples repeat
@@ -121,7 +122,19 @@ def bootstrap_interval(
     deviation = (draws - draws.mean()) * (half / (n - half)) ** 0.5
     low, high = (float(deviation.quantile(q)) for q in ((1 - level) / 2, (1 + level) / 2))
     value = score(torch.arange(n, device=x.device))
-    return Interval(value, value + low, value + high, float(deviation.std()))
+    return ScoreInterval(value, value + low, value + high, float(deviation.std()))
+
+
+def rank_correlation(x: Sequence[float] | Tensor, y: Sequence[float] | Tensor) -> float:
+    """Computes Spearman's correlation of two sequences, ties sharing their mean rank; NaN if one is constant."""
+    from scipy.stats import spearmanr
+
+    u, v = (torch.as_tensor(values, dtype=torch.float64) for values in (x, y))
+    if len(u) != len(v) or len(u) < 2:
+        raise ValueError(f"two sequences of equal length >= 2 are needed, got {len(u)} and {len(v)}")
+    if bool((u == u[0]).all() or (v == v[0]).all()):
+        return math.nan
+    return float(spearmanr(u, v).statistic)
 
 
 def _shuffled_score(x: Tensor, y: Tensor, metric: Metric, k: int, normalize: bool) -> Callable[[Tensor], float]:

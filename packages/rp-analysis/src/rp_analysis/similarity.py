@@ -1,7 +1,8 @@
 """How alike two representations of the same samples are: CKNNA, mutual nearest neighbours, linear CKA."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,6 +77,36 @@ def cknna_matrix(
     near = [nearest_neighbours(x, k, normalize=normalize) for x in features]
     scores = [[cknna_of_neighbours(a, b, eps=eps) for b in near[len(rows) :]] for a in near[: len(rows)]]
     return torch.tensor(scores, dtype=torch.float64)
+
+
+class SimilarityPoint(NamedTuple):
+    """One model of a scatter plot."""
+
+    name: str
+    robust_accuracy: float
+    score: float
+
+
+def similarity_scatter(
+    reference: Matrix, models: Mapping[str, Matrix], robust_accuracy: Mapping[str, float], *, k: int = 10
+) -> list[SimilarityPoint]:
+    """Computes each model's CKNNA with a reference beside its robust accuracy (DRA Fig. 1, 9).
+
+    Args:
+        reference: (n, d) features to compare with, e.g. of a diffusion model.
+        models: features (n, d) of the same samples by model name.
+        robust_accuracy: in [0, 1] by model name, e.g. RobustBench's.
+        k: neighbours per sample.
+
+    Raises:
+        ValueError: a model without a robust accuracy.
+    """
+    missing = sorted(set(models) - set(robust_accuracy))
+    if missing:
+        raise ValueError(f"robust_accuracy lacks {', '.join(missing)}")
+    scores = cknna_matrix(list(models.values()), [reference], k)[:, 0].tolist()
+    pairs = zip(models, scores, strict=True)
+    return [SimilarityPoint(name, robust_accuracy[name], score) for name, score in pairs]
 
 
 def mutual_knn(a: Matrix, b: Matrix, k: int = 10, *, normalize: bool = True) -> float:

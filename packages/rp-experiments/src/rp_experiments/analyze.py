@@ -9,21 +9,23 @@ from typing import Any
 import rp_models
 import torch
 from rp_analysis import (
-    GeometryPoint,
-    Plot,
-    Report,
     SaeConfig,
-    SimilarityPoint,
     alignment_score,
     cka,
     cknna,
     classification_dimension,
-    difference_map,
     frequency_map,
     gradient_saliency,
     low_frequency_share,
     mutual_knn,
     permutation_test,
+    uniformity_score,
+)
+from rp_analysis.frequency import difference_map
+from rp_analysis.plots import (
+    GeometryPoint,
+    Plot,
+    RobustnessCurve,
     plot_alignment_uniformity_accuracy,
     plot_cknna_scatter,
     plot_component_accuracy,
@@ -31,11 +33,11 @@ from rp_analysis import (
     plot_perturbation_saliency,
     plot_robustness_curves,
     plot_sae_loss,
-    robustness_curve,
-    sae_sweep,
-    uniformity_score,
 )
-from rp_attacks import PGD
+from rp_analysis.report import Report
+from rp_analysis.sae_evaluation import sae_sweep
+from rp_analysis.similarity import SimilarityPoint
+from rp_attacks import PGD, accuracy_curve
 from rp_dra import EdmTarget, fit_probe
 from rp_models import noise
 from rp_models.data import Images, open_images
@@ -162,9 +164,11 @@ class AnalysisJob:
     def curves(self) -> None:
         """Accuracy over the radius, with the linear probe on diffusion features (Fig. 3b)."""
         self.page.section("Accuracy over the radius")
-        radii = [factor * self.eps for factor in self.config.radii]
+        radii, images = [factor * self.eps for factor in self.config.radii], self.test.batch(slice(None))
         curves = {
-            name: robustness_curve(model, lambda eps: self._attack(eps), self._labelled(), radii)
+            name: RobustnessCurve.of(
+                accuracy_curve(model, *images, self._pgd(self.eps), radii, seed=self.config.seed), len(self.test)
+            )
             for name, model in self._with_probe().items()
         }
         self._figure("curves", plot_robustness_curves(curves), "PGD at each radius; the probe's noise is fixed")
@@ -257,10 +261,6 @@ class AnalysisJob:
         """PGD on the margin."""
         steps = self.config.attack_steps
         return PGD(eps=eps, step_size=2.5 * eps / steps, steps=steps, loss="cw")
-
-    def _attack(self, eps: float) -> Any:
-        """PGD as a callable of model, images and labels; each batch has the same random starts."""
-        return partial(self._pgd(eps), seed=self.config.seed)
 
     def _attacked(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Adversarial versions of the test images of some positions."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rp_analysis import Plot, plot_amv_over_iterations, plot_layer_amv, plot_loss_and_amv, rank_correlation
+from rp_analysis import rank_correlation
+from rp_analysis.plots import Plot, plot_amv_over_iterations, plot_layer_amv, plot_loss_and_amv
 from rp_attacks import PGD
 from rp_models import noise
 from rp_models.data import DatasetInfo, describe
@@ -15,16 +16,8 @@ from rp_models.data.datasets import DataError, open_subset
 from rp_models.loading import load_classifier, load_mae, load_maskdit
 from rp_models.training import ProgressBar, RunFolder
 from rp_models.training.devices import choose_device
-from rp_purify import (
-    MAEPure,
-    MAEView,
-    MaskDiTPure,
-    MaskDiTView,
-    SignDescent,
-    curve_over_radii,
-    curve_over_steps,
-    variation,
-)
+from rp_purify import MAEPure, MAEView, MaskDiTPure, MaskDiTView, SignDescent, variation
+from rp_purify.amv import curve_over_radii, curve_over_steps
 from torch import Tensor, nn
 
 from rp_experiments import purifier_figures as figures

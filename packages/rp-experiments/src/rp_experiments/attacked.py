@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rp_analysis import RobustnessCurve
+from rp_analysis.plots import RobustnessCurve
 from rp_attacks import PGD, Classifier, Norm, Progress, Report, accuracy_curve, evaluate, suite
 from rp_attacks.problem import Attack
 from rp_attacks.radii import usual_radius

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rp_analysis import RobustnessCurve, plot_robustness_curves
+from rp_analysis.plots import RobustnessCurve, plot_robustness_curves
 from rp_attacks import Progress, Report
 from rp_models.data import DataError
 from rp_models.training import Processes, ProgressBar, RunFolder, init_distributed

@@ -7,8 +7,8 @@ from typing import Any
 
 import rp_models
 import torch
-from rp_analysis import plot_image_grid, wilson_interval
-from rp_attacks import PGD
+from rp_analysis.plots import plot_image_grid
+from rp_attacks import PGD, wilson_interval
 from rp_models import noise
 from rp_models.data import Images, describe, open_images, read_synthetic, subset
 from rp_models.data.datasets import DataError, open_subset
@@ -236,8 +236,7 @@ class FinetuneJob:
         if isinstance(model, Defended):
             model, x = model.classifier, self._purified(model.purifier, x)  # type: ignore[arg-type]
         correct = sum(int((model(x[rows]).argmax(dim=1) == self.test.labels[rows]).sum()) for rows in self._batches())
-        low, high = wilson_interval(correct, len(x))
-        return {"correct": correct, "images": len(x), "estimate": correct / len(x), "low": low, "high": high}
+        return {"correct": correct, "images": len(x), **wilson_interval(correct, len(x))._asdict()}
 
     def _batches(self, count: int | None = None) -> tuple[Tensor, ...]:
         """Positions of the test images (or the first `count`), batch by batch."""

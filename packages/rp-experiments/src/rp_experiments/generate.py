@@ -11,7 +11,7 @@ from typing import Any
 
 import rp_models
 import torch
-from rp_analysis import plot_image_grid
+from rp_analysis.plots import plot_image_grid
 from rp_models.checkpoint import read_tensors, save_tensors
 from rp_models.data import describe, write_synthetic
 from rp_models.data.datasets import DataError

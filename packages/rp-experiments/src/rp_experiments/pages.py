@@ -13,7 +13,7 @@ from rp_experiments.tables import Row, cell, headings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-    from rp_analysis import Plot
+    from rp_analysis.plots import Plot
 
 WIDEST = 1100  # pixels of an embedded picture
 PER_INCH = 120  # pixels that an inch of a figure is never narrower than: its 7 points are 11.7 pixels high
@@ -73,7 +73,7 @@ class Page:
 
 def vector(plot: "Plot", caption: str) -> Picture:
     """A figure as SVG."""
-    from rp_analysis.plot_style import style
+    from rp_analysis.plots.style import style
 
     buffer = io.BytesIO()
     with style():

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import rp_models
 import torch
-from rp_analysis import Plot
+from rp_analysis.plots import Plot
 from rp_models import training
 from rp_models.checkpoint import read_header
 from rp_models.data import DataError, Images, open_images, subset

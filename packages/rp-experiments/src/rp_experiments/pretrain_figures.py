@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from rp_analysis import Plot, plot_image_grid
-from rp_analysis.plot_style import COLOURS, new_figure, style
+from rp_analysis.plots import Plot, plot_image_grid
+from rp_analysis.plots.style import COLOURS, new_figure, style
 from rp_models import noise
 from rp_models.data import DatasetInfo, Images
 from rp_models.diffusion.maskdit import MaskDiT

@@ -10,10 +10,10 @@ from typing import Any
 
 import rp_models
 import torch
-from rp_analysis import RobustnessCurve, plot_robustness_curves
+from rp_analysis.plots import RobustnessCurve, plot_robustness_curves
 from rp_attacks import PGD, Classifier, FixedNoise, accuracy_curve
-from rp_dra import EdmTarget, fit_probe, load_encoder, objective_of, save_encoder
-from rp_dra.diffusion_encoder import DiffusionClassifier, NoisyClassifier
+from rp_dra import EdmTarget, fit_probe, objective_of
+from rp_dra.diffusion_encoder import DiffusionClassifier, NoisyClassifier, load_encoder, save_encoder
 from rp_dra.encoder_trainer import EncoderFineTuner, EncoderTrainer, NoisyClassifierTrainer
 from rp_dra.probe import NoisyProbe, eot_gap
 from rp_models import noise

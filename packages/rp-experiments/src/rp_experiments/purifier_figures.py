@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from rp_analysis import (
+from rp_analysis import rank_correlation
+from rp_analysis.plots import (
     LossTrend,
     Plot,
     TargetMaps,
@@ -13,11 +14,11 @@ from rp_analysis import (
     plot_inequality,
     plot_kernel_approximation,
     plot_target_attention,
-    rank_correlation,
 )
 from rp_models.networks.transformer import patchify, unpatchify
-from rp_purify import Convention, MAEView, central_target, moved_attention, target_attention, variation
-from rp_purify.amv import Point
+from rp_purify import MAEView, variation
+from rp_purify.amv import Convention, Point
+from rp_purify.hidden_patch import central_target, moved_attention, target_attention
 from rp_purify.theory import KernelVariation, decoder_kernel_variation, reconstruction_inequality
 from torch import Tensor
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rp_analysis import plot_image_grid, wilson_interval
+from rp_analysis.plots import plot_image_grid
+from rp_attacks import wilson_interval
 from rp_models import noise
 from rp_models.data import ImageSet, describe, read_synthetic, write_synthetic
 from rp_models.data.datasets import to_bytes
@@ -142,5 +143,4 @@ def _accuracy(classifier: nn.Module, images: ImageSet, batch_size: int = 500) ->
     for start in range(0, len(images), batch_size):
         x, y = images.batch(slice(start, start + batch_size))
         correct += int((classifier(x).argmax(dim=1) == y).sum())
-    low, high = wilson_interval(correct, len(images))
-    return {"correct": correct, "images": len(images), "estimate": correct / len(images), "low": low, "high": high}
+    return {"correct": correct, "images": len(images), **wilson_interval(correct, len(images))._asdict()}

@@ -1,8 +1,5 @@
-from .amv import Convention as Convention
-from .amv import attention_variation as attention_variation
-from .amv import curve_over_radii as curve_over_radii
-from .amv import curve_over_steps as curve_over_steps
 from .amv import variation as variation
+from .build import build_purifier as build_purifier
 from .defended import Defended as Defended
 from .descent import SignDescent as SignDescent
 from .diffpure import DiffPure as DiffPure
@@ -10,9 +7,6 @@ from .diffpure import LikelihoodMaximisation as LikelihoodMaximisation
 from .finetune import Finetuner as Finetuner
 from .finetune import adversarial_batch as adversarial_batch
 from .finetune import adversarial_images as adversarial_images
-from .hidden_patch import central_target as central_target
-from .hidden_patch import moved_attention as moved_attention
-from .hidden_patch import target_attention as target_attention
 from .mae_pure import MAEPure as MAEPure
 from .maskdit_pure import MaskDiTPure as MaskDiTPure
 from .onednn import onednn_linear as onednn_linear
@@ -23,5 +17,7 @@ from .reconstruct import MAEReconstruction as MAEReconstruction
 from .reconstruct import NoPurification as NoPurification
 from .reconstruct import OneStepDenoise as OneStepDenoise
 from .settings import FinetuneSettings as FinetuneSettings
+from .settings import PurifierSettings as PurifierSettings
+from .settings import settings_of as settings_of
 from .views import MAEView as MAEView
 from .views import MaskDiTView as MaskDiTView

@@ -8,7 +8,7 @@ from typing import Any
 
 import rp_models
 import torch
-from rp_analysis import Plot, Sensitivity, StrengthPoint, plot_sensitivity, plot_strength_sweep
+from rp_analysis.plots import Plot, Sensitivity, StrengthPoint, plot_sensitivity, plot_strength_sweep
 from rp_models.checkpoint import read_tensors
 from rp_models.training import ProgressBar, RunFolder
 from rp_models.training.devices import choose_device, describe_device

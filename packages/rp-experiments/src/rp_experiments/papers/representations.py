@@ -5,15 +5,9 @@ from pathlib import Path
 
 import rp_models
 import torch
-from rp_analysis import (
-    alignment_score,
-    cknna,
-    difference_map,
-    gradient_saliency,
-    plot_gradient_difference,
-    radial_profile,
-    uniformity_score,
-)
+from rp_analysis import alignment_score, cknna, gradient_saliency, radial_profile, uniformity_score
+from rp_analysis.frequency import difference_map
+from rp_analysis.plots import plot_gradient_difference
 from rp_attacks import PGD
 from rp_dra import EdmTarget, fit_probe
 from rp_models import noise

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rp_analysis.plot_style import COLOURS, Plot, new_figure, style
+from rp_analysis.plots.style import COLOURS, Plot, new_figure, style
 from rp_attacks import Interval, paired_comparison
 from rp_models.training import RunFolder
 from rp_purify.settings import uses

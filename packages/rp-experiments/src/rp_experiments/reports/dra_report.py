@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from rp_analysis import plot_comparison, plot_training
+from rp_analysis.plots import plot_comparison, plot_training
 from rp_attacks.intervals import Interval
 from rp_attacks.report import Report
 from rp_dra.settings import METHODS, ClassifierSettings

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rp_analysis import Plot
-from rp_analysis.plots_dra import StrengthPoint, plot_strength_sweep
+from rp_analysis.plots import Plot
+from rp_analysis.plots.dra import StrengthPoint, plot_strength_sweep
 from rp_attacks import Interval
 from rp_models.training import RunFolder
 

@@ -3,18 +3,37 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from .dimension import ClassificationDimension
-from .plot_maps import draw_maps
-from .plot_style import COLOURS, GREY, Plot, Row, line_style, new_figure, point_style, require, style
-from .robustness import RobustnessCurve, SimilarityPoint, rank_correlation
-from .sae_evaluation import SaeRun
+from rp_analysis.dimension import ClassificationDimension
+from rp_analysis.sae_evaluation import SaeRun
+from rp_analysis.significance import rank_correlation
+from rp_analysis.similarity import SimilarityPoint
+
+from .maps import draw_maps
+from .style import COLOURS, GREY, Plot, Row, line_style, new_figure, point_style, require, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+class RobustnessCurve(NamedTuple):
+    """Accuracies in [0, 1] over the radius, with their intervals."""
+
+    eps: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    images: int
+
+    @classmethod
+    def of(cls, points: Sequence[Any], images: int) -> "RobustnessCurve":
+        """From points with `eps` and `accuracy`, which has estimate, low and high: `rp_attacks.accuracy_curve`'s."""
+        rows = [(p.eps, p.accuracy.estimate, p.accuracy.low, p.accuracy.high) for p in points]
+        eps, accuracy, low, high = zip(*rows, strict=True)
+        return cls(eps, accuracy, low, high, images)
 
 
 class GeometryPoint(NamedTuple):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .plot_style import Plot, Row, new_figure, require, style
+from .style import Plot, Row, new_figure, require, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .plot_style import Plot, Row, new_figure, require, style
+from .style import Plot, Row, new_figure, require, style
 
 HIDDEN = (0.90, 0.76, 0.55)
 """The colour of pixels that are NaN: no grey, so that it cannot be taken for image content."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from rp_analysis.sheets import HIDDEN, PAGE, plot_image_grid
+from rp_analysis.plots.sheets import HIDDEN, PAGE, plot_image_grid
 
 
 def page(plot):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from rp_analysis import plot_comparison, plot_training
+from rp_analysis.plots import plot_comparison, plot_training
 
 
 def test_training_curves_are_saved_with_their_numbers(tmp_path):

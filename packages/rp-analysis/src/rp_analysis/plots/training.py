@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .plot_style import COLOURS, Plot, Row, line_style, new_figure, require, style
+from .style import COLOURS, Plot, Row, line_style, new_figure, require, style
 
 
 def plot_training(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot:

@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .frequency import Transform, radial_profile
-from .plot_style import DIVERGING, SEQUENTIAL, Plot, Row, line_style, new_figure, require, style
-from .sae_evaluation import TopActivations
+from rp_analysis.frequency import Transform, radial_profile
+from rp_analysis.sae_evaluation import TopActivations
+
+from .style import DIVERGING, SEQUENTIAL, Plot, Row, line_style, new_figure, require, style
 
 
 def draw_maps(

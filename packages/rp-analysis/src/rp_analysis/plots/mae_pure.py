@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .plot_style import COLOURS, GREY, Plot, Row, line_style, new_figure, point_style, require, style
+from .style import COLOURS, GREY, Plot, Row, line_style, new_figure, point_style, require, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
