@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from rp_analysis import classification_dimension, component_accuracy, principal_components
+from rp_analysis import classification_dimension
+from rp_analysis.dimension import component_accuracy, principal_components
 from rp_testing import GOLDEN_FILES
 from torch import Tensor
 

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from rp_analysis import difference_map, frequency_map, log_map, low_frequency_share, radial_profile
-from rp_analysis.frequency import dct_matrix
+from rp_analysis import frequency_map, low_frequency_share, radial_profile
+from rp_analysis.frequency import dct_matrix, difference_map, log_map
 from rp_testing import GOLDEN_FILES
 
 GOLDEN = np.load(GOLDEN_FILES / "analysis_frequency.npz")

@@ -8,19 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models.mask import random_mask
 from rp_models.noise import uniform
-from rp_purify import (
-    Convention,
-    MAEPure,
-    MAEView,
-    MaskDiTView,
-    attention_variation,
-    central_target,
-    curve_over_radii,
-    curve_over_steps,
-    moved_attention,
-    target_attention,
-    variation,
-)
+from rp_purify import MAEPure, MAEView, MaskDiTView, variation
+from rp_purify.amv import Convention, attention_variation, curve_over_radii, curve_over_steps
+from rp_purify.hidden_patch import central_target, moved_attention, target_attention
 from rp_testing import GOLDEN_FILES
 
 from .models import tiny_images, tiny_mae, tiny_maskdit
