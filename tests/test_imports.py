@@ -1,0 +1,54 @@
+"""Who imports whom inside the packages: no circles, not even through imports inside functions."""
+
+import ast
+import graphlib
+
+import pytest
+
+from .running import ROOT
+
+PACKAGES = ("rp_models", "rp_attacks", "rp_purify", "rp_dra", "rp_analysis")
+
+
+def sources(package):
+    """The files of a package's modules, by dotted name."""
+    (root,) = ROOT.glob(f"packages/*/src/{package}")
+    names = {file: ".".join(file.relative_to(root.parent).with_suffix("").parts) for file in root.rglob("*.py")}
+    return {name.removesuffix(".__init__"): file for file, name in names.items()}
+
+
+def public_names(file):
+    """Which module each name of a lazy package root comes from."""
+    stub = file.with_suffix(".pyi")
+    nodes = ast.parse(stub.read_text()).body if stub.exists() else []
+    return {alias.asname: f"{node.module}.{alias.name}" for node in nodes for alias in node.names if node.module}
+
+
+def imported(name, own, faces):
+    """The modules of the same package that a module imports, at its top or anywhere else."""
+    file = own[name]
+    parts = name.split(".") + ["__init__"] * (file.name == "__init__.py")
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = parts[: len(parts) - node.level] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            face = faces.get(source, {})
+            targets = [f"{source}.{face.get(alias.name, alias.name)}" for alias in node.names]
+        else:
+            continue
+        for target in targets:
+            while target and target not in own:
+                target = target.rpartition(".")[0]
+            if target:
+                yield target
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_modules_import_each_other_in_a_circle(package):
+    own = sources(package)
+    faces = {name: public_names(file) for name, file in own.items() if file.name == "__init__.py"}
+    graph = {name: set(imported(name, own, faces)) - {name, package} for name in own}
+    assert sum(map(len, graph.values())) >= len(graph) - 1
+    graphlib.TopologicalSorter(graph).prepare()
