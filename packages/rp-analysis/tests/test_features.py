@@ -69,12 +69,12 @@ def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path) -> None:
         open_features(path)
     assert net.images == 4
     found = extract_features(net, batches(size=3), path, n=10)  # other batches, same images
-    assert net.images == 10
+    assert net.images == 10 + 4  # the first two, twice, to see that it is the same model
     whole = extract_features(net, batches(), tmp_path / "whole.npy", n=10)
     np.testing.assert_allclose(found.array, whole.array, rtol=1e-6)
     assert found.image.tolist() == INDEX.tolist()
     assert extract_features(net, batches(), path, n=10).about["done"] == 10
-    assert net.images == 20  # complete: nothing was computed again
+    assert net.images == 24 + 4  # complete: nothing but the first two was computed again
 
 
 def test_an_exception_in_between_leaves_a_file_to_continue(tmp_path: Path) -> None:
@@ -87,7 +87,39 @@ def test_an_exception_in_between_leaves_a_file_to_continue(tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         extract_features(net, failing(), path, n=10, flush_every=1)
     extract_features(net, batches(), path, n=10)
-    assert net.images == 10
+    assert net.images == 10 + 4
+
+
+class Scaled(nn.Module):
+    """A network whose setting stands in no weight."""
+
+    def __init__(self, net: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.net, self.scale = net, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.net(x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_file_is_never_handed_to_another_model(tmp_path: Path, dtype: str) -> None:
+    path, net = tmp_path / "f.npy", Net()
+    extract_features(Scaled(net, 1.0), batches(), path, n=10, dtype=dtype)
+    extract_features(Scaled(net, 1.0), batches(), path, n=10, dtype=dtype)
+    with pytest.raises(ValueError, match="was begun with another model"):
+        extract_features(Scaled(net, 1.5), batches(), path, n=10, dtype=dtype)
+    with pytest.raises(ValueError, match="was begun with another model"):
+        extract_features(Scaled(net, 1.0), batches(), path, n=10, dtype=dtype, forward=lambda x: net(x) + 0.5)
+
+
+def test_a_random_model_goes_on(tmp_path: Path) -> None:
+    path, net = tmp_path / "f.npy", Net()
+
+    def forward(x: Tensor) -> Tensor:
+        return net(x) + torch.rand(len(x), 1)
+
+    for _ in range(2):
+        extract_features(net, batches(), path, n=10, forward=forward)
 
 
 def test_a_forward_function_can_pass_more_than_images(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .modes import eval_mode
 
 Pool = Literal["mean", "first", "flatten"]
+_COMPARED = 2  # rows of a file that are computed again before it goes on
 
 
 class Features(NamedTuple):
@@ -38,9 +39,9 @@ def extract_features(
 ) -> Features:
     """Writes a layer's features of n images to `path` (.npy), with indices and a record beside it.
 
-    If `path` exists from an interrupted run with the same settings, rows already written are skipped without running
-    the model; `batches` must then yield the same images in the same order, which their indices prove. The record holds
-    a fingerprint of the weights, so that two checkpoints never share a file; what `forward` adds is not in it.
+    If `path` exists from an interrupted run with the same settings, rows already written are skipped; `batches` must
+    then yield the same images in the same order, which their indices prove. The record holds a fingerprint of the
+    weights, and the first rows are computed again and compared, so that no two models or layers ever share a file.
 
     Args:
         model: any module; run in eval mode without gradients, its mode is restored.
@@ -70,6 +71,9 @@ def extract_features(
     with eval_mode(model), torch.inference_mode():
         for batch, (index, x) in enumerate(batches, 1):
             writer.check(index)
+            if batch == 1 and writer.done:
+                few = x[: min(_COMPARED, writer.done)]
+                writer.compare(*(_pooled(read(few), pool) for _ in range(2)))
             fresh = slice(max(0, writer.done - writer.seen), None)  # rows that an earlier run has not written
             if len(index[fresh]):
                 writer.write(_pooled(read(x[fresh]), pool), index[fresh])
@@ -121,6 +125,21 @@ class _Writer:
             stored = self.index[self.seen : self.seen + old]
             if not np.array_equal(stored, index[:old].cpu().numpy()):
                 raise ValueError(f"{self.path} was begun with other images or another order; delete it to start anew")
+
+    def compare(self, rows: Tensor, again: Tensor) -> None:
+        """Refuses a model whose features are not those of the file; one that is random cannot be told from another."""
+        assert self.array is not None
+        first, second = rows.float().cpu(), again.float().cpu()
+        stored = torch.from_numpy(np.array(self.array[: len(rows)])).float()
+
+        def differ(other: Tensor) -> bool:
+            return first.shape != other.shape or bool((first - other).abs().max() > 0.01 * first.abs().max())
+
+        if differ(stored) and not differ(second):
+            raise ValueError(
+                f"{self.path} was begun with another model: of the same type and weights, but with other features; "
+                "choose another path or delete it"
+            )
 
     def write(self, rows: Tensor, index: Tensor) -> None:
         """Stores the features of the next images."""
