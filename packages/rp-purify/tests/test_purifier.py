@@ -264,7 +264,7 @@ def test_a_compiled_defence_has_the_gradients_of_the_plain_one() -> None:
     ids=["script", "trace", "export"],
 )
 @pytest.mark.parametrize("name", ["mae-pure", "noise"])
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.torch.jit:DeprecationWarning")
 def test_what_cannot_be_converted_says_why_in_one_sentence(name: str, convert: Callable) -> None:
     purifier = MAKE[name]()
     sentence = f"{type(purifier).__name__} cannot be scripted, traced or exported: it draws its noise in Python"
