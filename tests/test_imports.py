@@ -52,3 +52,14 @@ def test_no_modules_import_each_other_in_a_circle(package):
     graph = {name: set(imported(name, own, faces)) - {name, package} for name in own}
     assert sum(map(len, graph.values())) >= len(graph) - 1
     graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize(
+    "face", ["rp_models", "rp_models/data", "rp_models/training", "rp_purify", "rp_dra", "rp_analysis"]
+)
+def test_a_public_face_has_at_most_25_names(face):
+    (stub,) = ROOT.glob(f"packages/*/src/{face}/__init__.pyi")
+    names = public_names(stub)
+    assert 10 < len(names) <= 25
+    # a function of its module's name would be hidden as soon as somebody imports the module
+    assert not names.keys() & {file.stem for file in stub.parent.glob("*.py")} - {"noise"}

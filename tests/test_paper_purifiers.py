@@ -7,7 +7,9 @@ import pytest
 import rp_models
 import torch
 from rp_models.data import describe
-from rp_models.training import build_edm, build_maskdit, seeded
+from rp_models.training import seeded
+from rp_models.training.edm import build_edm
+from rp_models.training.maskdit import build_maskdit
 from rp_purify import preset
 
 DATA = ("cifar10", "cifar100", "svhn", "imagenet")

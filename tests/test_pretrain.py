@@ -13,7 +13,10 @@ import rp_models
 import torch
 from rp_models.checkpoint import read_header, read_tensors
 from rp_models.data import describe, load_images
-from rp_models.training import build_edm, build_mae, build_maskdit, build_standard, standard_held_out
+from rp_models.training.edm import build_edm
+from rp_models.training.mae import build_mae
+from rp_models.training.maskdit import build_maskdit
+from rp_models.training.standard import build_standard, standard_held_out
 
 from .running import APPS, ROOT, app, process, two_processes
 

@@ -9,7 +9,8 @@ import rp_models
 import torch
 from rp_models.checkpoint import read_header, read_tensors
 from rp_models.data import describe, load_images, read_synthetic, subset_index, write_synthetic
-from rp_models.training import mae_loss, seeded
+from rp_models.training import seeded
+from rp_models.training.mae import mae_loss
 
 from .running import app, process, without_torch
 from .tiny_networks import tiny_classifier, tiny_maskdit

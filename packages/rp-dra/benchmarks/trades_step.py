@@ -21,7 +21,7 @@ from rp_dra import ClassifierSettings, ClassifierTrainer, EdmTarget, TrainingSet
 from rp_models import build, noise
 from rp_models.data import ImageSet, describe
 from rp_models.settings import ComputeSettings
-from rp_models.training import decay_groups
+from rp_models.training.optimizer import decay_groups
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode

@@ -6,16 +6,8 @@ import pytest
 import torch
 from rp_dra import TrainingSettings
 from rp_dra.mixture import Mixture
-from rp_models.data import (
-    DataError,
-    ImageSet,
-    crop_and_flip,
-    describe,
-    load_images,
-    read_synthetic,
-    subset,
-    write_synthetic,
-)
+from rp_models.data import DataError, ImageSet, describe, load_images, read_synthetic, subset, write_synthetic
+from rp_models.data.augment import crop_and_flip
 from rp_models.training import Processes
 
 RECIPE = TrainingSettings(batch_size=8, epoch_images=24, synthetic_fraction=0.5, crop_padding=1, flip=False)

@@ -19,19 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from rp_models import build
-from rp_models.data import (
-    AUGMENTATIONS,
-    BatchPlan,
-    FolderImages,
-    ImageSet,
-    JoinedImages,
-    augmented_batch,
-    describe,
-    part_path,
-    read_synthetic,
-    write_synthetic,
-)
+from rp_models.data import BatchPlan, FolderImages, ImageSet, JoinedImages, describe, read_synthetic, write_synthetic
+from rp_models.data.augment import augmented_batch
+from rp_models.data.augmentation import AUGMENTATIONS
 from rp_models.data.decode import View
+from rp_models.data.synthetic import part_path
 from torch.nn import functional as F
 
 Load = Callable[[int], object]

@@ -21,11 +21,10 @@ from rp_models.training import (
     MaskDitTrainer,
     RunFolder,
     StandardTrainer,
-    Stopped,
     init_distributed,
-    synchronise_batch_norms,
     train_stage,
 )
+from rp_models.training.distributed import Stopped, synchronise_batch_norms
 from torch import nn
 
 STEPS = 4

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_models import noise
-from rp_models.data import Augmentation, ResizedCrop, augment, augmented_batch, crop_and_flip, load_images
-from rp_models.data.augment import cut_out, resized_parts, rotate
+from rp_models.data import Augmentation, ResizedCrop, load_images
+from rp_models.data.augment import augment, augmented_batch, crop_and_flip, cut_out, resized_parts, rotate
 from rp_models.data.crops import random_boxes
 
 

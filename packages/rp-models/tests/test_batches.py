@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rp_models.data import BatchPlan, part
+from rp_models.data import BatchPlan
+from rp_models.data.batches import part
 from rp_testing import GOLDEN_FILES
 
 GOLDEN = np.load(GOLDEN_FILES / "dmat_sampler.npz")

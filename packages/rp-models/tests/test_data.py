@@ -8,7 +8,8 @@ import tempfile
 import numpy as np
 import pytest
 import torch
-from rp_models.data import AUGMENTATIONS, DataError, ImageSet, describe, index_digest, load_images, subset
+from rp_models.data import DataError, ImageSet, describe, index_digest, load_images, subset
+from rp_models.data.augmentation import AUGMENTATIONS
 from rp_models.data.catalog import CATALOG
 from rp_models.data.datasets import to_bytes, to_float
 from rp_models.data.info import SPLITS

@@ -10,13 +10,13 @@ from rp_models.data import (
     DataError,
     FolderImages,
     ResizedCrop,
-    augmented_batch,
     default_split,
     describe,
     open_images,
     subset,
 )
 from rp_models.data import load_images as load
+from rp_models.data.augment import augmented_batch
 from rp_models.data.crops import random_boxes
 from rp_models.data.decode import View, crop_picture, picture_header, read_picture, view_picture
 from rp_models.data.info import SPLITS

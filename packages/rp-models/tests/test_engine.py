@@ -3,7 +3,8 @@
 import pytest
 import torch
 from rp_models.settings import ComputeSettings
-from rp_models.training import Engine, compile_network, engine
+from rp_models.training import Engine, engine
+from rp_models.training.engine import compile_network
 from torch import nn
 from torch.nn import functional as F
 

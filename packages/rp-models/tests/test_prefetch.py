@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from rp_models.data import prefetch
+from rp_models.data.prefetch import prefetch
 
 
 def workers():

@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rp_models.training import average_, cosine, decay_groups, dmat_decay, ema_decay, one_cycle, set_rate
+from rp_models.training.averaging import average_, dmat_decay, ema_decay
+from rp_models.training.optimizer import decay_groups, set_rate
+from rp_models.training.schedule import cosine, one_cycle
 from rp_testing import GOLDEN_FILES
 from torch import nn
 

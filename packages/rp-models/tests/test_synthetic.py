@@ -21,12 +21,12 @@ from rp_models.data import (
     SyntheticImages,
     describe,
     load_images,
-    part_path,
     read_synthetic,
-    uncompress,
     write_synthetic,
 )
+from rp_models.data.npz import uncompress
 from rp_models.data.npz_set import read_npz_images
+from rp_models.data.synthetic import part_path
 from rp_models.shards import read_shard
 
 DIGITS = describe("digits")

@@ -10,7 +10,8 @@ from rp_models.diffusion.edm_augment import Augmentation
 from rp_models.diffusion.edm_loss import EDMLoss
 from rp_models.diffusion.sampling import balanced_labels, generate
 from rp_models.settings import EdmSettings
-from rp_models.training import EdmTrainer, RunFolder, edm_held_out, train_stage
+from rp_models.training import EdmTrainer, RunFolder, train_stage
+from rp_models.training.edm import edm_held_out
 
 SETTINGS = EdmSettings(
     model_channels=8,

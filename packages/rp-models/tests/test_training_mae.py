@@ -12,7 +12,8 @@ from rp_models.data import ImageSet, load_images
 from rp_models.mask import random_mask
 from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.settings import MaeSettings, OptimizerName
-from rp_models.training import MaeTrainer, RunFolder, build_mae, mae_loss, train_stage
+from rp_models.training import MaeTrainer, RunFolder, train_stage
+from rp_models.training.mae import build_mae, mae_loss
 from torch import nn
 
 SETTINGS = MaeSettings(network="mae-digits", steps=6, batch_size=8, warmup_steps=2, lr=2e-3)

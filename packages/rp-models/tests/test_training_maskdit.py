@@ -9,7 +9,8 @@ from rp_models.data import load_images, subset
 from rp_models.diffusion.maskdit_loss import log_normal_sigma, masked_denoising_loss
 from rp_models.mask import random_mask
 from rp_models.settings import MaskDitSettings
-from rp_models.training import MaskDitTrainer, RunFolder, build_maskdit, maskdit_held_out, train_stage
+from rp_models.training import MaskDitTrainer, RunFolder, train_stage
+from rp_models.training.maskdit import build_maskdit, maskdit_held_out
 
 SETTINGS = MaskDitSettings(
     network="maskdit-digits",

@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 import torch
-from rp_models.data import Augmentation, augment, load_images, subset
+from rp_models.data import Augmentation, load_images, subset
+from rp_models.data.augment import augment
 from rp_models.settings import ComputeSettings, StandardSettings
-from rp_models.training import Minibatches, Processes, RunFolder, StandardTrainer, standard_held_out, train_stage
+from rp_models.training import Minibatches, Processes, RunFolder, StandardTrainer, train_stage
+from rp_models.training.standard import standard_held_out
 from torch.nn import functional as F
 
 SETTINGS = StandardSettings(

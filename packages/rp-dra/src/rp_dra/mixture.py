@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import torch
 from rp_models import noise
-from rp_models.data import BatchPlan, DataError, Images, ImageSet, augmented_batch, prefetch
+from rp_models.data import BatchPlan, DataError, Images, ImageSet
+from rp_models.data.augment import augmented_batch
+from rp_models.data.prefetch import prefetch
 from rp_models.training.distributed import ALONE, Processes
 from torch import Tensor
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from rp_attacks import PGD
 from rp_models import noise
-from rp_models.data import Images, part_path, write_synthetic
+from rp_models.data import Images, write_synthetic
 from rp_models.data.datasets import to_bytes
+from rp_models.data.synthetic import part_path
 from rp_purify import Defended, adversarial_batch
 from torch import Tensor
 

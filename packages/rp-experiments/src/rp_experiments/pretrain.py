@@ -14,6 +14,10 @@ from rp_models.data import DataError, Images, open_images, subset
 from rp_models.model_card import model_card
 from rp_models.settings import EdmSettings, MaeSettings, MaskDitSettings, StandardSettings
 from rp_models.training import TensorBoard, state_path
+from rp_models.training.edm import edm_held_out
+from rp_models.training.mae import mae_loss
+from rp_models.training.maskdit import maskdit_held_out
+from rp_models.training.standard import standard_held_out
 from torch import nn
 
 from rp_experiments import pretrain_figures as figures
@@ -200,7 +204,7 @@ class _Pretraining:
 
 def _judge_mae(config: PretrainMae, model: Any, images: Images) -> dict[str, float]:
     """The reconstruction loss, one mask an image."""
-    return {"validation_loss": training.mae_loss(model, images, mask_rate=config.mae.mask_rate, seed=config.seed)}
+    return {"validation_loss": mae_loss(model, images, mask_rate=config.mae.mask_rate, seed=config.seed)}
 
 
 def _show_mae(config: PretrainMae, model: Any, validation: Images) -> dict[str, Plot]:
@@ -211,7 +215,7 @@ def _show_mae(config: PretrainMae, model: Any, validation: Images) -> dict[str, 
 
 def _judge_edm(config: PretrainEdm, model: Any, images: Images) -> dict[str, float]:
     """The denoising loss, at several noise levels an image."""
-    return {"validation_loss": training.edm_held_out(model, images, seed=config.seed)}
+    return {"validation_loss": edm_held_out(model, images, seed=config.seed)}
 
 
 def _show_samples(config: PretrainEdm | PretrainMaskDit, model: Any, validation: Images) -> dict[str, Plot]:
@@ -224,7 +228,7 @@ def _judge_maskdit(config: PretrainMaskDit, model: Any, images: Images) -> dict[
     """The training loss with masks, and (all patches visible) without."""
     settings = config.maskdit
     masked, plain = (
-        training.maskdit_held_out(model, images, mask_rate=rate, mae_weight=settings.mae_weight, seed=config.seed)
+        maskdit_held_out(model, images, mask_rate=rate, mae_weight=settings.mae_weight, seed=config.seed)
         for rate in (settings.mask_rate, 0.0)
     )
     return {"validation_loss": masked, "validation_denoising_loss": plain}
@@ -240,7 +244,7 @@ def _show_maskdit(config: PretrainMaskDit, model: Any, validation: Images) -> di
 
 def _judge_classifier(config: PretrainClassifier, model: Any, images: Images) -> dict[str, float]:
     """Cross-entropy and accuracy."""
-    loss, accuracy = training.standard_held_out(model, images)
+    loss, accuracy = standard_held_out(model, images)
     return {"validation_loss": loss, "validation_accuracy": accuracy}
 
 

@@ -11,8 +11,9 @@ from rp_models import noise
 from rp_models.data import ImageSet, describe, read_synthetic, write_synthetic
 from rp_models.data.datasets import to_bytes
 from rp_models.loading import load_classifier, load_mae
-from rp_models.training import ProgressBar, RunFolder, mae_loss
+from rp_models.training import ProgressBar, RunFolder
 from rp_models.training.devices import choose_device
+from rp_models.training.mae import mae_loss
 from rp_purify.build import build_purifier
 from torch import nn
 
