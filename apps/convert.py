@@ -9,11 +9,10 @@ Nothing in an official file is executed. A reader's own options are given as NAM
 `--option heads=16 --option averaged=false`.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rp_experiments import cli
@@ -35,36 +34,21 @@ class Options:
     half: bool = False  # store the weights in float16
 
 
-def reader_options(texts: tuple[str, ...]) -> dict[str, Any]:
-    """The options of `NAME=VALUE` texts; a value that is no JSON is taken as text."""
-    options = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            cli.fail(f"expected NAME=VALUE after --option, got {text!r}")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return options
-
-
-def main() -> int:
-    """Parse, then convert; torch is imported only after parsing."""
-    options = tyro.cli(Options)
-    settings = reader_options(options.option)
+def work() -> None:
+    """Parse, then convert; torch is imported only after the options were read."""
+    options = cli.parse(Options)
+    settings = cli.named_values(options.option)
     if options.target.exists():
-        cli.fail(f"{options.target} exists; remove it or name another target")
+        raise ValueError(f"{options.target} exists; remove it or name another target")
+    if options.kind == "to-robustbench" and (settings or options.half):
+        raise ValueError("to-robustbench writes the weights as they are; leave out --option and --half")
     from rp_experiments.convert import convert, to_robustbench
 
     if options.kind == "to-robustbench":
-        if settings or options.half:
-            cli.fail("to-robustbench writes the weights as they are; leave out --option and --half")
-        return cli.guarded(lambda: to_robustbench(options.source, options.target))
-    return cli.guarded(
-        lambda: convert(options.kind, options.source, options.target, options=settings, half=options.half)
-    )
+        to_robustbench(options.source, options.target)
+    else:
+        convert(options.kind, options.source, options.target, options=settings, half=options.half)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.guarded(work))

@@ -37,6 +37,7 @@ def test_images_come_in_batches_that_change_no_number(monkeypatch):
     with seeded(0, "tiny classifier"):
         model = tiny_classifier().eval()
     job = object.__new__(analyze.AnalysisJob)
+    job.norm = "linf"
     job.config, job.eps, job.device = Analysis(attack_steps=2), 0.1, torch.device("cpu")
     job.test = subset(load_images("digits", "test"), 100)
     assert [len(rows) for rows, _, _ in job._batches(job.test)] == [100]

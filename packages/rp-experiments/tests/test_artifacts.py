@@ -41,7 +41,17 @@ def test_a_file_enters_by_its_contents_wherever_it_lies_and_a_name_by_itself(tmp
     before = artifact(0.0, str(one)).name
     one.write_bytes(b"another network")
     assert artifact(0.0, str(one)).name != before
-    assert address("mae-digits") == address("mae-digits")
+    for word in ("net.pt:build", "net.py"):  # neither is there
+        assert address(word) == address(word)
+
+
+def test_code_enters_by_its_contents(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text("def build(): return one")
+    first = address(f"{file}:build")
+    assert address(f"{file}:other") != first
+    file.write_text("def build(): return two")
+    assert address(f"{file}:build") != first
 
 
 def test_settings_and_needs_determine_the_name():

@@ -1,7 +1,7 @@
 """The work of `analyze.py`: features of every classifier of a run, then each analysis of the DRA paper."""
 
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ from rp_analysis.plots import (
     plot_robustness_curves,
     plot_sae_loss,
 )
-from rp_analysis.report import Report
 from rp_analysis.sae_evaluation import sae_sweep
 from rp_analysis.similarity import SimilarityPoint
 from rp_attacks import PGD, accuracy_curve
@@ -42,83 +41,72 @@ from rp_dra import EdmTarget, fit_probe
 from rp_models import noise
 from rp_models.data import Images, open_images
 from rp_models.data.datasets import open_subset
-from rp_models.loading import pooled_features
-from rp_models.training import ProgressBar, RunFolder
-from rp_models.training.devices import choose_device
+from rp_models.loading import load_network, pooled_features
+from rp_models.training import RunFolder
 from torch import Tensor, nn
 
+from rp_experiments.pages import Page
 from rp_experiments.recipes.analysis import Analysis
+from rp_experiments.run import Run
 
 PROBE = "diffusion probe"
 VALUES = 2**20  # of pixels in a batch
 
 
-class AnalysisJob:
-    """One analysis of one run.
+def analyze(config: Analysis, run: Run) -> None:
+    """Do a whole analysis.
 
-    Args:
-        config: everything that determines the numbers.
-        folder: of page and figures.
-        device: where to compute.
-        root: folder of the data sets; None for the usual places.
+    Raises:
+        RunError, CheckpointError, DataError: if the folder, the run or its models cannot be used.
     """
+    job = AnalysisJob(config, run)
+    run.claim(config)
+    job.analyze()
 
-    def __init__(self, config: Analysis, folder: RunFolder, device: torch.device, *, root: Path | None = None) -> None:
-        self.config, self.folder, self.device = config, folder, device
+
+class AnalysisJob:
+    """One analysis of one run; the run's models are loaded before the analysis' folder is claimed."""
+
+    def __init__(self, config: Analysis, run: Run) -> None:
+        self.config, self.run, self.device = config, run, run.device
         self.trained = RunFolder(Path(config.run))
         self.result: dict[str, Any] = self.trained.read_json("result.json")
         setting = self.result["config"]
-        self.eps = float(setting["evaluation"]["eps"])
-        self.train: Images = open_images(setting["data"], "train", root=root).to(device)
-        self.test, _ = open_subset(setting["data"], "test", config.images, device=device, root=root)
+        self.eps, self.norm = float(setting["evaluation"]["eps"]), setting["evaluation"]["norm"]
+        self.train: Images = open_images(setting["data"], "train", root=run.root).to(run.device)
+        self.test, self.index = open_subset(setting["data"], "test", config.images, device=run.device, root=run.root)
         self.models = {
-            name: rp_models.load(self.trained.path / "checkpoints" / f"{name}.safetensors", device=device)
+            name: rp_models.load(self.trained.path / "checkpoints" / f"{name}.safetensors", device=run.device)
             for name in self.result["methods"]
         }
         self.target = self._target(setting)
         self.tables: dict[str, list[dict[str, Any]]] = {}
-        self.page = Report(f"What the classifiers of {config.run} have learnt")
-        self.progress = ProgressBar()
+        self.page = Page(f"What the classifiers of {config.run} have learnt")
 
-    @classmethod
-    def open(cls, config: Analysis, out: Path, *, resume: bool, device: str, root: Path | None = None) -> "AnalysisJob":
-        """Check folder and device, and load the run's models.
-
-        Raises:
-            RunError, CheckpointError, DataError: if one of them cannot be used.
-        """
-        chosen = choose_device(device)
-        return cls(config, RunFolder.open(out, asdict(config), resume=resume), chosen, root=root)
-
-    def run(self) -> None:
-        """All sections, then `result.json` and the page."""
-        sections = [self.similarity, self.geometry, self.curves, self.frequency, self.dimension, self.sparse]
-        self.progress.start("analyze", len(sections) + 1, 0)
-        self._features()
+    def analyze(self) -> None:
+        """All sections, each with its time, then `result.json` and the page."""
+        sections = [self._features, self.similarity, self.geometry, self.curves]
+        sections += [self.frequency, self.dimension, self.sparse]
+        setting = self.result["setting"]
+        judged = setting["images"] if "images" in setting else len(self.test)
+        attack = f"PGD on the margin, {self.config.attack_steps} steps"
         self.page.text(
-            f"{self.result['setting']['data']}, {len(self.test)} test images, Linf radius {self.eps:.3g}, "
-            f"{self.result['setting']['classifier']}. PGD here has {self.config.attack_steps} steps on the margin; "
-            "robust accuracies in tables are AutoAttack's, from the run."
+            f"{setting['data']}, {len(self.test)} test images, {self.norm} radius {self.eps:.3g}, "
+            f"{setting['classifier']}. Attacked here by {attack}; robust accuracies in tables are AutoAttack's on "
+            f"{judged} test images, from the run."
         )
+        self.run.progress.start("analyze", len(sections))
         for number, section in enumerate(sections):
-            self.progress.advance(number + 1, {})
-            section()
-        self.progress.advance(len(sections) + 1, {})
-        self.progress.finish()
-        self.folder.write_json(
-            "result.json",
-            {
-                "setting": {
-                    **{key: self.result["setting"][key] for key in ("data", "split", "classifier", "seed")},
-                    **{"images": len(self.test), "norm": "linf", "eps": self.eps},
-                    "attack": f"PGD on the margin, {self.config.attack_steps} steps",
-                },
-                "tables": self.tables,
-                "config": asdict(self.config),
-                "environment": self.folder.read_json("environment.json"),
-            },
-        )
-        print(f"page: {self.page.write(self.folder.path / 'index.html')}")
+            name = section.__name__.strip("_")
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            with self.run.timed(name):
+                section()
+            self.run.progress.advance(number + 1)
+        self.run.progress.finish()
+        about = {key: setting[key] for key in ("data", "split", "classifier", "seed")}
+        about |= {"images": len(self.test), "norm": self.norm, "eps": self.eps, "attack": attack}
+        result = self.run.finish({"setting": about, "tables": self.tables})
+        print(f"page: {self.page.write(self.run.path / 'index.html')}, after {sum(result['seconds'].values()):.0f} s")
 
     def similarity(self) -> None:
         """CKNNA and its relatives with the diffusion features (Fig. 1 and 9)."""
@@ -164,10 +152,11 @@ class AnalysisJob:
     def curves(self) -> None:
         """Accuracy over the radius, with the linear probe on diffusion features (Fig. 3b)."""
         self.page.section("Accuracy over the radius")
-        radii, images = [factor * self.eps for factor in self.config.radii], self.test.batch(slice(None))
+        radii = [factor * self.eps for factor in self.config.radii]
+        x, y = self.test.batch(slice(None))
         curves = {
             name: RobustnessCurve.of(
-                accuracy_curve(model, *images, self._pgd(self.eps), radii, seed=self.config.seed), len(self.test)
+                accuracy_curve(model, x, y, self._pgd(self.eps), radii, seed=self.config.seed, index=self.index), len(x)
             )
             for name, model in self._with_probe().items()
         }
@@ -238,10 +227,10 @@ class AnalysisJob:
     def _target(self, setting: dict[str, Any]) -> EdmTarget | None:
         """The run's frozen diffusion features, if it trained a diffusion model or was given one."""
         trained, alignment = self.trained.path / "checkpoints" / "edm.safetensors", setting["alignment"]
-        model = trained if trained.exists() else setting.get("diffusion_model")
+        model = str(trained) if trained.exists() else setting.get("diffusion_model")
         if model is None:
             return None
-        return EdmTarget(rp_models.load(model, device=self.device), sigma=alignment["sigma"], layer=alignment["layer"])
+        return EdmTarget(load_network(model).to(self.device), sigma=alignment["sigma"], layer=alignment["layer"])
 
     def _features(self) -> None:
         """Features of clean and adversarial test images, of every classifier and of the diffusion model."""
@@ -260,7 +249,7 @@ class AnalysisJob:
     def _pgd(self, eps: float) -> PGD:
         """PGD on the margin."""
         steps = self.config.attack_steps
-        return PGD(eps=eps, step_size=2.5 * eps / steps, steps=steps, loss="cw")
+        return PGD(norm=self.norm, eps=eps, step_size=2.5 * eps / steps, steps=steps, loss="cw")
 
     def _attacked(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Adversarial versions of the test images of some positions."""
@@ -299,9 +288,9 @@ class AnalysisJob:
 
     def _table(self, name: str, rows: list[dict[str, Any]], caption: str) -> None:
         self.tables[name] = rows
-        self.folder.write_json(f"tables/{name}.json", rows)
+        self.run.folder.write_json(f"tables/{name}.json", rows)
         self.page.table(rows, caption)
 
     def _figure(self, name: str, plot: Plot, caption: str) -> None:
-        plot.save(self.folder.path / "figures" / name)
+        plot.save(self.run.path / "figures" / name)
         self.page.figure(plot, caption)

@@ -32,8 +32,8 @@ def contents(value: Any) -> Any:
         return {key: contents(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [contents(item) for item in value]
-    if isinstance(value, str | Path) and _is_file(str(value)):
-        return f"{Path(value).name} {_file_digest(Path(value))}"
+    if isinstance(value, str | Path) and (path := _file_in(str(value))):
+        return f"{path.name} {_file_digest(path)}{str(value)[len(str(path)) :]}"
     return value
 
 
@@ -43,10 +43,10 @@ def digest(weights: "str | Path | nn.Module") -> str:
     Raises:
         CheckpointError: if there is no such file, or it cannot be read.
     """
-    import rp_models
     import torch
+    from rp_models.loading import load_network
 
-    model = rp_models.load(weights) if isinstance(weights, str | Path) else weights
+    model = load_network(str(weights)) if isinstance(weights, str | Path) else weights
     built = getattr(model, "recipe", None) or (type(model).__qualname__, str(model))  # another's has no recipe
     found = hashlib.blake2b(json.dumps(built, sort_keys=True, default=str).encode(), digest_size=16)
     for name, value in sorted(model.state_dict().items()):
@@ -157,9 +157,11 @@ def build(artifact: Artifact, store: Store, make: Maker, run: "Run") -> Built:
     return store.get(artifact)
 
 
-def _is_file(text: str) -> bool:
-    """Whether a text is the path of a file; a bare word is a name, whatever lies in the working folder."""
-    return ("/" in text or "." in text) and len(text) < 4096 and "\n" not in text and Path(text).is_file()
+def _file_in(text: str) -> Path | None:
+    """The file that a text names, by its path or as `file.py:factory`; a bare word is a name, whatever lies here."""
+    name = text.rpartition(":")[0] if ".py:" in text else text
+    possible = ("/" in name or "." in name) and len(name) < 4096 and "\n" not in name
+    return Path(name) if possible and Path(name).is_file() else None
 
 
 def _file_digest(path: Path) -> str:

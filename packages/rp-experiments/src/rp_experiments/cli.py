@@ -156,6 +156,20 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
+def named_values(texts: Sequence[str]) -> dict[str, Any]:
+    """The values of `NAME=VALUE` texts, as JSON; what is no JSON is a text."""
+    values: dict[str, Any] = {}
+    for word in texts:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"expected NAME=VALUE, got {word!r}")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
+
+
 def _recipe(words: Sequence[str], names: Sequence[str]) -> str:
     """The recipe that a command line names; tyro says what is wrong with another word."""
     found = names[0]

@@ -115,14 +115,7 @@ class ProbeJob:
         models: dict[str, Classifier] = {PROBE: probe, **rivals}
         for name, model in models.items():
             points = accuracy_curve(model, *x_y, attack, radii, seed=self.seed)
-            intervals = [point.accuracy for point in points]
-            found[name] = {
-                "eps": radii,
-                "accuracy": [interval.estimate for interval in intervals],
-                "low": [interval.low for interval in intervals],
-                "high": [interval.high for interval in intervals],
-                "images": len(x_y[0]),
-            }
+            found[name] = RobustnessCurve.of(points, len(x_y[0]))._asdict()
         return found
 
     def fresh_noise(self, denoiser: nn.Module) -> list[dict[str, Any]]:

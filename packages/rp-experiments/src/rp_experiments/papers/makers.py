@@ -13,7 +13,7 @@ from rp_models.checkpoint import read_tensors
 from rp_models.training import ProgressBar, RunFolder
 from rp_models.training.devices import choose_device, describe_device
 
-from rp_experiments.analyze import AnalysisJob
+from rp_experiments.analyze import analyze
 from rp_experiments.analyze_purifier import PurifierAnalysisJob
 from rp_experiments.artifacts import DONE, Product, Shelf
 from rp_experiments.compare_purifiers import ComparisonJob
@@ -117,7 +117,7 @@ def _train_dra(making: Making) -> None:
 
 def _analyze(making: Making) -> None:
     config = replace(making.product.config, run=str(making.needs["run"]))
-    AnalysisJob.open(config, making.folder, resume=True, device=making.where.device, root=making.where.root).run()
+    analyze(config, making.run)
 
 
 def _probe(making: Making) -> None:
