@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import rp_models
 import torch
-from rp_attacks import APGD, Record, Transfer
+from rp_attacks import APGD, Transfer
+from rp_attacks.record import Record
 from rp_models.checkpoint import CheckpointError, read_header
 from rp_models.training import seeded
 from rp_purify import Defended, GaussianNoise, LikelihoodMaximisation, MAEPure, NoPurification

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from rp_attacks import APGD, cross_entropy, cw_margin, dlr
+from rp_attacks import APGD
+from rp_attacks.losses import cross_entropy, cw_margin, dlr
 from rp_attacks.norms import NORMS, size
 
 from .models import NoisyModel, images, linear, load_golden, tiny_conv

@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from rp_attacks import FAB, AutoAttack, FixedNoise, LibrarySquare, cw_margin
+from rp_attacks import FAB, AutoAttack, FixedNoise, LibrarySquare
+from rp_attacks.losses import cw_margin
 from rp_attacks.norms import NORMS, size
 
 from .models import NoisyModel, images, linear, load_golden, tiny_conv

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from rp_attacks import FAB, PGD, AutoAttack, LibrarySquare, OnMeanLogits, RayS, Square, Transfer, evaluate, suite
+from rp_attacks import FAB, PGD, AutoAttack, LibrarySquare, RayS, Square, Transfer, evaluate, suite
 from rp_attacks.diagnostics import diagnose
+from rp_attacks.presets import OnMeanLogits
 from rp_attacks.probes import Probe, black_box
 from torch import Tensor, nn
 

@@ -1,7 +1,9 @@
 import pytest
 import torch
-from rp_attacks import FixedNoise, MeanLogits, cross_entropy, expected_gradient, query
-from rp_attacks.defence import COPY_STRIDE
+from rp_attacks import FixedNoise, MeanLogits
+from rp_attacks.defence import COPY_STRIDE, query
+from rp_attacks.eot import expected_gradient
+from rp_attacks.losses import cross_entropy
 from rp_attacks.noise import derive_seed
 
 from .models import NoisyModel, images, tiny_conv

@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rp_attacks import PGD, AutoAttack, Saved, Square, evaluate, load_images
+from rp_attacks import PGD, AutoAttack, Saved, Square, evaluate
+from rp_attacks.store import load_images
 
 from .models import NoisyModel, images, linear, tiny_conv
 

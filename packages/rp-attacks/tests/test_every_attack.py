@@ -11,13 +11,13 @@ from rp_attacks import (
     CarliniWagner,
     DeepFool,
     LibrarySquare,
-    OnMeanLogits,
     RayS,
     Saved,
     Square,
     Transfer,
 )
 from rp_attacks.norms import size
+from rp_attacks.presets import OnMeanLogits
 
 from .models import NoisyModel, images, tiny_conv
 

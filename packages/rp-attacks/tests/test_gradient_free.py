@@ -1,6 +1,7 @@
 import pytest
 import torch
-from rp_attacks import SPSA, LibrarySquare, Square, Transfer, cw_margin
+from rp_attacks import SPSA, LibrarySquare, Square, Transfer
+from rp_attacks.losses import cw_margin
 from rp_attacks.pgd import PGD
 
 from .models import NoisyModel, images, linear, tiny_conv

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rp_attacks import PGD, FixedNoise, MeanLogits, OnMeanLogits, Saved, Square, Transfer, evaluate
+from rp_attacks import PGD, FixedNoise, MeanLogits, Saved, Square, Transfer, evaluate
 from rp_attacks.identity import alike, fingerprint, identify, settings
+from rp_attacks.presets import OnMeanLogits
 from torch import Tensor, nn
 
 from .models import NoisyModel, images, linear, tiny_conv

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from rp_attacks import accuracy_interval, bootstrap_interval, paired_comparison, wilson_interval
+from rp_attacks.intervals import accuracy_interval, bootstrap_interval, paired_comparison, wilson_interval
 
 
 @pytest.mark.parametrize(("successes", "low", "high"), [(207, 0.363, 0.447), (259, 0.463, 0.549), (318, 0.578, 0.662)])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from rp_attacks import cross_entropy, cw_margin, dlr, kl_divergence, targeted_dlr
+from rp_attacks.losses import cross_entropy, cw_margin, dlr, kl_divergence, targeted_dlr
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.0, -1.0], [0.0, 2.0, 5.0, 4.0]], dtype=torch.float64)
 Y = torch.tensor([0, 1])

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from rp_attacks import CarliniWagner, DeepFool, RayS, cw_margin
+from rp_attacks import CarliniWagner, DeepFool, RayS
+from rp_attacks.losses import cw_margin
 from rp_attacks.norms import size
 
 from .models import NoisyModel, images, linear, load_golden, tiny_conv

@@ -2,9 +2,8 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from rp_attacks import ascent_step, project, random_start
 from rp_attacks.clamping import clamp
-from rp_attacks.norms import NORMS, project_l1, project_l1_in_box, size
+from rp_attacks.norms import NORMS, ascent_step, project, project_l1, project_l1_in_box, random_start, size
 from rp_testing import golden_input
 
 from .models import images, load_golden

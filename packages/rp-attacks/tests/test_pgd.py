@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from rp_attacks import PGD, ascend, cross_entropy, cw_margin, kl_divergence
+from rp_attacks import PGD, ascend
+from rp_attacks.losses import cross_entropy, cw_margin, kl_divergence
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import NORMS, size
 

@@ -1,7 +1,8 @@
 """Attacks adapted to a purifier, on a toy whose every part is known."""
 
 import torch
-from rp_attacks import PGD, FixedNoise, Transfer, cross_entropy, evaluate, suite
+from rp_attacks import PGD, FixedNoise, Transfer, evaluate, suite
+from rp_attacks.losses import cross_entropy
 from torch import Tensor, nn
 
 from .models import images, tiny_conv

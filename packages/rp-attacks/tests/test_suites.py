@@ -3,8 +3,9 @@ from functools import partial
 
 import pytest
 import torch
-from rp_attacks import APGD, PGD, SUITES, Square, Transfer, evaluate, preset, suite
+from rp_attacks import APGD, PGD, Square, Transfer, evaluate, preset, suite
 from rp_attacks.settings import SUITE_NORMS, Budget
+from rp_attacks.suites import SUITES
 
 from .models import NoisyModel, images, linear, tiny_conv
 
@@ -150,7 +151,8 @@ def test_diffpure_preset_attacks_and_judges_averages_of_different_length() -> No
 
 
 def test_mean_logits_pass_the_backward_rules_of_their_defence_on() -> None:
-    from rp_attacks import FixedNoise, MeanLogits, with_gradient
+    from rp_attacks import FixedNoise, MeanLogits
+    from rp_attacks.defence import with_gradient
 
     class Offering(NoisyModel):
         gradients = ("identity",)

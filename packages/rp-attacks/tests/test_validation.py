@@ -6,7 +6,8 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from rp_attacks import APGD, PGD, AutoAttack, OnMeanLogits, Square, Transfer, accuracy_curve, evaluate, suite
+from rp_attacks import APGD, PGD, AutoAttack, Square, Transfer, accuracy_curve, evaluate, suite
+from rp_attacks.presets import OnMeanLogits
 from torch import Tensor, nn
 
 from .models import images, linear, tiny_conv

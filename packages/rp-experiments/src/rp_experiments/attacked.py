@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from rp_analysis.plots import RobustnessCurve
-from rp_attacks import PGD, Classifier, Norm, Progress, Report, accuracy_curve, evaluate, suite
+from rp_attacks import PGD, Classifier, Progress, Report, accuracy_curve, evaluate, suite
 from rp_attacks.problem import Attack
-from rp_attacks.radii import usual_radius
+from rp_attacks.radii import Norm, usual_radius
 from rp_attacks.settings import SUITE_NORMS
 from rp_models.data import describe
 from rp_models.data.datasets import open_subset

@@ -8,7 +8,8 @@ from typing import Any
 import rp_models
 import torch
 from rp_analysis.plots import plot_image_grid
-from rp_attacks import PGD, wilson_interval
+from rp_attacks import PGD
+from rp_attacks.intervals import wilson_interval
 from rp_models import noise
 from rp_models.data import Images, describe, open_images, read_synthetic, subset
 from rp_models.data.datasets import DataError, open_subset

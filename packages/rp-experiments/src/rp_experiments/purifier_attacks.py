@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from rp_attacks import APGD, PGD, Attack, Record, Report, Square, Transfer
+from rp_attacks import APGD, PGD, Attack, Report, Square, Transfer
+from rp_attacks.record import Record
 from rp_purify import Defended, NoPurification
 
 from rp_experiments.recipes.compare_purifiers import Budget

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from rp_analysis.plots import plot_image_grid
-from rp_attacks import wilson_interval
+from rp_attacks.intervals import wilson_interval
 from rp_models import noise
 from rp_models.data import ImageSet, describe, read_synthetic, write_synthetic
 from rp_models.data.datasets import to_bytes

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rp_attacks import Record, Report
+    from rp_attacks import Report
+    from rp_attacks.record import Record
 
 Limits = Mapping[str, float]  # estimate, low, high; for a difference on the same images also p
 Accuracy = dict[str, Any]

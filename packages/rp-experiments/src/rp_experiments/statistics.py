@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from rp_attacks import Comparison, Interval, paired_comparison, wilson_interval
+from rp_attacks.intervals import Comparison, Interval, paired_comparison, wilson_interval
 
 Right = npt.NDArray[np.bool_]
 

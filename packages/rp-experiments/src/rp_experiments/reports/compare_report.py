@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rp_analysis.plots.style import COLOURS, Plot, new_figure, style
-from rp_attacks import Interval, paired_comparison
+from rp_attacks.intervals import Interval, paired_comparison
 from rp_models.training import RunFolder
 from rp_purify.settings import uses
 

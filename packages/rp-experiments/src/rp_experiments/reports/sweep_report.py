@@ -7,7 +7,7 @@ from typing import Any
 
 from rp_analysis.plots import Plot
 from rp_analysis.plots.dra import StrengthPoint, plot_strength_sweep
-from rp_attacks import Interval
+from rp_attacks.intervals import Interval
 from rp_models.training import RunFolder
 
 from rp_experiments.recipes.dra_settings import TrainDra
