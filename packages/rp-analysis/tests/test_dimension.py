@@ -97,7 +97,19 @@ def test_rotating_features_and_head_changes_nothing() -> None:
     assert (plain.cls95, plain.cls99, plain.robust) == (turned.cls95, turned.cls99, turned.robust)
 
 
+def test_two_samples_are_enough_for_a_dimension() -> None:
+    found = classification_dimension(CLEAN[:2], LABELS[:2], WEIGHT, BIAS)
+    assert found.clean.shape == (65,)
+    assert float(found.clean[-1]) == found.full_clean
+    with pytest.raises(ValueError, match="at least 2"):
+        classification_dimension(CLEAN[:1], LABELS[:1], WEIGHT, BIAS)
+
+
 def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="labels must be int64"):
+        component_accuracy(CLEAN, LABELS[:5], WEIGHT, BIAS, principal_components(CLEAN))
+    with pytest.raises(ValueError, match="labels must be int64"):
+        classification_dimension(CLEAN, LABELS, WEIGHT, BIAS, adversarial=ADVERSARIAL[:5])
     with pytest.raises(ValueError, match="pass the features that enter the classification head"):
         classification_dimension(CLEAN[:, :5], LABELS, WEIGHT)
     with pytest.raises(ValueError, match="labels must be int64"):

@@ -28,6 +28,17 @@ def test_the_comparison_shows_each_interval(tmp_path):
     assert [row["estimate"] for row in plot.rows] == [0.9, 0.5]
 
 
+@pytest.mark.parametrize("names", [("at",), ("standard", "at", "dm-at", "dm-at+dra", "dm-at+dra, no synthetic images")])
+def test_numbers_and_names_of_the_comparison_do_not_cover_each_other(names):
+    value = {"estimate": 1.0, "low": 0.999, "high": 1.0}
+    plot = plot_comparison({name: {"clean": value, "autoattack": value} for name in names}, "digits")
+    plot.figure.draw_without_rendering()
+    (axes,) = plot.figure.axes
+    for texts in ([*axes.texts, axes.get_legend()], axes.get_xticklabels()):
+        boxes = [text.get_window_extent() for text in texts]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_nothing_to_draw_is_said():
     with pytest.raises(ValueError, match="nothing to draw"):
         plot_training({})

@@ -196,6 +196,22 @@ def test_numbers_that_json_has_no_word_for_become_null(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "f.json").read_text())[1]["score"] is None
 
 
+def test_labels_of_points_that_lie_close_cover_neither_each_other_nor_the_points() -> None:
+    names = ["standard", "at", "at+dra", "dm-at", "dm-at+dra", "dm-at+ikl"]
+    close = [GeometryPoint(n, 1 + 0.01 * i, 2 + 0.004 * (i % 3), 0.9, 0.5) for i, n in enumerate(names)]
+    cluster = [SimilarityPoint(n, 0.6 + 0.002 * i, 0.3 + 0.0005 * (i % 2)) for i, n in enumerate(names)]
+    for plot in (plot_alignment_uniformity_accuracy(close), plot_cknna_scatter(cluster)):
+        (axes,) = plot.figure.axes
+        plot.figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in axes.texts]
+        points = [axes.transData.transform(xy) for c in axes.collections for xy in c.get_offsets()]
+        assert len(boxes) == len(points) == 6
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert not any(box.contains(*point) for box in boxes for point in points)
+        page = plot.figure.bbox
+        assert all(page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 and b.y1 <= page.y1 for b in boxes)
+
+
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(ValueError, match="points is empty"):
         plot_cknna_scatter([])

@@ -245,6 +245,32 @@ def test_the_finished_model_has_unit_directions_and_keeps_the_trainer_going() ->
     assert trainer.train_step(sparse_features(50)).step == 3
 
 
+def test_a_training_without_average_is_saved_and_goes_on(tmp_path: Path) -> None:
+    features, config = sparse_features(120), replace(TINY, ema=None)
+    whole, broken = SaeTrainer(features, config), SaeTrainer(features, config)
+    whole.train(4)
+    broken.train(2)
+    broken.save(tmp_path / "sae.npz")
+    resumed = SaeTrainer.load(tmp_path / "sae.npz", features)
+    resumed.train(2)
+    assert resumed.average is None
+    for key, value in whole.finished().state_dict().items():
+        assert torch.equal(resumed.finished().state_dict()[key], value)
+
+
+@pytest.mark.parametrize(("auxk", "used"), [(None, 6), (2, 2), (0, 0), (1000, 24)])
+def test_so_many_dead_latents_explain_the_residual_as_asked_for(auxk: int | None, used: int) -> None:
+    trainer = SaeTrainer(sparse_features(60), replace(TINY, expansion=2, auxk=auxk))
+    assert trainer.auxk == used  # of 12 features and 24 latents; None: half of the features
+    trainer.silent.fill_(10**6)  # all are dead
+    x = trainer.sae.normalize_inputs(sparse_features(60))[0]
+    aux = trainer._aux_loss(x, x)
+    assert (float(aux) == 0) == (used == 0)
+    more = SaeTrainer(sparse_features(60), replace(TINY, expansion=2, auxk=used + 1))
+    more.silent.fill_(10**6)
+    assert used >= 24 or float(more._aux_loss(x, x)) != float(aux)
+
+
 def test_dead_latents_come_back_with_the_auxiliary_loss() -> None:
     features = sparse_features(400)
 

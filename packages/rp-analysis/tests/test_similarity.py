@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rp_analysis import cka, cknna, cknna_matrix, mutual_knn
-from rp_analysis.neighbours import _top_k, nearest_neighbours
+from rp_analysis.neighbours import Neighbours, _top_k, nearest_neighbours
+from rp_analysis.similarity import cknna_of_neighbours
 from rp_testing import GOLDEN_FILES
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -40,14 +41,16 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
+def dense_hsic(p: Tensor, q: Tensor) -> Tensor:
+    """The unbiased estimator with full matrices."""
+    m = len(p)
+    ones = torch.ones(m, dtype=p.dtype)
+    total = (p @ q).trace() + (ones @ p @ ones) * (ones @ q @ ones) / ((m - 1) * (m - 2))
+    return (total - 2 / (m - 2) * (ones @ p @ q @ ones)) / (m * (m - 3))
+
+
 def dense_cknna(a: Tensor, b: Tensor, k: int, eps: float = 1e-6) -> float:
     """The formula with full n x n matrices and loops over rows."""
-
-    def hsic(p: Tensor, q: Tensor) -> Tensor:
-        m = len(p)
-        ones = torch.ones(m, dtype=p.dtype)
-        total = (p @ q).trace() + (ones @ p @ ones) * (ones @ q @ ones) / ((m - 1) * (m - 2))
-        return (total - 2 / (m - 2) * (ones @ p @ q @ ones)) / (m * (m - 3))
 
     def masked(x: Tensor) -> tuple[Tensor, Tensor]:
         kernel = x @ x.T
@@ -58,8 +61,24 @@ def dense_cknna(a: Tensor, b: Tensor, k: int, eps: float = 1e-6) -> float:
         return kernel, mask
 
     (p, mask_p), (q, mask_q) = masked(a), masked(b)
-    kl = hsic(mask_p * mask_q * p, mask_p * mask_q * q)
-    return float(kl / ((hsic(mask_p * p, mask_p * p) * hsic(mask_q * q, mask_q * q)).sqrt() + eps))
+    kl = dense_hsic(mask_p * mask_q * p, mask_p * mask_q * q)
+    return float(kl / ((dense_hsic(mask_p * p, mask_p * p) * dense_hsic(mask_q * q, mask_q * q)).sqrt() + eps))
+
+
+@pytest.mark.parametrize("shared", [0, 1, 2])
+def test_few_shared_neighbours_score_as_the_dense_formula_says(shared: int) -> None:
+    n = 10  # five pairs of mutual neighbours on each side, of which none is a pair of the other side
+    place = torch.arange(n)
+    index_a, index_b = (place ^ 1).unsqueeze(1), ((((place + 1) % n) ^ 1) - 1).remainder(n).unsqueeze(1)
+    index_b[:shared] = index_a[:shared]
+    similarity = torch.linspace(0.2, 0.9, n, dtype=torch.float64).unsqueeze(1)
+    a, b = Neighbours(index_a, similarity), Neighbours(index_b, similarity.flip(0))
+    kernels = [torch.zeros(n, n, dtype=torch.float64).scatter(1, x.index, x.similarity) for x in (a, b)]
+    both = (kernels[0] != 0) & (kernels[1] != 0)
+    top = dense_hsic(kernels[0] * both, kernels[1] * both)
+    below = dense_hsic(kernels[0], kernels[0]) * dense_hsic(kernels[1], kernels[1])
+    assert cknna_of_neighbours(a, b, eps=1e-6) == pytest.approx(float(top / (below.sqrt() + 1e-6)), nan_ok=True)
+    assert (shared == 0) == (float(top) == 0)
 
 
 @pytest.mark.parametrize("rows", ["unit", "raw"])

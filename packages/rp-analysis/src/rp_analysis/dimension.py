@@ -151,7 +151,6 @@ def classification_dimension(
     Source: Feng et al. 2022, arXiv:2206.06072; robust-aware: section 5.5 of the DRA paper.
     """
     x = as_matrix(features, "features", rows=2)
-    _check_head(x, labels, weight, bias)
     if components is None:
         components = principal_components(x)
     clean = component_accuracy(x, labels, weight, bias, components, variant=variant)
@@ -160,7 +159,6 @@ def classification_dimension(
     if adversarial is None:
         return ClassificationDimension(variant, clean, None, full, None, cls95, cls99, None, None)
     x_adv = as_matrix(adversarial, "adversarial")
-    _check_head(x_adv, labels, weight, bias)
     attacked = component_accuracy(x_adv, labels, weight, bias, components, variant=variant)
     peak = float(attacked[1:].max())
     error = math.sqrt(peak * (1 - peak) / len(x_adv))

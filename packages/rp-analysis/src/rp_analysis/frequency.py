@@ -80,8 +80,7 @@ def radial_profile(spectrum: Tensor, *, transform: Transform = "fft") -> Tensor:
         (r,) float64, entry i for radii in [i, i + 1); NaN where a bin holds no frequency.
     """
     fy, fx = _frequencies(spectrum, transform)
-    # the small number keeps exact integer radii in their own bin
-    radius = ((fy.square() + fx.square()).sqrt() + 1e-9).long().flatten()
+    radius = (fy.square() + fx.square()).sqrt().long().flatten()  # the root of a square number is exact
     total = torch.zeros(int(radius.max()) + 1, dtype=torch.float64, device=spectrum.device)
     count = total.index_add(0, radius, torch.ones_like(radius, dtype=torch.float64))
     return total.index_add(0, radius, spectrum.double().flatten()) / count

@@ -13,7 +13,7 @@ from rp_analysis.significance import rank_correlation
 from rp_analysis.similarity import SimilarityPoint
 
 from .maps import draw_maps
-from .style import COLOURS, GREY, Plot, Row, line_style, new_figure, point_style, require, style
+from .style import COLOURS, GREY, Plot, Row, label_points, line_style, new_figure, point_style, require, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,8 +59,11 @@ def plot_cknna_scatter(points: Sequence[SimilarityPoint], *, label: bool = True)
     require(points, "points")
     with style():
         figure, (axes,) = new_figure()
-        rows = _scatter(axes, points, "diffusion model", 0, label)
+        rows = _scatter(axes, points, "diffusion model", 0)
         _similarity_axes(axes)
+        if label:
+            axes.set_title(axes.collections[0].get_label())
+            label_points(axes, [(p.name, 100 * p.robust_accuracy, p.score) for p in points])
         return Plot(figure, rows)
 
 
@@ -70,8 +73,8 @@ def plot_cknna_comparison(diffusion: Sequence[SimilarityPoint], standard: Sequen
     require(standard, "standard")
     with style():
         figure, (axes,) = new_figure()
-        rows = _scatter(axes, standard, "standard model", None, label=False)
-        rows += _scatter(axes, diffusion, "diffusion model", 1, label=False)
+        rows = _scatter(axes, standard, "standard model", None)
+        rows += _scatter(axes, diffusion, "diffusion model", 1)
         axes.legend()
         _similarity_axes(axes)
         return Plot(figure, rows)
@@ -196,19 +199,13 @@ def plot_gradient_difference(differences: Mapping[str, Tensor]) -> Plot:
         return draw_maps(differences, label="difference of mean |DCT|", low_at="upper left", diverging=True)
 
 
-def _scatter(
-    axes: "Axes", points: Sequence[SimilarityPoint], reference: str, series: int | None, label: bool
-) -> list[Row]:
+def _scatter(axes: "Axes", points: Sequence[SimilarityPoint], reference: str, series: int | None) -> list[Row]:
     """Points of one reference; series None is the grey background."""
     x, y = [100 * p.robust_accuracy for p in points], [p.score for p in points]
     look = {"color": GREY, "marker": "x"} if series is None else point_style(series)
     correlation = rank_correlation(x, y) if len(points) > 2 else math.nan
     rho = "" if math.isnan(correlation) else f" (ρ = {correlation:.2f})"
     axes.scatter(x, y, s=16, label=reference + rho, **look)
-    if label:
-        axes.set_title(reference + rho)
-        for p, px, py in zip(points, x, y, strict=True):
-            axes.annotate(p.name, (px, py), xytext=(3, 3), textcoords="offset points", fontsize=6)
     return [{"reference": reference, **p._asdict()} for p in points]
 
 
@@ -221,13 +218,14 @@ def _geometry(points: Sequence[GeometryPoint]) -> Plot:
     require(points, "points")
     with style():
         figure, (axes,) = new_figure()
+        labels = []
         for i, p in enumerate(points):
             axes.scatter(p.alignment, p.uniformity, s=24, **point_style(i))
             accuracy = ""
             if p.clean_accuracy is not None and p.robust_accuracy is not None:
                 accuracy = f"\n({100 * p.clean_accuracy:.1f}, {100 * p.robust_accuracy:.1f})"
-            at = (p.alignment, p.uniformity)
-            axes.annotate(p.name + accuracy, at, xytext=(4, 4), textcoords="offset points", fontsize=7)
+            labels.append((p.name + accuracy, p.alignment, p.uniformity))
         axes.set(xlabel="alignment (−loss) →", ylabel="uniformity (−loss) →")
         axes.margins(x=0.25, y=0.25)
+        label_points(axes, labels)
         return Plot(figure, [dict(p._asdict()) for p in points])

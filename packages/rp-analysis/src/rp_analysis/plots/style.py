@@ -118,6 +118,47 @@ def point_style(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
 
 
+def label_points(axes: "Axes", labels: Sequence[tuple[str, float, float]], *, size: float = 6.0) -> None:
+    """Writes each (text, x, y) beside its point, at the first place where it covers no other text, point or edge.
+
+    Call it last: limits and sizes of the panel must not change any more.
+    """
+    figure: Any = axes.figure
+    figure.draw_without_rendering()  # lays the panel out
+    scale = figure.dpi / 72  # pixels a point
+    centres = [axes.transData.transform((x, y)) for _, x, y in labels if math.isfinite(x) and math.isfinite(y)]
+    taken = [_box(x, y, 5 * scale, 5 * scale) for x, y in centres]
+    for (text, x, y), (px, py) in zip([one for one in labels if math.isfinite(one[1] + one[2])], centres, strict=True):
+        note: Any = axes.annotate(text, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=size, va="center")
+        note.set(ha="center", in_layout=False)
+        extent = note.get_window_extent()
+        width, height = extent.width, extent.height
+        places = []
+        for gap in (5, 11, 18, 26, 36):
+            for dx, dy in ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0)):
+                move = (dx * (gap * scale + width / 2), dy * (gap * scale + height / 2 * bool(dx == 0 or dy)))
+                box = _box(px + move[0], py + move[1], width, height)
+                outside = _area(box) - _overlap(box, axes.bbox.extents)
+                places.append((outside + sum(_overlap(box, other) for other in taken), gap, len(places), move, box))
+        _, _, _, move, box = min(places)
+        taken.append(box)
+        note.xyann = (move[0] / scale, move[1] / scale)
+
+
+def _box(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """Left, lower, right and upper edge of a box around a point."""
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _area(box: tuple[float, float, float, float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """The area that two boxes have in common."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
 def require(items: Any, name: str) -> None:
     """Refuses an empty plot.
 

@@ -44,7 +44,8 @@ def plot_comparison(results: Mapping[str, Mapping[str, Mapping[str, float]]], ti
     require(results, "results")
     rows: list[Row] = []
     with style():
-        figure, (axes,) = new_figure(width=1.2 + 0.9 * len(results), height=2.6)
+        names = max(map(len, results)) * 0.08  # inches of the longest name
+        figure, (axes,) = new_figure(width=1.2 + max(0.9, names) * len(results), height=2.6)
         for offset, (key, label) in enumerate((("clean", "clean"), ("autoattack", "AutoAttack"))):
             values = [result[key] for result in results.values()]
             estimates = [100 * value["estimate"] for value in values]
@@ -53,7 +54,7 @@ def plot_comparison(results: Mapping[str, Mapping[str, Mapping[str, float]]], ti
             places = [number + (offset - 0.5) * 0.4 for number in range(len(values))]
             axes.bar(places, estimates, 0.38, yerr=[below, above], capsize=2, color=COLOURS[offset], label=label)
             for place, estimate, up in zip(places, estimates, above, strict=True):
-                axes.annotate(f"{estimate:.1f}", (place, estimate + up + 1), ha="center", fontsize=7)
+                axes.annotate(f"{estimate:.1f}", (place, estimate + up + 1), ha="center", fontsize=6)
             rows += [
                 {"classifier": name, "kind": label, **{part: result[key][part] for part in ("estimate", "low", "high")}}
                 for name, result in results.items()
