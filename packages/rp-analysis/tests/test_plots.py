@@ -198,8 +198,9 @@ def test_numbers_that_json_has_no_word_for_become_null(tmp_path: Path) -> None:
 
 def test_labels_of_points_that_lie_close_cover_neither_each_other_nor_the_points() -> None:
     names = ["standard", "at", "at+dra", "dm-at", "dm-at+dra", "dm-at+ikl"]
-    close = [GeometryPoint(n, 1 + 0.01 * i, 2 + 0.004 * (i % 3), 0.9, 0.5) for i, n in enumerate(names)]
-    cluster = [SimilarityPoint(n, 0.6 + 0.002 * i, 0.3 + 0.0005 * (i % 2)) for i, n in enumerate(names)]
+    far = [0.1 * (i == 5) for i in range(6)]  # an outlier pushes the others together
+    close = [GeometryPoint(n, 1 + 0.01 * i + far[i], 2 + 0.004 * (i % 3), 0.9, 0.5) for i, n in enumerate(names)]
+    cluster = [SimilarityPoint(n, 0.6 + 0.002 * i + far[i] / 5, 0.3 + 0.0005 * (i % 2)) for i, n in enumerate(names)]
     for plot in (plot_alignment_uniformity_accuracy(close), plot_cknna_scatter(cluster)):
         (axes,) = plot.figure.axes
         plot.figure.draw_without_rendering()
