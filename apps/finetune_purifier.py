@@ -5,7 +5,7 @@ them, the classifier frozen: through one reconstruction, or through a few sign s
 digits under two minutes, with the autoencoder that ships with rp-models and a standard classifier that is made first.
 
 Which way matters: through one reconstruction, the reconstruction becomes robust and RMAE-Pure does not; through the
-sign steps (digits-steps, two to three minutes) RMAE-Pure does.
+sign steps (digits-steps, two to three minutes) RMAE-Pure does. Processes share both stages.
 
     uv run apps/finetune_purifier.py
     uv run apps/finetune_purifier.py --recipe digits-steps
@@ -13,59 +13,45 @@ sign steps (digits-steps, two to three minutes) RMAE-Pure does.
 """
 
 import sys
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.recipes.finetuning import RECIPES, Finetuning
-from rp_experiments.recipes.standard_classifier import why_missing
+from rp_experiments.recipes.standard_classifier import check_named
+
+if TYPE_CHECKING:
+    from rp_experiments.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(cli.SharedOptions):
     """Robust fine-tuning of a purifier's network, RMAE or RMaskDiT, and what it changes."""
 
     recipe: Literal["digits", "digits-steps", "digits-maskdit", "digits-maskdit-steps", "fashion-mnist", "smoke"] = (
         "digits"  # where the settings below start from
     )
-    out: Path | None = None  # the run's folder; by default runs/finetune_purifier/, named after recipe and kind
-    resume: bool = False  # go on with the run that is in the folder
-    dry_run: bool = False  # print the resolved configuration as JSON and stop
-    device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
-    cache: Path = Path("runs/cache")  # where the standard classifier is kept for other runs
-    data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     config: Annotated[Finetuning, tyro.conf.arg(name="")] = field(default_factory=Finetuning)
 
+    @property
+    def name(self) -> str:
+        """Recipe and kind."""
+        return self.recipe if self.config.kind in self.recipe else f"{self.recipe}-{self.config.kind}"
 
-def main() -> int:
-    """Parse, then run; torch is imported only after parsing."""
-    options = cli.parse(Options, RECIPES)
-    config = options.config
-    if options.dry_run:
-        cli.print_json(asdict(config))
-        return 0
-    if not config.classifier and (missing := why_missing("--classifier", config.data)):
-        cli.fail(missing)
-    if config.kind == "maskdit" and not config.maskdit:
-        cli.fail("kind maskdit needs a checkpoint; name it with --maskdit")
-    name = options.recipe if config.kind in options.recipe else f"{options.recipe}-{config.kind}"
-    out = options.out or Path("runs") / "finetune_purifier" / name
-    print(f"run folder: {out}", file=sys.stderr, flush=True)
-    from rp_experiments.finetune_purifier import FinetuneJob
+    def check(self) -> None:
+        """Whether there are networks."""
+        check_named(self.config.classifier, "--classifier", self.config.data)
+        if self.config.kind == "maskdit" and not self.config.maskdit:
+            raise ValueError("kind maskdit needs a checkpoint; name it with --maskdit")
 
-    return cli.guarded(
-        lambda: FinetuneJob.open(
-            config,
-            out,
-            resume=options.resume,
-            device=options.device,
-            cache=options.cache,
-            root=options.data_root,
-        ).run()
-    )
+
+def work(options: Options, run: "Run") -> None:
+    """The job; torch is imported only now."""
+    from rp_experiments.finetune_purifier import finetune_purifier
+
+    finetune_purifier(options.config, run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.main(Options, work, RECIPES))

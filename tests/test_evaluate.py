@@ -82,17 +82,17 @@ def without_times(folder):
     return {key: value for key, value in result.items() if key not in ("environment", "seconds")}
 
 
-def test_workers_share_an_evaluation_and_change_no_number(classifier, tmp_path):
-    alone = app("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "one"), "--workers", 1, cwd=tmp_path)
-    two = process("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "two"), "--workers", 2, cwd=tmp_path)
+def test_processes_share_an_evaluation_and_change_no_number(classifier, tmp_path):
+    alone = app("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "one"), "--processes", 1, cwd=tmp_path)
+    two = process("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "two"), "--processes", 2, cwd=tmp_path)
     assert without_times(tmp_path / "one") == without_times(tmp_path / "two")
     assert two.stdout == alone.stdout.replace("one/", "two/")
-    assert "looking for signs of masked gradients on 2 images" in two.stderr
+    assert "findings: 100%" in two.stderr
 
 
 @pytest.mark.slow  # joining under torchrun is tested with other apps, sharing above
 def test_processes_of_torchrun_share_an_evaluation(classifier, tmp_path):
-    app("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "one"), "--workers", 1, cwd=tmp_path)
+    app("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "one"), "--processes", 1, cwd=tmp_path)
     done = two_processes("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "two"), cwd=tmp_path)
     assert without_times(tmp_path / "one") == without_times(tmp_path / "two")
     assert done.stdout.count("WORST CASE") == 1
@@ -125,7 +125,7 @@ def test_a_first_look_behind_a_purifier_does_with_less(arguments, budget, tmp_pa
         (["--model", "x", "--eps", "-1"], "eps must not be negative"),
         (["--model", "x", "--images", "0"], "images must be at least 1, got 0"),
         (["--model", "x", "--block-size", "0"], "block_size must be at least 1, got 0"),
-        (["--model", "mae-digits", "--workers", "0"], "--workers must be at least 1, got 0"),
+        (["--model", "mae-digits", "--processes", "0"], "--processes must be at least 1, got 0"),
     ],
 )
 def test_bad_input_to_an_evaluation_ends_in_one_sentence(arguments, message, tmp_path):

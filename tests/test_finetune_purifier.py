@@ -64,7 +64,7 @@ def test_fine_tuning_leaves_the_network_the_images_and_before_and_after(runs, wo
     for name in ("before", "after"):
         row = found[name]
         for accuracy in ("clean", "pgd_on_classifier", "pgd_on_system"):
-            assert 0 <= row[accuracy]["correct"] <= row[accuracy]["images"] == 8
+            assert 0 <= row[accuracy]["right"] <= row[accuracy]["of"] == 8
         assert min(row["amv"].values()) > 0 or (kind, name) == ("rmaskdit", "before")  # fresh blocks change nothing
         assert row["amv"]["purified"] == pytest.approx(row["amv_of_each_layer"]["purified"][-1], rel=1e-5)
         assert row["one_shot_class_loss"] > 0
@@ -94,7 +94,7 @@ def test_an_interrupted_fine_tuning_ends_with_the_same_weights(runs, work) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--kind", "maskdit", "--maskdit", "mae-digits"), "expected a MaskDiT, the checkpoint is a MaskedAutoencoder"),
+        (("--kind", "maskdit", "--maskdit", "mae-digits"), "expected a MaskDiT, this is a MaskedAutoencoder"),
         (("--descent.mask-rate", "0.99"), "keeps none of 16 tokens"),
     ],
 )

@@ -20,10 +20,9 @@ def apps(monkeypatch):
     """The modules of the apps."""
     import rp_experiments.papers.paper_scale as paper
     import rp_experiments.probe as probe
-    import rp_experiments.purifiers as purifiers
     import rp_experiments.recipes.purification as purification
 
-    return SimpleNamespace(probe=probe, purifiers=purifiers, purification=purification, paper=paper)
+    return SimpleNamespace(probe=probe, purification=purification, paper=paper)
 
 
 @pytest.mark.parametrize("data", DATA)

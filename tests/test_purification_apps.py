@@ -184,7 +184,7 @@ def test_purified_images_stand_in_the_file_and_the_numbers_belong_to_them(runs, 
     assert found["mae_loss"]["after"] < found["mae_loss"]["before"]
     classifier = rp_models.load(work / "classifier.safetensors")
     x, y = purified.batch(slice(None))
-    assert found["accuracy"]["after"]["correct"] == int((classifier(x).argmax(dim=1) == y).sum())
+    assert found["accuracy"]["after"]["right"] == int((classifier(x).argmax(dim=1) == y).sum())
     assert "no robust accuracy" in runs["digits"].stdout
     assert "no robust accuracy" in found["caution"]
     assert (work / "p-digits" / "figures" / "before_after.png").read_bytes().startswith(b"\x89PNG")
@@ -255,7 +255,7 @@ def test_an_interrupted_purification_goes_on_after_its_last_batch(runs, work) ->
         ("no mae", "mae.network must name a masked autoencoder"),
         ("missing", "nowhere.safetensors: no such checkpoint file"),
         ("mae as classifier", "mae-digits does not take the images of digits"),
-        ("classifier as mae", "expected a masked autoencoder, the checkpoint is a DMWideResNet"),
+        ("classifier as mae", "expected a masked autoencoder, this is a DMWideResNet"),
         ("classifier as edm", "classifier.safetensors does not take the images of digits"),
         ("nothing visible", "keeps none of 16 tokens"),
         ("damaged", "damaged.npz: expected an .npz with arrays `image` and `label`"),

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +13,12 @@ from rp_models import noise
 from rp_models.data import DatasetInfo, describe
 from rp_models.data.datasets import DataError, open_subset
 from rp_models.loading import load_classifier, load_mae, load_maskdit
-from rp_models.training import ProgressBar, RunFolder
-from rp_models.training.devices import choose_device
 from rp_purify import MAEPure, MAEView, MaskDiTPure, MaskDiTView, SignDescent, variation
 from rp_purify.amv import curve_over_radii, curve_over_steps
 from torch import Tensor, nn
 
 from rp_experiments import purifier_figures as figures
+from rp_experiments.networks import standard_classifier
 from rp_experiments.pages import Page
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.reports.purifier_report import (
@@ -33,70 +31,49 @@ from rp_experiments.reports.purifier_report import (
     setting,
     summary,
 )
-from rp_experiments.standard_networks import standard_classifier
+from rp_experiments.run import Run
 
 Views = dict[str, MAEView | MaskDiTView]
+
+
+def analyze_purifier(config: PurifierAnalysis, run: Run) -> None:
+    """The whole analysis; networks and images are loaded before the folder is claimed."""
+    job = PurifierAnalysisJob(config, run)
+    run.claim(config)
+    job.write()
 
 
 class PurifierAnalysisJob:
     """One analysis of the networks behind a purifier."""
 
-    def __init__(
-        self,
-        config: PurifierAnalysis,
-        folder: RunFolder,
-        device: torch.device,
-        *,
-        classifier: str = "",
-        root: Path | None = None,
-    ) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: PurifierAnalysis, run: Run) -> None:
+        self.config, self.run = config, run
         info, self.eps = describe(config.data), config.radius
-        self.views = open_views(config, info, device)
+        self.views = open_views(config, info, run.device)
         self.purifiers = {name: purifier_around(name, view, config) for name, view in self.views.items()}
-        trained = load_classifier(classifier or config.classifier, info).to(device)
-        test, self.index = open_subset(config.data, "test", config.images, device=device, root=root)
+        trained = load_classifier(config.classifier or standard_classifier(config.data, run), info).to(run.device)
+        test, self.index = open_subset(config.data, "test", config.images, device=run.device, root=run.root)
         self.x, self.y = test.batch(slice(None))
         self.images = PerturbedImages(trained, self.x, self.y, self.index, config)
         self._purified = dict[str, Tensor]()
         self.page = Page(f"Attention and loss of {' and '.join(self.views)} on {config.data}")
         self.result: dict[str, Any] = {"setting": setting(config, self.views, len(self.x))}
 
-    @classmethod
-    def open(
-        cls,
-        config: PurifierAnalysis,
-        out: Path,
-        *,
-        resume: bool,
-        device: str,
-        cache: Path = Path("runs/cache"),
-        root: Path | None = None,
-    ) -> "PurifierAnalysisJob":
-        """Load networks and images, then claim the folder; without a classifier, take the standard one."""
-        where = choose_device(device)
-        classifier = config.classifier or standard_classifier(config.data, cache=cache, device=where, root=root)
-        job = cls(config, RunFolder(out), where, classifier=classifier, root=root)
-        job.folder = RunFolder.open(out, asdict(config), resume=resume)
-        return job
-
-    def run(self) -> None:
+    def write(self) -> None:
         """All sections, then `result.json`, the page, and the main figures on the terminal."""
-        config, progress = self.config, ProgressBar()
+        config, progress = self.config, self.run.progress
         self.page.text(sentence(config, self.result["setting"]))
         self.page.text(CAUTION)
         sections = [self.accuracies, self.over_radii, self.over_steps, self.evidence]
         sections += [self.attention, self.reconstructions, self.theorem_3_2, self.theorem_3_1]
-        progress.start("analyze", len(sections), 0)
+        progress.start("analyze", len(sections))
         for number, section in enumerate(sections, start=1):
-            with self.folder.timed(section.__name__):
+            with self.run.timed(section.__name__):
                 section()
-            progress.advance(number, {})
+            progress.advance(number)
         progress.finish()
-        self.result |= {"caution": CAUTION, "seconds": self.folder.seconds(), "config": asdict(config)}
-        self.result["environment"] = self.folder.read_json("environment.json")
-        self.folder.write_json("result.json", self.result)
-        page = self.page.write(self.folder.path / "index.html")
+        self.run.finish({**self.result, "caution": CAUTION})
+        page = self.page.write(self.run.path / "index.html")
         print(summary(config, self.result, self.radii, self.steps), f"\npage: {page}")
 
     @property
@@ -277,11 +254,11 @@ class PurifierAnalysisJob:
         }
 
     def _table(self, name: str, rows: Sequence[Mapping[str, Any]], caption: str) -> None:
-        self.folder.write_json(f"tables/{name}.json", rows)
+        self.run.folder.write_json(f"tables/{name}.json", rows)
         self.page.table(rows, caption)
 
     def _figure(self, name: str, plot: Plot, caption: str) -> None:
-        plot.save(self.folder.path / "figures" / name, formats=("png",))
+        plot.save(self.run.path / "figures" / name, formats=("png",))
         self.page.figure(plot, caption)
 
 

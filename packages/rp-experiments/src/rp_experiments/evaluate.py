@@ -1,166 +1,204 @@
 """The work of `evaluate.py`: defence, attacks, report, and the figure of accuracy against the radius.
 
-Processes share the blocks of images: those that `torchrun` started, or on a CPU workers of this one.
+Processes share the blocks of images.
 """
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import torch
+import rp_attacks
 from rp_analysis.plots import RobustnessCurve, plot_robustness_curves
-from rp_attacks import Progress, Report
-from rp_models.data import DataError
-from rp_models.training import Processes, ProgressBar, RunFolder, init_distributed
-from rp_models.training.devices import choose_device
+from rp_attacks import PGD, Classifier, Report, accuracy_curve, suite
+from rp_attacks import Progress as Event
+from rp_attacks.problem import Attack
+from rp_attacks.radii import usual_radius
+from rp_models.checkpoint import read_header
+from rp_models.data import default_split, describe
+from rp_models.data.datasets import open_subset
+from rp_models.loading import load_classifier
+from rp_models.training import Progress
+from rp_purify import Defended
+from rp_purify.build import build_purifier
+from torch import Tensor, nn
 
-from rp_experiments.attacked import Attacked
-from rp_experiments.parallel import pool_of
+from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.evaluation import Evaluation
-from rp_experiments.standard_networks import standard_classifier
+from rp_experiments.run import Run
+
+RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # of the figure, in multiples of the suite's radius
+CURVE = "results/curve.json"
 
 
-def run(
-    config: Evaluation,
-    out: Path,
-    *,
-    resume: bool,
-    device: str,
-    cache: Path,
-    root: Path | None = None,
-    workers: int | None = None,
-) -> None:
-    """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder.
-
-    Args:
-        config: everything that determines the numbers.
-        out: the run's folder.
-        resume: go on with the evaluation that is there.
-        device: where to compute.
-        cache: where a standard classifier is kept, which is taken if the settings name none.
-        root: folder of the data sets; None for the usual places.
-        workers: processes that share the work on a CPU; None for one a core behind a purifier, and this one without.
-
-    Raises:
-        CheckpointError: if a checkpoint cannot be read.
-        RunError: if the folder cannot be used.
-        DataError: if the classifier does not fit the data set, or there is no such device.
-    """
-    if config.suite in ("bpda-eot20", "purifier") and not config.defended:
-        raise DataError(f"suite {config.suite} replaces a purifier's backward pass; put one in front with --defended")
-    where = choose_device(device)
-    with init_distributed(where) as processes:
-        model = config.model or _standard(config, cache, where, root, processes)
-        attacked = Attacked.build(config, model, where, root)
-        folder = RunFolder.open(out, config.resolved(), resume=resume, processes=processes)
-        if where.type != "cpu" or processes.count > 1:
-            workers = 1
-        elif workers is None:
-            workers = torch.get_num_threads() if config.defended and attacked.blocks > 1 else 1
-        work = _Work(config, model, str(where), root, folder.path / "evaluation")
-        shared = _with_workers(attacked, work, workers) if workers > 1 else _together(attacked, work, processes)
-        if shared is not None:
-            _leave(*shared, config, folder)
+def evaluate(config: Evaluation, run: Run) -> None:
+    """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder."""
+    attacked = Attacked.build(config, config.model or standard_classifier(config.data, run), run)
+    run.claim(config.resolved())
+    rank, count = run.processes.rank, run.processes.count
+    bar = _Bar(run.progress, attacked.stages, -(-attacked.blocks // count))
+    if count > 1:
+        attacked.report(run.path / "evaluation", shard=(rank, count), progress=bar)
+        run.processes.wait()
+    if rank == count - 1 and not (run.path / CURVE).exists():  # while the first one looks for findings
+        run.folder.write_json(CURVE, attacked.curve())
+    report = attacked.report(run.path / "evaluation", progress=bar) if run.main else None
+    run.processes.wait()
+    if report is not None:
+        _leave(report, attacked, run.alone())
 
 
-def _standard(config: Evaluation, cache: Path, device: torch.device, root: Path | None, processes: Processes) -> str:
-    """The checkpoint of the data set's standard classifier, trained by the first process."""
-
-    def take() -> str:
-        return standard_classifier(config.data, cache=cache, device=device, root=root)
-
-    return processes.rank_zero_first(take) or take()
-
-
-class _Work(NamedTuple):
-    """What a process needs in order to do its share."""
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    """A classifier, perhaps behind a purifier, the images on which it is attacked, and the attacks."""
 
     config: Evaluation
-    model: str
-    device: str
-    root: Path | None
-    folder: Path
+    split: str  # of the data set, whose images these are
+    model: nn.Module
+    source: Classifier | None  # the classifier without its purifier; None if it has none
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    attacks: dict[str, Attack]
+    eps: float | None  # None: the suite's own
 
-    def attacked(self) -> Attacked:
-        return Attacked.build(self.config, self.model, torch.device(self.device), self.root)
+    @classmethod
+    def build(cls, config: Evaluation, model: str, run: Run) -> "Attacked":
+        """Load everything."""
+        info = describe(config.data)
+        classifier = load_classifier(model, info).to(run.device)
+        defence: nn.Module = classifier
+        if config.defended:
+            defence = Defended(build_purifier(config.purifier, info, run.device), classifier).eval()
+        split = config.split or _split(config.data, model)
+        images, index = open_subset(config.data, split, config.sizes.images, device=run.device, root=run.root)
+        x, y = images.batch(slice(None))
+        eps = config.eps
+        if eps is None and "linf" in info.eps:
+            shape = (info.channels, info.image_size, info.image_size)
+            eps = usual_radius(config.ball, shape=shape, linf=info.eps["linf"])
+        source = classifier if config.defended else None
+        attacks = suite(
+            config.suite,
+            eps=eps,
+            norm=config.ball,
+            random=config.defended,
+            classes=info.num_classes,
+            defence=defence,
+            source=source,
+        )
+        return cls(
+            config=config,
+            split=split,
+            model=defence,
+            source=source,
+            x=x,
+            y=y,
+            index=index,
+            attacks=attacks,
+            eps=eps,
+        )
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of images, which are what processes can share."""
+        return -(-len(self.x) // self.config.sizes.block_size)
 
-_Judged = tuple[Report, RobustnessCurve | None]
+    @property
+    def stages(self) -> int:
+        """Attacks and controls: clean images, and random noise in each ball."""
+        return 1 + len({(attack.norm, attack.eps) for attack in self.attacks.values()}) + len(self.attacks)
 
+    def report(
+        self, folder: Path, *, shard: tuple[int, int] = (0, 1), progress: Callable[[Event], None] | None = None
+    ) -> Report:
+        """Attack and judge this process's blocks, or take from the folder what is there."""
+        config, sizes = self.config, self.config.sizes
+        return rp_attacks.evaluate(
+            self.model,
+            self.x,
+            self.y,
+            self.attacks,
+            seed=config.seed,
+            index=self.index,
+            batch_size=config.batch_size,
+            block_size=sizes.block_size,
+            passes=sizes.passes,
+            probes=sizes.probes,
+            exhaustive=config.exhaustive,
+            pixels=config.pixels,
+            folder=folder,
+            shard=shard,
+            source=self.source,
+            progress=progress,
+        )
 
-def _together(attacked: Attacked, work: _Work, processes: Processes) -> _Judged | None:
-    """The evaluation by this process, and by others like it; None in all but the first."""
-    bar = _Bar(attacked, work.folder) if processes.main else None
-    if processes.count > 1:
-        attacked.report(work.folder, shard=(processes.rank, processes.count), progress=bar)
-        processes.wait()
-    if not processes.main:
-        return None
-    return attacked.report(work.folder, progress=bar), attacked.curve()
+    def curve(self) -> list[dict[str, Any]]:
+        """Accuracy against the Linf radius under a short PGD on the first 100 images, behind a purifier on 32.
 
-
-def _with_workers(attacked: Attacked, work: _Work, workers: int) -> _Judged:
-    """The evaluation by this process and workers of its own, which draw the curve while this one looks for findings."""
-    workers = min(workers, max(attacked.blocks, 2))
-    threads = max(torch.get_num_threads() // workers, 1)
-    torch.set_num_threads(threads)
-    with pool_of(workers - 1, threads) as pool:
-        shares = [pool.submit(_share, work, (rank, workers)) for rank in range(1, workers)]
-        curve = pool.submit(_curve, work)
-        bar = _Bar(attacked, work.folder)
-        attacked.report(work.folder, shard=(0, workers), progress=bar)
-        for share in shares:
-            share.result()
-        return attacked.report(work.folder, progress=bar), curve.result()
-
-
-def _share(work: _Work, shard: tuple[int, int]) -> None:
-    """A worker's part of the blocks."""
-    work.attacked().report(work.folder, shard=shard)
-
-
-def _curve(work: _Work) -> RobustnessCurve | None:
-    """The curve, drawn by a worker."""
-    return work.attacked().curve()
+        A first look, not the verdict; empty for other norms.
+        """
+        if self.config.ball != "linf" or not self.eps:
+            return []
+        count, steps, eot = (32, 10, 2) if self.config.defended else (100, 20, 1)
+        x, y = self.x[:count], self.y[:count]
+        attack = PGD(eps=self.eps, step_size=2.5 * self.eps / steps, steps=steps, loss="cw", eot=eot)
+        radii = tuple(min(factor * self.eps, 1.0) for factor in RADII)
+        points = accuracy_curve(
+            self.model, x, y, attack, radii, seed=self.config.seed, batch_size=self.config.batch_size
+        )
+        return [
+            {"eps": eps, **point.accuracy._asdict(), "of": len(x)} for eps, point in zip(radii, points, strict=True)
+        ]
 
 
 class _Bar:
-    """Shows the blocks that all processes have finished, until all are."""
+    """Shows how far this process is with its blocks, then with the search for findings."""
 
-    def __init__(self, attacked: Attacked, folder: Path) -> None:
-        self.folder, self.probes = folder, attacked.config.budget.probes
-        self.total, self.complete = attacked.stages * attacked.blocks, False
-        self.bar = ProgressBar()
-        self.bar.start("evaluate", self.total, self._done())
+    def __init__(self, progress: Progress, stages: int, blocks: int) -> None:
+        self.progress, self.done, self.total, self.part = progress, 0, stages * blocks, ""
 
-    def _done(self) -> int:
-        return len(list(self.folder.glob("*/block-*.npz")))
-
-    def __call__(self, event: Progress) -> None:
-        if self.complete:  # blocks that are gathered from the folder come by a second time
-            return
-        done = self._done()
-        self.bar.advance(done, {f"{event.stage}, standing": event.standing / max(event.images, 1)})
-        if done == self.total:
-            self.complete = True
-            self.bar.finish()
-            if self.probes:
-                print(f"looking for signs of masked gradients on {self.probes} images", file=sys.stderr, flush=True)
+    def __call__(self, event: Event) -> None:
+        part = "findings" if event.stage == "findings" else "evaluate"
+        if part != self.part and (part == "findings" or self.done < self.total):  # gathered blocks come a second time
+            self.progress.start(part, event.blocks if part == "findings" else self.total)
+            self.part = part
+        if part == "findings":
+            self.progress.advance(event.block)
+        elif self.done < self.total:
+            self.done += 1
+            standing = 100 * event.standing / max(event.images, 1)
+            self.progress.advance(self.done, {f"{event.stage}, standing %": standing})
+        if event.block == event.blocks and (part == "findings" or self.done == self.total):
+            self.progress.finish()
 
 
-def _leave(report: Report, curve: RobustnessCurve | None, config: Evaluation, folder: RunFolder) -> None:
+def _leave(report: Report, attacked: Attacked, run: Run) -> None:
     """Write `result.json` and the figure, and print the report."""
-    if curve is not None:
-        plot_robustness_curves({config.model_name: curve}).save(folder.path / "figures" / "accuracy_over_eps")
-    result = {
-        "data": config.data,
-        "split": "test",
-        "model": config.model or config.model_name,
-        **report.to_json(),
-        "environment": folder.read_json("environment.json"),
-    }
-    folder.write_json("result.json", result)
+    config, points = attacked.config, run.folder.read_json(CURVE)
+    if points:
+        eps, accuracy, low, high = (tuple(p[key] for p in points) for key in ("eps", "estimate", "low", "high"))
+        drawn = RobustnessCurve(eps, accuracy, low, high, images=points[0]["of"])
+        plot_robustness_curves({config.model_name: drawn}).save(run.path / "figures" / "accuracy_over_eps")
+    where = {"data": config.data, "split": attacked.split, "model": config.model or config.model_name}
+    run.finish({**where, **report.to_json()})
     front = config.purifier.kind if config.defended else "none"
-    print(f"{config.data} test split, {config.model_name}, purifier {front}, suite {config.suite}")
+    of = f"{len(report.clean)} images of {config.data}, split {attacked.split}"
+    print(f"{of}, {config.model_name}, purifier {front}, suite {config.suite}")
     print(report)
-    print(f"\neverything else is in {folder.path}/")
+    print(f"\neverything else is in {run.path}/")
+
+
+def _split(data: str, model: str) -> str:
+    """The split to judge on where none is named: of a file without splits all, unless the model was trained on it."""
+    split = default_split(data)
+    if split != "all":
+        return split
+    known = Path(model).is_file() and Path(str(read_header(model).notes.get("data", ""))).name == Path(data).name
+    if known:
+        text = f"{model} was trained on {data}: its test split is attacked; --split all attacks every image"
+    else:
+        text = f"{data} has no splits: all its images are attacked; if the model was trained on it, name --split test"
+    print(text, file=sys.stderr)
+    return "test" if known else split

@@ -8,6 +8,7 @@ from rp_attacks.record import Record
 from rp_purify import Defended, NoPurification
 
 from rp_experiments.recipes.compare_purifiers import Budget
+from rp_experiments.results import judged
 
 CURVED = ("ste-tanh", "normalised")  # backward rules that differentiate the purifier's loss twice
 
@@ -59,11 +60,7 @@ def cells(report: Report) -> dict[str, Any]:
     records = {"clean": report.clean, "noise": threat.noise, **threat.attacks}
     records["autoattack-rand"] = _worse(threat.attacks["apgd-ce"], threat.attacks["apgd-dlr"])
     records["worst"] = threat.worst
-    return {
-        name: {"right": int(record.right.sum()), "of": record.right.size}
-        | {key: interval._asdict() for key, interval in report.verdict(record)._asdict().items()}
-        for name, record in records.items()
-    }
+    return {name: judged(report, record) for name, record in records.items()}
 
 
 def _worse(first: Record, second: Record) -> Record:

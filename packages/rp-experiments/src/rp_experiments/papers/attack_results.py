@@ -8,6 +8,7 @@ from rp_experiments.papers.claims import Limits
 from rp_experiments.papers.intervals import all_pairs
 from rp_experiments.papers.item import Outcome, Row
 from rp_experiments.recipes.compare_purifiers import TITLES
+from rp_experiments.results import limits
 
 WORST = "worst case of each image"
 
@@ -62,7 +63,7 @@ def by_data(made: Mapping[str, Made], look: Callable[[Mapping[str, Made]], Outco
 def per_query(rows: Mapping[str, Any], row: str, column: str) -> Limits | None:
     """An accuracy of one query from the rows of `compare_purifiers.py`, if they have that row and attack."""
     cell = rows.get(row, {}).get("cells", {}).get(column)
-    return None if cell is None else cell["per_query"]
+    return None if cell is None else limits(cell)
 
 
 def right_of_each_image(made: Made, row: str) -> Mapping[str, list[float]]:

@@ -2,12 +2,9 @@
 
 import math
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-import torch
 from rp_attacks import APGD, FAB, PGD, Attack, CarliniWagner, DeepFool, RayS, Report, Square, Transfer
-from rp_models.training import RunFolder
 from rp_purify import Defended
 from rp_purify.settings import PurifierSettings
 
@@ -15,24 +12,15 @@ from rp_experiments.compare_purifiers import ComparisonJob
 from rp_experiments.papers.settings import AttackTable, Case, Family
 from rp_experiments.purifier_attacks import is_bare, short_attacks
 from rp_experiments.purifier_networks import PurifierNetworks
+from rp_experiments.run import Run
 
 
 class AttackTableJob:
-    """One table: every case attacked by `rp_attacks.evaluate`, the worst candidate of each image counted.
+    """One table: every case attacked by `rp_attacks.evaluate`, the worst candidate of each image counted."""
 
-    Args:
-        config: everything that determines the numbers.
-        folder: of the run.
-        device: where to compute.
-        cache: folder of networks.
-        root: folder of the data sets; None for the usual places.
-    """
-
-    def __init__(
-        self, config: AttackTable, folder: RunFolder, device: torch.device, cache: Path, root: Path | None
-    ) -> None:
-        self.config, self.folder, self.device, self.cache, self.root = config, folder, device, cache, root
-        self.jobs = {"": ComparisonJob(config.comparison, folder, device, cache, root=root)}
+    def __init__(self, config: AttackTable, run: Run) -> None:
+        self.config, self.surroundings, self.folder = config, run, run.folder
+        self.jobs = {"": ComparisonJob(config.comparison, run)}
 
     def run(self) -> None:
         """All cases, then `result.json`."""
@@ -115,9 +103,9 @@ class AttackTableJob:
         if classifier not in self.jobs:
             settings = self.config.classifiers[classifier]
             other = replace(self.config.comparison, pretrain_classifier=settings, classifier="")
-            path = PurifierNetworks(other, self.cache, self.device, root=self.root).path("classifier")
+            path = PurifierNetworks(other, self.surroundings).path("classifier")
             config = replace(self.config.comparison, classifier=path)
-            self.jobs[classifier] = ComparisonJob(config, self.folder, self.device, self.cache, root=self.root)
+            self.jobs[classifier] = ComparisonJob(config, self.surroundings)
         return self.jobs[classifier]
 
 

@@ -14,9 +14,9 @@ from rp_models.training import ProgressBar, RunFolder
 from rp_models.training.devices import choose_device, describe_device
 
 from rp_experiments.analyze import analyze
-from rp_experiments.analyze_purifier import PurifierAnalysisJob
+from rp_experiments.analyze_purifier import analyze_purifier
 from rp_experiments.artifacts import DONE, Product, Shelf
-from rp_experiments.compare_purifiers import ComparisonJob
+from rp_experiments.compare_purifiers import ComparisonJob, compare_purifiers
 from rp_experiments.papers.attack_table import AttackTableJob
 from rp_experiments.papers.purifier_checks import descent, timing
 from rp_experiments.papers.representations import RepresentationsJob
@@ -139,9 +139,8 @@ def _sweep(making: Making) -> None:
 
 def _networks(making: Making) -> None:
     """The networks of a comparison, trained or found in the cache."""
-    config, folder = making.product.config, making.run_folder()
-    where = making.where
-    networks = PurifierNetworks(config.comparison, where.cache, choose_device(where.device), root=where.root)
+    config, run = making.product.config, making.run.claim(making.product.config)
+    networks, folder = PurifierNetworks(config.comparison, run), run.folder
     paths = {role: _absolute(networks.path(role)) for role in config.roles}
     folders = {role: RunFolder(Path(path).parent.parent) for role, path in paths.items() if Path(path).exists()}
     # what their training took, here or in the call that left them in the cache
@@ -156,19 +155,15 @@ def _absolute(checkpoint: str) -> str:
 
 
 def _compare(making: Making) -> None:
-    where = making.where
-    job = ComparisonJob.open(
-        making.product.config, making.folder, resume=True, device=where.device, cache=where.cache, root=where.root
-    )
-    job.run()
+    compare_purifiers(making.product.config, making.run)
 
 
 def _attacks(making: Making) -> None:
-    config, folder, where = making.product.config, making.run_folder(), making.where
-    AttackTableJob(config, folder, choose_device(where.device), where.cache, where.root).run()
-    plot = _sensitivity(folder.read_json("result.json")["rows"])
+    run = making.run.claim(making.product.config)
+    AttackTableJob(making.product.config, run).run()
+    plot = _sensitivity(run.folder.read_json("result.json")["rows"])
     if plot is not None:
-        plot.save(folder.path / "figures" / "sensitivity", formats=("png",))
+        plot.save(run.path / "figures" / "sensitivity", formats=("png",))
 
 
 def _views(making: Making) -> None:
@@ -176,23 +171,21 @@ def _views(making: Making) -> None:
     paths = RunFolder(making.needs["networks"]).read_json("result.json")["paths"]
     roles = ("mae", "rmae", "maskdit", "rmaskdit", "classifier")
     config = replace(making.product.config, **{role: paths[role] for role in roles if role in paths})
-    where = making.where
-    PurifierAnalysisJob.open(config, making.folder, resume=True, device=where.device, root=where.root).run()
+    analyze_purifier(config, making.run)
 
 
 def _timing(making: Making) -> None:
-    folder = making.run_folder()
-    folder.write_json("result.json", timing(_comparison(making, folder), making.product.config))
+    job = _comparison(making)
+    job.run.folder.write_json("result.json", timing(job, making.product.config))
 
 
 def _descent(making: Making) -> None:
-    folder = making.run_folder()
-    folder.write_json("result.json", descent(_comparison(making, folder), making.product.config))
+    job = _comparison(making)
+    job.run.folder.write_json("result.json", descent(job, making.product.config))
 
 
-def _comparison(making: Making, folder: RunFolder) -> ComparisonJob:
-    config, where = making.product.config.comparison, making.where
-    return ComparisonJob(config, folder, choose_device(where.device), where.cache, root=where.root)
+def _comparison(making: Making) -> ComparisonJob:
+    return ComparisonJob(making.product.config.comparison, making.run.claim(making.product.config))
 
 
 def _representations(making: Making) -> None:

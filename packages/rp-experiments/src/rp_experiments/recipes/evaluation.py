@@ -4,13 +4,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from rp_attacks.settings import SuiteName
+from rp_attacks.radii import Norm, check_radius
+from rp_attacks.settings import SUITE_NORMS, SuiteName
 from rp_models.data.catalog import describe
 from rp_models.settings import require
 from rp_purify.settings import MAEPureSettings, PurifierSettings
 
 
-class Budget(NamedTuple):
+class Sizes(NamedTuple):
     """How much work goes into an evaluation; see the settings of these names."""
 
     images: int | None
@@ -29,11 +30,13 @@ class Evaluation:
 
     # checkpoint of the classifier, a file or a name; "" for the data set's standard one, where that is soon trained
     model: str = ""
-    data: str = "digits"  # a data set of the catalogue; its test split is attacked
+    data: str = "digits"  # a data set of the catalogue, or the path of an .npz or a class folder
+    # whose images are attacked; None: test, of a file or folder without splits all
+    split: Literal["train", "validation", "test", "all"] | None = None
     suite: SuiteName = "quick"  # which family of attacks
-    norm: Literal["linf", "l2", "l1"] = "linf"  # of suites that exist in several
+    norm: Norm = "linf"  # of suites that exist in several
     eps: float | None = None  # radius in [0, 1] pixel units; None: the data set's conventional one
-    # test images, the field's fixed draw; auto: 512, for a first look (quick, behind a purifier) 50; None for all
+    # images, the field's fixed draw; auto: 512, for a first look (quick, behind a purifier) 50; None for all
     images: int | Literal["auto"] | None = "auto"
     passes: int | None = None  # verdict passes; None: 1, for a random defence 20, for a first look 10
     pixels: Literal["float", "uint8"] = "float"  # uint8 judges adversarial images that an image file can hold
@@ -48,12 +51,23 @@ class Evaluation:
     purifier: PurifierSettings = field(default_factory=MAEPureSettings)
 
     def __post_init__(self) -> None:
-        describe(self.data)
-        require(self.eps is None or self.eps >= 0, f"eps must not be negative, got {self.eps}")
+        info = describe(self.data)
+        if self.eps is not None:
+            shape = (info.channels, info.image_size, info.image_size)
+            check_radius(self.ball, self.eps, shape=shape, what="--eps")
+        require(
+            self.defended or self.suite not in ("bpda-eot20", "purifier"),
+            f"suite {self.suite} replaces a purifier's backward pass; put one in front with --defended",
+        )
         require(self.probes is None or self.probes >= 0, f"probes must not be negative, got {self.probes}")
         for name in ("images", "passes", "batch_size", "block_size"):
             value = getattr(self, name)
             require(value in ("auto", None) or value >= 1, f"{name} must be at least 1, got {value}")
+
+    @property
+    def ball(self) -> Norm:
+        """The norm of the suite's attacks, for those that have one."""
+        return SUITE_NORMS.get(self.suite, self.norm)
 
     @property
     def first_look(self) -> bool:
@@ -61,12 +75,12 @@ class Evaluation:
         return self.suite == "quick" and self.defended and self.purifier.kind != "none"
 
     @property
-    def budget(self) -> Budget:
+    def sizes(self) -> Sizes:
         """What the settings say, and where they leave it open, what suits a first look or a verdict."""
-        usual = Budget(images=512, passes=None, probes=32, block_size=128)
+        usual = Sizes(images=512, passes=None, probes=32, block_size=128)
         if self.first_look:
-            usual = Budget(images=50, passes=10, probes=16, block_size=25)
-        return Budget(
+            usual = Sizes(images=50, passes=10, probes=16, block_size=25)
+        return Sizes(
             images=usual.images if self.images == "auto" else self.images,
             passes=usual.passes if self.passes is None else self.passes,
             probes=usual.probes if self.probes is None else self.probes,
@@ -75,9 +89,15 @@ class Evaluation:
 
     def resolved(self) -> dict[str, Any]:
         """All settings, those left open as numbers."""
-        return asdict(self) | self.budget._asdict()
+        return asdict(self) | self.sizes._asdict()
 
     @property
     def model_name(self) -> str:
-        """What to call the classifier."""
-        return Path(self.model).stem or "standard"
+        """What to call the classifier: a file's stem, or a module and its function."""
+        path, _, factory = self.model.partition(":")
+        return "-".join(filter(None, (Path(path).stem, factory))) or "standard"
+
+    @property
+    def name(self) -> str:
+        """What to call the evaluation: model, suite and purifier."""
+        return "-".join([self.model_name, self.suite, *([self.purifier.kind] if self.defended else [])])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rp_models.data.catalog import describe
-from rp_models.settings import require
+from rp_models.settings import ComputeSettings, require
 from rp_purify.settings import FinetuneSettings
 
 
@@ -73,6 +73,7 @@ class Finetuning:
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     unrolled: DescentSettings = field(default_factory=lambda: DescentSettings(steps=4))
     descent: DescentSettings = field(default_factory=DescentSettings)
+    compute: ComputeSettings = field(default_factory=ComputeSettings)  # of the second stage
 
     def __post_init__(self) -> None:
         describe(self.data)

@@ -13,7 +13,8 @@ class Purification:
     """Everything that determines the purified images."""
 
     data: str = "digits"  # a data set of the catalogue; it says what size the images have
-    split: Literal["train", "validation", "test"] = "test"  # which of its images, unless --input names others
+    # which of its images, unless --input names others; None: test, of a file or folder without splits all
+    split: Literal["train", "validation", "test", "all"] | None = None
     # other images of that kind: one .npz of `image` and perhaps `label`, PNG and JPEG files, or folders of these
     input: tuple[str, ...] = ()
     images: int | None = None  # only that many, the field's fixed draw (of files the first); None for all

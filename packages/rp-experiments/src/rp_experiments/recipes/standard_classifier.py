@@ -22,3 +22,9 @@ def why_missing(option: str, data: str) -> str:
         return ""
     hint = f"pretrain.py classifier --recipe {data} trains one" if data in pretrain_classifier.RECIPES else ""
     return f"{option} is missing: name the classifier's checkpoint" + (f"; {hint}" if hint else "")
+
+
+def check_named(given: str, option: str, data: str) -> None:
+    """Raise a ValueError where no classifier is given and none is soon trained."""
+    if not given and (missing := why_missing(option, data)):
+        raise ValueError(missing)

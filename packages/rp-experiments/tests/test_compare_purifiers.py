@@ -1,0 +1,167 @@
+"""What the parts of a comparison of purifiers do to its numbers."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import rp_models
+import torch
+from rp_attacks import APGD, Transfer
+from rp_attacks.record import Record
+from rp_experiments import purifier_networks
+from rp_experiments.compare_purifiers import ComparisonJob
+from rp_experiments.purifier_attacks import _worse, attacks_on
+from rp_experiments.recipes import compare_purifiers as recipes
+from rp_experiments.recipes import purification_paper
+from rp_experiments.reports import compare_report
+from rp_experiments.run import Run
+from rp_models.checkpoint import CheckpointError
+from rp_models.training import RunFolder, seeded
+from rp_purify import Defended, GaussianNoise, LikelihoodMaximisation, MAEPure, NoPurification
+
+
+def tiny_classifier():
+    return rp_models.build("dm-wide-resnet", depth=10, width=1, in_channels=1, mean=[0.3], std=[0.4])
+
+
+def test_each_purifier_meets_every_rule_that_it_offers() -> None:
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    budget = replace(recipes.digits().budget, eot=3, curved_steps=10, curved_eot=2)
+
+    def against(purifier, **changes):
+        return attacks_on(Defended(purifier, classifier), replace(budget, **changes))
+
+    bare = against(NoPurification())
+    assert list(bare) == ["pgd-exact", "apgd-ce", "apgd-dlr", "square"]
+    assert bare["pgd-exact"].eot == bare["apgd-ce"].eot == bare["square"].passes == 1
+    noisy = against(GaussianNoise(0.1))
+    assert isinstance(noisy["transfer"], Transfer)
+    assert noisy["transfer"].source is classifier
+    assert noisy["bpda"].grad == "identity"
+    assert isinstance(noisy["apgd-dlr"], APGD)
+    assert noisy["apgd-dlr"].eot == 3
+    assert "one-shot" not in noisy
+    source = Defended(GaussianNoise(0.1), classifier)
+    purifier = MAEPure(rp_models.load("mae-digits"), steps=2)
+    descent = attacks_on(Defended(purifier, classifier), budget, source)
+    assert descent["one-shot"].source is source
+    assert descent["one-shot"].attack.grad == "exact"
+    assert {name: attack.grad for name, attack in descent.items() if name.startswith("pgd")} == {
+        "pgd-exact": "exact",
+        "pgd-ste-tanh": "ste-tanh",
+        "pgd-normalised": "normalised",
+    }
+    assert (descent["pgd-ste-tanh"].steps, descent["pgd-ste-tanh"].eot) == (10, 2)
+    assert "pgd-exact" not in against(LikelihoodMaximisation(torch.nn.Identity()))
+    assert descent["pgd-ste-tanh"].step_size == 2.5 * budget.eps / 10
+    assert against(GaussianNoise(0.1), step_size=0.007)["bpda"].step_size == 0.007
+    assert against(purifier, step_size=0.007)["pgd-normalised"].step_size == 0.007
+    balls = {(attack.norm, attack.eps) for attack in descent.values()}
+    assert balls == {("linf", budget.eps)}  # one ball, else there would be no one worst case
+
+
+def test_an_iterative_purifier_is_attacked_from_the_one_pass_form_of_its_own_network(tmp_path) -> None:
+    config = recipes.smoke()
+    job = ComparisonJob(config, Run(folder=RunFolder(tmp_path)))
+    built = []
+    job.defence = built.append
+    job.one_shot(config.rows.rmaskdit_pure)
+    job.one_shot(config.rows.likelihood)
+    job.one_shot(config.rows.rmae_pure)
+    assert [(choice.kind, getattr(choice, "model", "") or choice.mae) for choice in built] == [
+        ("denoise", "rmaskdit"),
+        ("denoise", "edm"),
+        ("mae-reconstruction", "rmae"),
+    ]
+    assert job.one_shot(config.rows.noise) is None
+
+
+def record(right, wrong, margin):
+    right = np.asarray(right, dtype=bool)
+    count = len(right)
+    return Record(
+        right=right,
+        wrong=np.asarray(wrong, dtype=np.float32),
+        margin=np.asarray(margin, dtype=np.float32),
+        distance=np.zeros(count, dtype=np.float32),
+        tried=np.ones(count, dtype=bool),
+    )
+
+
+def test_autoattack_rand_takes_the_worse_of_its_two_parts_by_the_selecting_passes() -> None:
+    ce = record([[1, 1], [0, 0], [1, 0]], [0.0, 1.0, 0.5], [-1, 1, 0])
+    dlr = record([[0, 1], [1, 1], [1, 1]], [0.5, 0.0, 0.5], [-1, -1, 1])
+    both = _worse(ce, dlr)
+    assert both.right.tolist() == [[False, True], [False, False], [True, True]]  # the last by the margin alone
+
+
+def row(worst):
+    cell = {"estimate": float(np.mean(worst)), "low": 0.0, "high": 1.0}
+    cells = {
+        name: {"per_query": cell, "majority": cell} for name in ("clean", "transfer", "pgd-exact", "square", "worst")
+    }
+    per_image = {"clean": [1.0] * len(worst), "linf 38.2/255": {"worst": list(worst)}}
+    return {"cells": cells, "per_image": per_image, "findings": [], "purifier": {"kind": "none"}}
+
+
+def test_claims_say_whether_the_paper_s_order_is_reached() -> None:
+    high, low, middle = [1.0] * 30, [0.0] * 30, [0.0, 1.0] * 15
+    found = compare_report.claims(
+        {"mae_pure": row(low), "rmae_pure": row(high), "maskdit_pure": row(middle), "rmaskdit_pure": row(low)}
+    )
+    assert "+100.0 [+100.0, +100.0] points, as in the paper (there +4.6" in found["rmae_pure>mae_pure"]["text"]
+    assert "the other way round" in found["rmaskdit_pure>rmae_pure"]["text"]
+    assert found["maskdit_pure>mae_pure"]["difference"]["estimate"] == 0.5
+    assert not any("diffpure" in key for key in found)
+    found = compare_report.claims({"maskdit_pure": row(high), "diffpure": row(middle)})
+    assert "MaskDiT-Pure against DiffPure" in found["maskdit_pure>diffpure"]["text"]
+    assert "as in the paper (there +8.4, Table 1)" in found["maskdit_pure>diffpure"]["text"]
+    same = compare_report.claims({"mae_pure": row(middle), "rmae_pure": row(middle)})
+    assert "not told apart" in same["rmae_pure>mae_pure"]["text"]
+
+
+def test_a_refused_number_is_not_shown() -> None:
+    result = {"rows": {"none": row([0.5] * 8)}}
+    assert "REFUSED" not in compare_report.table(result)
+    result["rows"]["none"]["findings"] = [{"level": "refused", "check": "x", "text": "broken"}]
+    assert compare_report.table(result).count("REFUSED") == 2
+
+
+def test_the_paper_s_figures_are_its_tables() -> None:
+    figures = {column.key: column.figures for column in purification_paper.PAPER}
+    assert figures["pgd"] == {
+        **{"diffpure": 42.20, "mae_pure": 40.53, "maskdit_pure": 50.57},
+        **{"rmae_pure": 45.15, "rmaskdit_pure": 62.13},
+    }
+    assert figures["bpda"]["mae_pure"] == 78.89
+    assert figures["autoattack"]["rmaskdit_pure"] == 75.83
+    assert figures["square"]["none"] == 19.15
+    rows = {field.name for field in fields(recipes.Rows)}
+    assert rows == set(recipes.TITLES)
+    assert {name for column in purification_paper.PAPER for name in column.figures} <= rows
+    for better, worse in purification_paper.CLAIMS:
+        assert figures["pgd"][better] > figures["pgd"][worse]
+
+
+def test_a_network_lies_under_a_hash_of_what_it_was_made_from(tmp_path, monkeypatch) -> None:
+    config = replace(recipes.smoke(), classifier=str(tmp_path / "c.safetensors"))
+    made = []
+
+    class Job:
+        def __init__(self, config, run):
+            self.folder = run.path.name
+
+        def finetuned(self):
+            made.append(self.folder)
+
+    def networks(config):
+        return purifier_networks.PurifierNetworks(config, Run(folder=RunFolder(tmp_path), cache=tmp_path / "cache"))
+
+    monkeypatch.setattr(purifier_networks, "FinetuneJob", Job)
+    for seed in (0, 0, 1):
+        with seeded(seed, "another classifier"):
+            rp_models.save(tiny_classifier(), tmp_path / "c.safetensors")
+        networks(config).path("rmae")
+    assert made[0] == made[1] != made[2]  # the same name, another file
+    with pytest.raises(CheckpointError, match="no such checkpoint file"):
+        networks(replace(config, classifier="gone.safetensors")).path("rmae")
