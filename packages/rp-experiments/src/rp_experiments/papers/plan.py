@@ -202,7 +202,7 @@ def _present(comparison: Comparison) -> tuple[str, ...]:
 def _roles(comparison: Comparison) -> tuple[str, ...]:
     """The networks of a comparison's rows."""
     choices = [getattr(comparison.rows, row) for row in comparison.chosen]
-    names = [name for of in choices for name in (of.mae if of.kind.startswith("mae-") else "", of.model)]
+    names = [getattr(of, role, "") for of in choices for role in ("mae", "model")]
     return tuple(dict.fromkeys(["classifier", *filter(None, names)]))
 
 
