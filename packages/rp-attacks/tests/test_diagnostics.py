@@ -79,12 +79,12 @@ class Blind:
 @pytest.mark.parametrize(
     "black",
     [
-        AutoAttack(eps=0.12, attacks=("square",)),
-        Square(eps=0.12, queries=200),
-        LibrarySquare(eps=0.12, queries=200),
-        RayS(eps=0.12, queries=200),
-        Transfer(PGD(eps=0.12), linear(SHAPE, 2)),
-        OnMeanLogits(Square(eps=0.12, queries=200), passes=1),
+        AutoAttack(eps=0.3, attacks=("square",)),
+        Square(eps=0.3, queries=200),
+        LibrarySquare(eps=0.3, queries=200),
+        RayS(eps=0.3, queries=200),
+        Transfer(PGD(eps=0.3), linear(SHAPE, 2)),
+        OnMeanLogits(Square(eps=0.3, queries=200), passes=1),
     ],
     ids=lambda attack: type(attack).__name__,
 )
@@ -97,7 +97,7 @@ def test_a_black_box_that_breaks_what_the_gradient_left_is_an_alarm(black, exhau
     assert alone > 1
     assert any(f"broke {alone} of 40 images" in f.text for f in report.findings if f.level == "alarm")
     # an honest white box leaves it nothing, and so does one that was never tried on what the black box broke
-    honest = {"white": PGD(eps=0.12, step_size=0.03, steps=20, loss="cw"), "black": black}
+    honest = {"white": PGD(eps=0.3, step_size=0.08, steps=20, loss="cw"), "black": black}
     assert checks(evaluate(model, x, y, honest, seed=0, probes=0, exhaustive=exhaustive), "alarm") == set()
     if not exhaustive:
         first = {"black": black, "white": Blind(black)}
@@ -110,10 +110,10 @@ def test_square_in_the_autoattack_suite_raises_the_alarm() -> None:
     def defence(z: Tensor) -> Tensor:  # steps finer than the ball, and no derivative
         return model((z * 40).round() / 40)
 
-    attacks = suite("autoattack", eps=0.12, classes=2)
+    attacks = suite("autoattack", eps=0.3, classes=2)
     attacks = {name: attacks[name] for name in ("apgd-ce", "square")}
     report = evaluate(defence, x, y, attacks, seed=0, probes=0)
-    assert (report.threats[0].attacks["apgd-ce"].right == report.clean.right).all()
+    assert report.threats[0].attacks["apgd-ce"].right.mean() > report.robust_accuracy + 0.2
     assert "black box beats white box" in checks(report, "alarm")
 
 
@@ -127,7 +127,7 @@ def test_a_model_without_any_gradient_is_attacked_and_named(how: str, probes: in
         return torch.from_numpy(z.detach().double().flatten(1).numpy() @ weight.T).float()
 
     defence = by_numpy if how == "numpy" else lambda z: model(z.detach())
-    attacks = suite("autoattack", eps=0.12, classes=2) | {"pgd": PGD(eps=0.12)}
+    attacks = suite("autoattack", eps=0.3, classes=2) | {"pgd": PGD(eps=0.3)}
     report = evaluate(defence, x, y, attacks, seed=0, probes=probes)
     assert "no gradient" in checks(report, "alarm")
     assert "apgd-ce, fab-t, pgd left the images as they are" in str(report)

@@ -145,9 +145,7 @@ def _no_gradient(attacks: Mapping[str, Attack]) -> list[Finding]:
     ]
     if not blind:
         return []
-    text = (
-        f"The model's answers have no gradient (numpy, detached tensors): {', '.join(blind)} left the images as they "
-    )
+    text = f"The model's answers have no gradient (numpy, detached tensors): {', '.join(blind)} left the images as "
     text += "they are. Attack by a backward rule (BPDA), Square, RayS, SPSA or transfer, and trust none but those."
     return [Finding("alarm", "no gradient", text)]
 
