@@ -24,7 +24,7 @@ from .running import APPS, ENVIRONMENT, Done, without_torch
 from .tiny_networks import tiny_classifier
 
 SMALL = ("--recipe", "smoke", "--device", "cpu")
-QUICK = (*SMALL, "--fid-images", "0")
+QUICK = (*SMALL, "--frechet-images", "0")
 SELECT = ("edm.safetensors", *QUICK, "--classifier", "classifier.safetensors", "--keep", "0.5")
 
 # Runs command lines as forks, two at a time, one group after the other. A fork may have environment variables of its
@@ -51,7 +51,7 @@ def start(name, arguments, environment, die):
             os.kill(os.getpid(), signal.SIGKILL)
         replace(*paths, **options)
     os.replace, status = fatal, 0
-    sys.argv = ["generate.py", *arguments]
+    sys.argv = [f"{apps}/generate.py", *arguments]
     try:
         runpy.run_path(f"{apps}/generate.py", run_name="__main__")
     except SystemExit as end:
@@ -98,9 +98,16 @@ def work(tmp_path_factory):
                 "autoencoder-kl", width=32, multipliers=[1, 2], blocks=1, attention=[False] * 2, z_channels=4
             ),
             "classifier": tiny_classifier(),
+            "fashion": rp_models.build("edm-digits", img_resolution=28, **unet),
         }
     for name, model in models.items():
-        notes = {"data": "digits"} if name in ("edm", "unconditional", "maskdit", "wide", "hundred") else {}
+        notes = (
+            {"data": "fashion-mnist"}
+            if name == "fashion"
+            else {"data": "digits"}
+            if name in ("edm", "unconditional", "maskdit", "wide", "hundred")
+            else {}
+        )
         rp_models.save(model, folder / f"{name}.safetensors", notes=notes)
     return folder
 
@@ -108,8 +115,8 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(work):
     """What became of all command lines that need torch."""
-    ranks = [{"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)} for rank in range(2)]
     edm, plain = ("edm.safetensors", *SMALL), ("unconditional.safetensors", *QUICK, "--images", "12")
+    classifiers_features = ("--frechet-network", "classifier.safetensors")
     deaths = (4, 8, 11, 13)  # between images and scores, behind the last candidates, in the selection, behind it
     bad = {
         "bad network": ("mae-digits",),
@@ -120,23 +127,24 @@ def runs(work):
         "bad guidance": ("edm.safetensors", "--heun.guidance", "2"),
         "bad latents": ("lightningdit.safetensors",),
         "bad vae": ("lightningdit.safetensors", "--vae", "edm.safetensors"),
-        "bad judge": ("edm.safetensors", "--fid-network", "unconditional.safetensors"),
+        "bad judge": ("edm.safetensors", "--frechet-network", "unconditional.safetensors"),
         "bad file": ("nowhere.safetensors",),
         "bad default": (),
     }
     latent = ("lightningdit.safetensors", *SMALL, "--images", "5", "--vae", "vae.safetensors", "--flow.guidance", "2")
     groups = [
-        [command(f"rank-{r}", *SELECT, "--out", "ranks", environment=ranks[r]) for r in range(2)],
         [
+            command("ranks", *SELECT, "--processes", "2"),
             command("whole", *edm, "--images", "40"),
-            command("one-file", *edm, "--images", "40", "--shard-images", "100", "--fid-images", "0"),
+            command("one-file", *edm, "--images", "40", "--shard-images", "100", "--frechet-images", "0"),
             command("chosen", *SELECT),
             command("kept", *SELECT, "--keep-candidates"),
             *(command(f"died-{n}", *SELECT, die=n) for n in deaths),
             command("plain", *plain),
             command("pseudo", *plain, "--classifier", "classifier.safetensors"),
-            command("two", *edm, "--images", "10", "--classes", "7", "3", "--fid-network", "classifier.safetensors"),
-            command("uneven", *edm, "--images", "9", "--labels", "4,4,1", "--fid-images", "0"),
+            command("two", *edm, "--images", "10", "--classes", "7", "3", *classifiers_features),
+            command("elsewhere", "fashion.safetensors", *SMALL, "--data-root", "nowhere"),
+            command("uneven", *edm, "--images", "9", "--labels", "4,4,1", "--frechet-images", "0"),
             command("maskdit", "maskdit.safetensors", *QUICK, "--images", "9", "--heun.guidance", "1.5", "--bf16"),
             command("latent", *latent),
             *(command(name, *arguments) for name, arguments in bad.items()),
@@ -206,10 +214,17 @@ def test_the_quality_figure_names_its_network_and_stands_beside_that_of_real_ima
     quality = result(work / "whole")["quality"]
     assert quality["network"] == "mae-digits"
     assert (quality["images"], quality["reference_images"], quality["held_out_images"]) == (40, 1297, 300)
-    assert quality["fid"] > 5 * quality["held_out"] > 0  # the model is untrained
+    assert quality["frechet"] > 5 * quality["held_out"] > 0  # the model is untrained
     assert quality["same_number"] is None  # there are fewer than 300 images
     assert result(work / "two")["quality"]["network"] == "classifier.safetensors"
     assert result(work / "one-file")["quality"] is None
+
+
+def test_images_are_made_where_the_real_ones_are_not_at_hand(work, runs):
+    """The distance to them was not asked for; it is left out, and one sentence says why."""
+    assert runs["elsewhere"].returncode == 0, runs["elsewhere"].stderr
+    assert "no Fréchet distance to real images" in runs["elsewhere"].message
+    assert result(work / "elsewhere")["quality"] is None
 
 
 def test_a_finished_run_is_not_made_again_and_not_mixed_with_another(work, runs):
@@ -257,10 +272,10 @@ def test_killed_at_any_file_and_resumed_the_bytes_are_the_same(work, runs):
 
 
 def test_two_processes_make_the_same_files_as_one_and_one_of_them_reports(work, runs):
-    assert [runs[f"rank-{r}"].returncode for r in range(2)] == [0, 0], runs["rank-0"].stderr + runs["rank-1"].stderr
+    assert runs["ranks"].returncode == 0, runs["ranks"].stderr
     assert files(work / "ranks") == files(work / "chosen")
-    assert runs["rank-0"].stdout.splitlines()[:2] == runs["chosen"].stdout.splitlines()[:2]
-    assert runs["rank-1"].stdout == ""
+    assert runs["ranks"].stdout.splitlines()[:2] == runs["chosen"].stdout.splitlines()[:2]
+    assert runs["ranks"].stdout.count("images,") == 1  # the other process prints nothing
 
 
 def test_images_without_classes_have_no_label_or_the_classifiers(work, runs):

@@ -1,11 +1,12 @@
 """Diffusion models as samplers of images, seen to fit their data set and settings before any work."""
 
-import rp_models
 import torch
 from rp_models.checkpoint import CheckpointError, read_header
 from rp_models.data import DatasetInfo, describe
 from rp_models.data.datasets import DataError
 from rp_models.diffusion.samplers import ImageSampler, LatentDecoder, sampler_of
+from rp_models.foreign import is_foreign
+from rp_models.loading import load_network
 from rp_models.networks.vae import AutoencoderKL, LatentNormalization
 from torch import nn
 
@@ -16,7 +17,7 @@ SD_VAE = 0.18215  # what Stable Diffusion's latents, of 4 channels, are multipli
 
 def data_of(checkpoint: str) -> str:
     """The data set that a checkpoint says it was trained on; "" if it says nothing, or one that is not known."""
-    name = str(read_header(checkpoint).notes.get("data", ""))
+    name = "" if is_foreign(checkpoint) else str(read_header(checkpoint).notes.get("data", ""))
     try:
         describe(name)
     except ValueError:
@@ -25,12 +26,7 @@ def data_of(checkpoint: str) -> str:
 
 
 def build_sampler(checkpoint: str, model: nn.Module, config: Generation, device: torch.device) -> ImageSampler:
-    """The sampler of a checkpoint's model, with the decoder of its latents.
-
-    Raises:
-        CheckpointError: if a file cannot be read, or holds another kind of network.
-        DataError: if model, decoder and settings do not fit together.
-    """
+    """The sampler of a checkpoint's model, with the decoder of its latents."""
     try:
         decoder = _decoder(config, device) if config.vae else None
         return sampler_of(model, heun=config.heun, flow=config.flow, decoder=decoder)
@@ -41,11 +37,11 @@ def build_sampler(checkpoint: str, model: nn.Module, config: Generation, device:
 
 
 def _decoder(config: Generation, device: torch.device) -> LatentDecoder:
-    vae = rp_models.load(config.vae, device=device)
+    vae = load_network(config.vae).to(device)
     if not isinstance(vae, AutoencoderKL):
         raise CheckpointError(f"{config.vae}: expected an autoencoder, the checkpoint is a {type(vae).__name__}")
     if config.latents:
-        latents = rp_models.load(config.latents, device=device)
+        latents = load_network(config.latents).to(device)
         if not isinstance(latents, LatentNormalization):
             raise CheckpointError(f"{config.latents}: expected the latents' statistics, found {type(latents).__name__}")
     elif vae.latent_channels == 4:
@@ -56,11 +52,7 @@ def _decoder(config: Generation, device: torch.device) -> LatentDecoder:
 
 
 def check_sampler(checkpoint: str, sampler: ImageSampler, config: Generation, info: DatasetInfo | None) -> None:
-    """Refuse settings that do not suit the model.
-
-    Raises:
-        DataError: saying which.
-    """
+    """Refuse settings that do not suit the model."""
     shape, classes = sampler.image_shape, sampler.num_classes
     if info is not None and shape != (info.channels, info.image_size, info.image_size):
         raise DataError(

@@ -4,132 +4,104 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import rp_models
 import torch
 from rp_analysis.plots import plot_image_grid
 from rp_models.checkpoint import read_tensors, save_tensors
 from rp_models.data import describe, write_synthetic
 from rp_models.data.datasets import DataError
 from rp_models.data.selection import confidence, most_confident
-from rp_models.diffusion.samplers import ImageSampler
 from rp_models.diffusion.sampling import sample_images
-from rp_models.loading import load_classifier
-from rp_models.shards import ShardPlan, Steps, Workers, read_shard, wait_for
-from rp_models.training import ProgressBar, RunFolder
-from rp_models.training.devices import choose_device
-from torch import Tensor, nn
+from rp_models.loading import load_classifier, load_network
+from rp_models.shards import ShardPlan, read_shard
+from torch import Tensor
 
+from rp_experiments.artifacts import digest
 from rp_experiments.diffusion import build_sampler, check_sampler, data_of
-from rp_experiments.feature_distance import FeatureJudge, judge_of, network_digest
+from rp_experiments.feature_distance import judge_of
 from rp_experiments.recipes.generate import Generation
+from rp_experiments.run import Run
 
 COLUMNS, ROWS = 10, 20  # images and classes on the sheet
 NO_LABEL = -1  # of an image whose class nobody knows; no training accepts it
 
 
-class GenerateJob:
-    """One set of synthetic images.
+def generate_images(checkpoint: str, config: Generation, run: Run) -> None:
+    """Make a set of synthetic images, and say what they are like.
 
-    Args:
-        config: everything that determines the images but the model, `data` resolved.
-        folder: of the run.
-        sampler: of the images.
-        classifier: for confidences; None for none.
-        judge: compares with real images; None for no comparison.
-        workers: which of how many processes this is.
-        device: where to compute.
+    Raises:
+        RunError: if the folder cannot be used.
+        CheckpointError, DataError: if networks, data and settings do not fit together.
     """
+    job = GenerateJob(checkpoint, config, run)
+    run.claim(job.identity)
+    if not run.everywhere(job.all_there):
+        with run.timed("generate"):
+            job.make()
+    if run.main:
+        job.finish()
 
-    def __init__(
-        self,
-        config: Generation,
-        folder: RunFolder,
-        sampler: ImageSampler,
-        *,
-        classifier: nn.Module | None,
-        judge: FeatureJudge | None,
-        workers: Workers,
-        device: torch.device,
-    ) -> None:
-        self.config, self.folder, self.sampler = config, folder, sampler
-        self.classifier, self.judge, self.workers, self.device = classifier, judge, workers, device
-        self.info = describe(config.data) if config.data else None
+
+class GenerateJob:
+    """One set of synthetic images; the networks are loaded, and fit together, before its folder is claimed."""
+
+    def __init__(self, checkpoint: str, config: Generation, run: Run) -> None:
+        device = run.device
+        model = load_network(checkpoint).to(device)
+        config = replace(config, data=config.data or data_of(checkpoint))
+        self.config, self.run = config, run
+        self.info = info = describe(config.data) if config.data else None
+        self.sampler = build_sampler(checkpoint, model, config, device)
+        check_sampler(checkpoint, self.sampler, config, info)
+        if config.classifier and info is None:
+            raise DataError(f"{checkpoint} does not say which images it makes; name the data set with --data")
+        self.classifier = load_classifier(config.classifier, info).to(device) if config.classifier and info else None
+        self.judge = judge_of(config, info, run) if run.main and info is not None else None
+        digests = {"checkpoint": digest(model)}
+        if self.classifier is not None:
+            digests["classifier"] = digest(self.classifier)
+        self.identity = {"checkpoint": checkpoint, **asdict(config), "weights": digests}
         self.selects, made = config.keep < 1, config.images
         if self.selects:
             made = -(-config.images * 10**6 // round(config.keep * 10**6))  # rounded up, without 1000.0000001
         size, batch = config.shard_images, config.batch_size
-        stem = Path(self.info.name).stem if self.info else "images"
-        self.final = ShardPlan.of_batches(config.images, size, batch, folder.path / "images", stem)
-        self.made = ShardPlan.of_batches(made, size, batch, folder.path / "candidates", stem)
+        stem = Path(info.name).stem if info else "images"
+        self.final = ShardPlan.of_batches(config.images, size, batch, run.path / "images", stem)
+        self.made = ShardPlan.of_batches(made, size, batch, run.path / "candidates", stem)
         if not self.selects:
             self.made = self.final
 
-    @classmethod
-    def open(
-        cls, checkpoint: str, config: Generation, out: Path, *, resume: bool, device: str, workers: Workers
-    ) -> "GenerateJob":
-        """Load the networks, see that they fit together, then claim the folder.
+    def all_there(self) -> bool:
+        """Whether nothing is left to be made."""
+        return all(path.exists() for path in [*self.final.paths, *self._score_files()])
 
-        Raises:
-            RunError: if the folder cannot be used.
-            CheckpointError, DataError: if networks, data and settings do not fit together.
-        """
-        where = choose_device(workers.device(device))
-        model = rp_models.load(checkpoint, device=where)
-        config = replace(config, data=config.data or data_of(checkpoint))
-        info = describe(config.data) if config.data else None
-        sampler = build_sampler(checkpoint, model, config, where)
-        check_sampler(checkpoint, sampler, config, info)
-        if config.classifier and info is None:
-            raise DataError(f"{checkpoint} does not say which images it makes; name the data set with --data")
-        classifier = load_classifier(config.classifier, info).to(where) if config.classifier and info else None
-        judge = None
-        if workers.main and info is not None:
-            judge = judge_of(config.fid_network, config.classifier, config.data, info, config.fid_images, where)
-        digests = {"checkpoint": network_digest(model)}
-        if classifier is not None:
-            digests["classifier"] = network_digest(classifier)
-        identity = {"checkpoint": checkpoint, **asdict(config), "weights": digests}
-        folder = workers.claim(out, identity, resume=resume)
-        return cls(config, folder, sampler, classifier=classifier, judge=judge, workers=workers, device=where)
+    def make(self) -> None:
+        """Make this process's shards that are not there yet, and wait for those of the others."""
+        share = range(self.run.processes.rank, len(self.made), self.run.processes.count)
+        progress, before = self.run.progress, 0
+        progress.start("images", sum(len(self.made.numbers(shard)) for shard in share))
+        for shard in share:
+            if not (self.made.path(shard).exists() and (self.classifier is None or self._score_file(shard).exists())):
+                self._make(shard, lambda done, before=before: progress.advance(before + done))  # type: ignore[misc]
+            before += len(self.made.numbers(shard))
+            progress.advance(before)
+        progress.finish()
+        self.run.processes.wait()
 
-    def run(self) -> None:
-        """Make this process's images; the main process then selects, looks at all of them, and reports."""
-        if not all(path.exists() for path in [*self.final.paths, *self._score_files()]):
-            with self._timed("generate"):
-                self.make()
-        if not self.workers.main:
-            return
+    def finish(self) -> None:
+        """Select, look at all images, and report."""
         if self.selects:
-            with self._timed("select"):
+            with self.run.timed("select"):
                 self.select()
-        with self._timed("look"):
+        with self.run.timed("look"):
             result = self.look()
-        self.folder.write_json("result.json", result)
+        self.run.alone().finish(result)
         if self.selects and not self.config.keep_candidates:
             shutil.rmtree(self.made.folder, ignore_errors=True)
         self._print(result)
-
-    def make(self) -> None:
-        """Make this process's shards that are not there yet; the main process waits for those of the others."""
-        share = self.workers.share(len(self.made))
-        progress = Steps(ProgressBar() if self.workers.main else None)
-        progress.start("images", sum(len(self.made.numbers(shard)) for shard in share))
-        for shard in share:
-            if self.made.path(shard).exists() and (self.classifier is None or self._score_file(shard).exists()):
-                progress.within(len(self.made.numbers(shard)))
-            else:
-                self._make(shard, progress.within)
-            progress.next(len(self.made.numbers(shard)))
-        if self.workers.main and self.workers.count > 1:
-            progress.start("files of all processes", len(self.made))
-            wait_for(self._score_files() or self.made.paths, progress.within)
-        progress.finish()
 
     def select(self) -> None:
         """Write the most confident candidates of each class, in the order of their numbers."""
@@ -146,7 +118,7 @@ class GenerateJob:
                 images, _ = read_shard(self.made.path(source))
                 parts.append(images[numbers[numbers // size == source] - source * size])
             write_synthetic(torch.cat(parts), label[numbers], self.final.path(shard))
-        save_tensors({"number": kept, "score": score[kept]}, self.folder.path / "selection.safetensors", {})
+        save_tensors({"number": kept, "score": score[kept]}, self.run.path / "selection.safetensors", {})
 
     @torch.no_grad()
     def look(self) -> dict[str, Any]:
@@ -170,30 +142,27 @@ class GenerateJob:
             "image_shape": list(self.sampler.image_shape),
             "classes": {self._name(label): counts[label] for label in sorted(counts)},
             "digest": {"images": pixels.hexdigest(), "labels": classes.hexdigest()},
-            "files": [str(path.relative_to(self.folder.path)) for path in self.final.paths],
+            "files": [str(path.relative_to(self.run.path)) for path in self.final.paths],
             "confidence": self._confidences() if self.classifier is not None else None,
             "quality": self.judge.report() if self.judge is not None else None,
-            "seconds": self.folder.seconds(),
-            "config": self.folder.read_json("config.json"),
-            "environment": self.folder.read_json("environment.json"),
         }
 
     def _make(self, shard: int, done: Callable[[int], None]) -> None:
         """Make one shard, and its scores where there is a classifier."""
         numbers, labels = self.made.numbers(shard), self._labels(self.made.numbers(shard))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.config.bf16):
             images = sample_images(
                 self.sampler,
                 numbers,
                 labels,
                 seed=self.config.seed,
                 batch_size=self.config.batch_size,
-                device=self.device,
+                device=self.run.device,
                 done=done,
             )
         if self.classifier is not None:
             score, labels = confidence(
-                self.classifier, images.to(self.device), labels, batch_size=self.config.batch_size
+                self.classifier, images.to(self.run.device), labels, batch_size=self.config.batch_size
             )
         if labels is None:
             labels = torch.full((len(images),), NO_LABEL)
@@ -214,7 +183,7 @@ class GenerateJob:
         return classes[torch.arange(numbers.start, numbers.stop) % len(classes)]
 
     def _score_file(self, shard: int) -> Path:
-        return self.folder.path / "scores" / f"{shard:05d}.safetensors"
+        return self.run.path / "scores" / f"{shard:05d}.safetensors"
 
     def _score_files(self) -> list[Path]:
         """The scores of each shard, written after its images; none without a classifier."""
@@ -225,7 +194,7 @@ class GenerateJob:
         score = torch.cat([read_tensors(file)["score"] for file in self._score_files()])
         if not self.selects:
             return {"mean": float(score.mean())}
-        kept = read_tensors(self.folder.path / "selection.safetensors")["score"]
+        kept = read_tensors(self.run.path / "selection.safetensors")["score"]
         return {"made": len(score), "mean": float(score.mean()), "mean_kept": float(kept.mean())}
 
     def _sheet(self, examples: dict[int, list[Tensor]]) -> None:
@@ -234,15 +203,12 @@ class GenerateJob:
         if not self._labelled:
             rows = {str(n + 1): row for n, row in enumerate(rows[self._name(NO_LABEL)].split(COLUMNS))}
             title = f"{self.config.images:,} synthetic images, the first"
-        plot_image_grid(rows, title=title).save(self.folder.path / "figures" / "samples", formats=("png",))
+        plot_image_grid(rows, title=title).save(self.run.path / "figures" / "samples", formats=("png",))
 
     def _name(self, label: int) -> str:
         if label == NO_LABEL:
             return "no class"
         return self.info.class_names[label] if self.info else f"class {label}"
-
-    def _timed(self, stage: str) -> Any:
-        return self.folder.timed(stage) if self.workers.main else nullcontext()
 
     def _print(self, result: dict[str, Any]) -> None:
         counts = result["classes"].values()
@@ -253,9 +219,9 @@ class GenerateJob:
         if quality := result["quality"]:
             real = f"{quality['reference_images']:,} real images"
             print(f"  Fréchet distance to {real}, features of {quality['network']}:")
-            print(f"    {quality['images']:,} synthetic   {quality['fid']:.4f}")
+            print(f"    {quality['images']:,} synthetic   {quality['frechet']:.4f}")
             if quality["same_number"] is not None and quality["images"] > quality["held_out_images"]:
                 print(f"    {quality['held_out_images']:,} synthetic   {quality['same_number']:.4f}")
             if quality["held_out"] is not None:
                 print(f"    {quality['held_out_images']:,} real, held out   {quality['held_out']:.4f}")
-        print(f"images: {self.final.folder}\nsheet: {self.folder.path / 'figures' / 'samples.png'}")
+        print(f"images: {self.final.folder}\nsheet: {self.run.path / 'figures' / 'samples.png'}")

@@ -2,10 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rp_models.data.catalog import describe
 from rp_models.diffusion.sampler_settings import FlowSettings, HeunSettings
 from rp_models.settings import require
+
+TRAINED = "runs/pretrain/edm-digits/checkpoints/model.safetensors"  # where `pretrain.py edm` leaves its model
+
+
+def name_of(checkpoint: str) -> str:
+    """A name for what was made with a checkpoint; that of the run if the file is `RUN/checkpoints/model`."""
+    file = Path(checkpoint)
+    inside_run = file.parent.name == "checkpoints" and file.stem == "model"
+    return file.parent.parent.name if inside_run else file.stem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,8 +35,9 @@ class Generation:
     classifier: str = ""  # its confidence in the label is recorded; labels the images of a model without classes
     keep: float = 1.0  # keep this share of each class, the most confident, of 1 / keep times as many images
     keep_candidates: bool = False  # leave the files of all candidates in the folder
-    fid_network: str = "auto"  # whose features are compared with real ones; auto: a shipped MAE, else the classifier
-    fid_images: int = 50_000  # compare at most so many images, real and synthetic; 0 for no comparison
+    # whose features are compared with real ones; auto: a shipped MAE, else the classifier; inception: the FID
+    frechet_network: str = "auto"
+    frechet_images: int = 50_000  # compare at most so many images, real and synthetic; 0 for no comparison
     heun: HeunSettings = field(default_factory=HeunSettings)  # sampler of EDM and MaskDiT
     flow: FlowSettings = field(default_factory=FlowSettings)  # sampler of LightningDiT
 
@@ -39,7 +50,7 @@ class Generation:
         require(
             self.keep == 1 or bool(self.classifier), "keep selects by confidence; name a checkpoint with --classifier"
         )
-        require(self.fid_images >= 0, f"fid_images must not be negative, got {self.fid_images}")
+        require(self.frechet_images >= 0, f"frechet_images must not be negative, got {self.frechet_images}")
         require(
             self.labels == "balanced" or not self.classes,
             "name the classes with --classes (balanced) or with --labels (repeated in turn), not with both",
