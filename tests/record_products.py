@@ -47,18 +47,17 @@ def shortened(value: Any, name: str = "") -> Any:
 
 def main(folder: Path) -> None:
     """Look at every item and keep what it opened."""
-    sys.path.insert(0, str(ROOT / "apps"))
-    from rp_experiments.artifacts import Made
-    from rp_experiments.papers.registry import ITEMS
+    from rp_experiments.artifacts import Built
+    from rp_experiments.papers.items import ITEMS
     from rp_experiments.papers.scales import SCALES
 
     opened: dict[str, set[str]] = {}
 
-    class Watched(Made):
+    class Watched(Built):
         """A product that remembers which of its files were read."""
 
         def read(self, name: str = "result.json") -> Any:
-            opened.setdefault(self.product.name, set()).add(name)
+            opened.setdefault(self.artifact.name, set()).add(name)
             return super().read(name)
 
     plan = SCALES["digits"]()

@@ -6,6 +6,9 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+from rp_experiments.artifacts import Artifact, Store, in_order
+from rp_experiments.papers import items, printed
+from rp_experiments.papers.scales import SCALES
 
 from .running import app, process, without_torch
 
@@ -21,20 +24,8 @@ SMOKE = ("reproduce", "dra/table-1", "--scale", "smoke", "--device", "cpu", "--p
 
 
 @pytest.fixture(scope="module")
-def apps():
-    """The modules of the apps; none of the first ones imports torch."""
-    with pytest.MonkeyPatch.context():
-        import rp_experiments.artifacts as product
-        import rp_experiments.papers.papers as papers
-        from rp_experiments.papers.registry import ITEMS as items
-        from rp_experiments.papers.scales import SCALES
-
-        yield SimpleNamespace(papers=papers, product=product, scales=SCALES, items=items)
-
-
-@pytest.fixture(scope="module")
-def plans(apps):
-    return {name: make() for name, make in apps.scales.items()}
+def plans():
+    return {name: make() for name, make in SCALES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -55,30 +46,36 @@ def runs(tmp_path_factory):
     return done, work
 
 
-def test_every_table_figure_and_theorem_is_an_item(apps) -> None:
-    assert set(apps.items) == ITEMS
-    assert all(item.claims and item.title for item in apps.items.values())
+def test_every_table_figure_and_theorem_is_an_item() -> None:
+    assert set(items.ITEMS) == ITEMS
+    assert all(item.claims and item.title for item in items.ITEMS.values())
 
 
-def test_every_item_has_products_wherever_its_data_are_part_of_the_scale(apps, plans) -> None:
+def test_items_are_named_as_the_papers_name_them() -> None:
+    names = {"mae-pure/fig-2-8": "Fig. 2 and 8", "mae-pure/theorem-j.1": "Theorem J.1", "dra/table-1": "Table 1"}
+    names |= {"dra/section-5.6-target": "Section 5.6 (target)", "dra/appendix-c": "Appendix C"}
+    assert {key: items.ITEMS[key].name for key in names} == names
+
+
+def test_every_item_has_products_wherever_its_data_are_part_of_the_scale(plans) -> None:
     for scale, plan in plans.items():
-        without = {key for key, item in apps.items.items() if not item.products(plan)}
+        without = {key for key, item in items.ITEMS.items() if not item.products(plan)}
         assert without == (set() if scale == "paper" else {"mae-pure/table-2", "mae-pure/table-4"})
 
 
-def test_every_product_has_a_maker(apps, plans) -> None:
+def test_every_product_has_a_maker(plans) -> None:
     from rp_experiments.papers.makers import MAKERS
 
-    everything = [p for plan in plans.values() for i in apps.items.values() for p in i.products(plan).values()]
-    assert {product.job for product in apps.product.in_order(everything)} == set(MAKERS)
+    everything = [one for plan in plans.values() for item in items.ITEMS.values() for one in item.needed(plan)]
+    assert {artifact.job for artifact in everything} == set(MAKERS)
 
 
-def test_the_papers_tables_are_complete_and_each_is_shown_by_an_item(apps) -> None:
-    files = {file.stem for file in apps.papers.FOLDER.glob("*.tsv")}
-    assert files == {name for item in apps.items.values() for name in item.printed}
-    table = apps.papers.paper_table("mae-pure-table-12")
+def test_the_papers_tables_are_complete_and_each_is_shown_by_an_item() -> None:
+    files = {file.stem for file in printed.FOLDER.glob("*.tsv")}
+    assert files == {name for item in items.ITEMS.values() for name in item.printed}
+    table = printed.paper_table("mae-pure-table-12")
     assert table.source.startswith("Table 12 of")
-    assert dict(zip(table.columns, table.rows[1], strict=True))["25"] == "62.13"
+    assert table.rows[1]["25"] == "62.13"
 
 
 def test_list_dry_run_and_wrong_names_need_no_torch(tmp_path) -> None:
@@ -114,33 +111,32 @@ class Setting:
 
 
 @pytest.fixture
-def workshop(apps, monkeypatch, tmp_path):
-    """Products that cost nothing, and a record of what was made."""
-    import rp_experiments.papers.makers as making
-    from rp_experiments.papers import reproduce
+def workshop(monkeypatch, tmp_path):
+    """Artifacts that cost nothing, and a record of what was made."""
+    from rp_experiments.papers import makers, reproduce
+    from rp_experiments.run import Run
+    from rp_models.training import RunFolder
 
     made = []
 
-    def maker(job):
-        value = job.product.config.value
-        if value < 0:
+    def maker(config, run, needs):
+        if config.value < 0:
             raise OSError("no space")
-        folder = job.run_folder()
-        made.append(value)
-        folder.write_json("result.json", {"value": value, "needs": [need.name for need in job.needs.values()]})
+        folder = run.claim(config).folder
+        made.append(config.value)
+        folder.write_json("result.json", {"value": config.value, "needs": [need.name for need in needs.values()]})
 
-    monkeypatch.setitem(making.MAKERS, "test", maker)
-    shelf = apps.product.Shelf(tmp_path)
-    where = making.Where("cpu", tmp_path / "cache")
+    monkeypatch.setitem(makers.MAKERS, "test", maker)
+    store, run = Store(tmp_path), Run(folder=RunFolder(tmp_path))
 
-    def make(*products):
-        missing = [product for product in apps.product.in_order(products) if not shelf.has(product)]
-        return reproduce.make_all(missing, shelf, where, 1)
+    def make(*artifacts):
+        missing = [artifact for artifact in in_order(artifacts) if not store.has(artifact)]
+        return reproduce.make_all(missing, store, run, 1)
 
-    def product(value, **needs):
-        return apps.product.Product(job="test", config=Setting(value), minutes=value, needs=needs)
+    def artifact(value, **needs):
+        return Artifact(job="test", config=Setting(value), minutes=value, needs=needs)
 
-    return SimpleNamespace(make=make, product=product, shelf=shelf, made=made)
+    return SimpleNamespace(make=make, product=artifact, store=store, made=made)
 
 
 def test_products_are_made_once_after_what_they_need(workshop) -> None:
@@ -148,7 +144,7 @@ def test_products_are_made_once_after_what_they_need(workshop) -> None:
     both = [workshop.product(2, base=base), workshop.product(3, base=base)]
     assert workshop.make(*both) == {}
     assert workshop.made == [1, 3, 2]  # the need first, then the longest
-    assert workshop.shelf.get(both[0]).read()["needs"] == [base.name]
+    assert workshop.store.get(both[0]).read()["needs"] == [base.name]
     assert workshop.make(*both) == {}
     assert workshop.made == [1, 3, 2]
 
@@ -170,13 +166,13 @@ def test_a_product_that_cannot_be_made_stops_only_what_needs_it(workshop) -> Non
 
 def test_an_interrupted_product_is_not_finished(workshop) -> None:
     product = workshop.product(5)
-    folder = workshop.shelf.folder(product)
+    folder = workshop.store.folder(product)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"value": 5}')
     (folder / "environment.json").write_text("{}")
-    assert not workshop.shelf.has(product)
+    assert not workshop.store.has(product)
     assert workshop.make(product) == {}
-    assert workshop.shelf.has(product)
+    assert workshop.store.has(product)
 
 
 def test_an_item_is_made_and_a_second_call_does_no_work(runs) -> None:
@@ -242,7 +238,7 @@ def test_the_page_holds_every_item_and_needs_nothing_outside(runs) -> None:
     assert words.count("Not run yet.") == len(ITEMS) - 1
 
 
-def test_verdicts_are_counted_scale_by_scale(runs, apps) -> None:
+def test_verdicts_are_counted_scale_by_scale(runs) -> None:
     from rp_experiments.papers.report import Run, counts
 
     _, work = runs
@@ -253,25 +249,25 @@ def test_verdicts_are_counted_scale_by_scale(runs, apps) -> None:
         for scale, verdict in (("large", "not testable at this scale"), ("small", "held"))
     )
     both = [Run(work, {"dra/table-1": held}), Run(work, {"dra/table-1": open_})]
-    found = counts(list(apps.items.values()), both)
+    found = counts(list(items.ITEMS.values()), both)
     assert found["small"]["DRA"] == {"held": number, "did not hold": 0, "not testable at this scale": 0}
     assert found["large"]["DRA"] == {"held": 0, "did not hold": 0, "not testable at this scale": number}
     assert set(found["large"]["MAE-Pure"].values()) == {0}
 
 
-def test_settings_are_shown_with_all_their_parts(apps) -> None:
+def test_settings_are_shown_with_all_their_parts() -> None:
     from rp_experiments.papers.report import flat
 
     setting = {"data": "digits", "eps": 0.15, "root": None, "strength": {"steps": 15, "fab_steps": 20}, "seeds": [0, 1]}
     assert flat(setting) == "data digits, eps 0.15, strength (steps 15, fab steps 20), seeds 0 1"
 
 
-def test_the_claim_table_has_every_claim_with_a_link(runs, apps) -> None:
+def test_the_claim_table_has_every_claim_with_a_link(runs) -> None:
     _, work = runs
     lines = [line for line in (work / "page" / "claims.md").read_text().splitlines() if line.startswith("| [")]
-    assert len(lines) == sum(len(item.claims) for item in apps.items.values())
+    assert len(lines) == sum(len(item.claims) for item in items.ITEMS.values())
     ours = [line for line in lines if "index.html#dra-table-1)" in line]
-    assert len(ours) == len(apps.items["dra/table-1"].claims)
+    assert len(ours) == len(items.ITEMS["dra/table-1"].claims)
     assert all(line.rstrip(" |").endswith(("held", "did not hold", "not testable at this scale")) for line in ours)
     results = json.loads((work / "page" / "reproduce-smoke.json").read_text())
     assert [item["item"] for item in results["items"]] == ["dra/table-1"]

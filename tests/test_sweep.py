@@ -8,11 +8,9 @@ import pytest
 from rp_attacks import PGD
 from rp_experiments.recipes.sweep import SWEEPS, Sweep, configuration, configurations, grid_of, name_of
 from rp_experiments.run import Run
-from rp_experiments.statistics import _STUDENT, difference, mean_accuracy, student_interval
 from rp_experiments.sweep import run_sweep
 from rp_experiments.train_dra import TrainDraJob
 from rp_models.training import RunError, RunFolder
-from scipy import stats
 
 from .running import without_torch
 
@@ -80,37 +78,6 @@ def test_unknown_settings_and_values_end_before_any_run(point, message, capsys):
         configuration(Sweep(), point, 0)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
-
-
-def test_students_quantiles_are_scipys():
-    expected = stats.t.ppf(0.975, np.arange(1, len(_STUDENT) + 1))
-    np.testing.assert_allclose(_STUDENT, expected, atol=6e-4)  # three decimals
-    far = student_interval([0.0, 1.0] * 20)
-    half = stats.t.ppf(0.975, 39) * np.std([0.0, 1.0] * 20, ddof=1) / np.sqrt(40)
-    assert far.high - far.estimate == pytest.approx(half, rel=2e-3)
-
-
-def test_one_seed_has_wilsons_interval_and_several_students():
-    right = np.array([True] * 30 + [False] * 10)
-    alone = mean_accuracy([right])
-    assert alone.estimate == 0.75
-    assert alone.low == pytest.approx(0.5981, abs=1e-4)  # by hand from Wilson's formula
-    assert alone.high == pytest.approx(0.8581, abs=1e-4)
-    three = mean_accuracy([right, right[:20], right[20:]])
-    assert three.estimate == pytest.approx((0.75 + 1.0 + 0.5) / 3)
-    assert three.high - three.estimate == pytest.approx(4.303 * np.std([0.75, 1.0, 0.5], ddof=1) / np.sqrt(3))
-
-
-def test_a_difference_is_paired_by_seed_and_by_image():
-    generator = np.random.default_rng(0)
-    second = [generator.random(200) < 0.5 for _ in range(3)]
-    first = [np.where(np.arange(200) < 10, True, right) for right in second]  # ten images are always right now
-    found = difference(first, second)
-    gains = [float(a.mean() - b.mean()) for a, b in zip(first, second, strict=True)]
-    assert found.over_seeds.estimate == pytest.approx(np.mean(gains))
-    assert found.over_images.difference.estimate == pytest.approx(np.mean(gains))
-    assert found.over_images.only_second == 0
-    assert difference(first[:1], second[:1]).over_seeds is None
 
 
 @pytest.fixture

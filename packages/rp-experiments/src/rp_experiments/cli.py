@@ -96,7 +96,7 @@ def start(options: AppOptions, work: Callable[[AppOptions, "Run"], None]) -> Non
         print_json(options.settings)
         return
     options.check()
-    out = options.out or Path("runs") / Path(sys.argv[0]).stem / options.name
+    out = folder(options)
     if first_process():
         print(f"run folder: {out}", file=sys.stderr, flush=True)
     with launch.ranks(_processes(options)):
@@ -106,6 +106,11 @@ def start(options: AppOptions, work: Callable[[AppOptions, "Run"], None]) -> Non
             out, device=options.device, cache=options.cache, root=options.data_root, resume=options.resume
         ) as run:
             work(options, run)
+
+
+def folder(options: Options) -> Path:
+    """Where the run lies: the folder named, or `runs/APP/NAME`."""
+    return options.out or Path("runs") / Path(sys.argv[0]).stem / options.name
 
 
 def guarded(work: Callable[[], None]) -> int:

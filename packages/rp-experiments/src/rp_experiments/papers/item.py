@@ -5,20 +5,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rp_experiments.artifacts import Made, Product, Shelf, in_order
-from rp_experiments.papers.claims import OPEN, Claim, Finding, Limits, Numbers
+from rp_experiments.artifacts import Artifact, Built, Store, in_order
+from rp_experiments.papers.claims import OPEN, Claim, Judgement, Numbers
+from rp_experiments.tables import Row
 
 if TYPE_CHECKING:
     from rp_experiments.papers.plan import Plan
 
 Paper = Literal["MAE-Pure", "DRA"]
-Cell = str | float | int | None | Limits  # an interval of a share is shown in percent
-Row = Mapping[str, Cell]
-Products = Mapping[str, Product]
+Products = Mapping[str, Artifact]
+_KINDS = {"fig": "Fig.", "table": "Table", "theorem": "Theorem", "section": "Section", "appendix": "Appendix"}
 
 
 class Table(NamedTuple):
-    """Rows of numbers with a title that says what they are of; every row comes from the folder of `product`."""
+    """Rows of numbers with a title that says what they are of; every row comes from the folder of one product."""
 
     title: str
     rows: Sequence[Row]
@@ -34,7 +34,7 @@ class Figure(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class Measured:
     """What was found: tables and figures to look at, and the numbers that claims are judged by."""
 
     tables: Sequence[Table] = ()
@@ -42,56 +42,54 @@ class Outcome:
     numbers: Numbers = field(default_factory=dict)
 
 
+Look = Callable[[Mapping[str, Built]], Measured]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One table, figure or theorem.
+    """One table, figure or theorem."""
 
-    Attributes:
-        key: as on the command line, e.g. "mae-pure/table-1".
-        paper: which paper.
-        title: what it is about.
-        products: for the plan of a scale, what it is made from, by role; empty where the scale has nothing for it.
-        look: from the finished products to the outcome; no work of its own.
-        claims: what the paper says there.
-        printed: the paper's tables, file names in `apps/papers`.
-        contradictions: where the paper disagrees with itself, as far as it matters here.
-        remark: how the scales here differ from the paper.
-    """
-
-    key: str
+    key: str  # as on the command line, e.g. "mae-pure/table-1"
     paper: Paper
     title: str
-    products: Callable[["Plan"], Products]
-    look: Callable[[Mapping[str, Made]], Outcome]
+    products: Callable[["Plan"], Products]  # what it is made from, by role; empty where the scale has nothing for it
+    look: Look  # from the finished products to what they say; no work of its own
     claims: tuple[Claim, ...]
-    printed: tuple[str, ...] = ()
-    contradictions: tuple[str, ...] = ()
-    remark: str = ""
+    printed: tuple[str, ...] = ()  # the paper's tables, names of files in `tables/`
+    contradictions: tuple[str, ...] = ()  # where the paper disagrees with itself, as far as it matters here
+    remark: str = ""  # how the scales here differ from the paper
 
     @property
     def slug(self) -> str:
         """The key as a file name."""
         return self.key.replace("/", "-")
 
+    @property
+    def name(self) -> str:
+        """`Table 1`, from `dra/table-1`; `Fig. 1 and 9`, from `dra/fig-1-9`; `Section 5.6 (target)`."""
+        kind, number, *rest = self.key.partition("/")[2].split("-")
+        number = number.upper() if kind in ("theorem", "appendix") else number
+        return " ".join([_KINDS[kind], number, *(f"and {word}" if kind == "fig" else f"({word})" for word in rest)])
+
+    def needed(self, plan: "Plan") -> list[Artifact]:
+        """Everything that it needs, each after what that needs."""
+        return in_order(self.products(plan).values())
+
     def minutes(self, plan: "Plan") -> float:
         """Estimated minutes of everything that it needs, on one CPU core."""
-        return sum(product.minutes for product in in_order(self.products(plan).values()))
+        return sum(product.minutes for product in self.needed(plan))
 
-    def outcome(self, products: Products, shelf: Shelf) -> Outcome:
-        """What the finished products say."""
-        return self.look({role: shelf.get(product) for role, product in products.items()})
-
-    def findings(self, outcome: Outcome | None) -> list[Finding]:
+    def judgements(self, measured: Measured | None) -> list[Judgement]:
         """The verdict on each claim; None for a scale that has nothing to make the item from."""
-        if outcome is None:
-            return [Finding(OPEN, "data and networks of this item are not part of this scale") for _ in self.claims]
-        return [claim.judge(outcome.numbers) for claim in self.claims]
+        if measured is None:
+            return [Judgement(OPEN, "data and networks of this item are not part of this scale") for _ in self.claims]
+        return [claim.judge(measured.numbers) for claim in self.claims]
 
-    def record(self, plan: "Plan", shelf: Shelf) -> dict[str, Any]:
+    def record(self, plan: "Plan", store: Store) -> dict[str, Any]:
         """Outcome, verdicts and where every number comes from, as JSON values."""
-        products = self.products(plan)
-        outcome = self.outcome(products, shelf) if products else None
-        shown = outcome or Outcome()
+        made = {role: store.get(product) for role, product in self.products(plan).items()}
+        measured = self.look(made) if made else None
+        shown = measured or Measured()
         return {
             "item": self.key,
             "scale": plan.scale,
@@ -99,28 +97,33 @@ class Item:
             "figures": [figure._asdict() for figure in shown.figures],
             "numbers": dict(shown.numbers),
             "claims": [
-                {"text": claim.text, **finding._asdict()}
-                for claim, finding in zip(self.claims, self.findings(outcome), strict=True)
+                {"text": claim.text, **judgement._asdict()}
+                for claim, judgement in zip(self.claims, self.judgements(measured), strict=True)
             ],
-            "products": {role: setting_of(shelf.get(product)) for role, product in products.items()},
+            "products": {role: setting_of(one) for role, one in made.items()},
         }
 
 
-def setting_of(made: Made) -> dict[str, Any]:
+def setting_of(made: Built) -> dict[str, Any]:
     """What a reader must know about a product's numbers: data, budget, images, seed, versions, machine, folder."""
     done = made.read("product.json")
     result = made.read() if made.has("result.json") else {}
-    setting = dict(result.get("setting") or {})
-    setting.pop("index", None)
-    setting.setdefault("data", _data_of(made.product))
+    setting = {key: value for key, value in (result.get("setting") or {}).items() if key != "index"}
+    setting.setdefault("data", next(iter(data_sets(made.artifact)), None))
     return {
-        "folder": f"products/{made.product.name}",
-        "job": made.product.job,
+        "folder": f"products/{made.artifact.name}",
+        "job": made.artifact.job,
         "setting": _portable(setting),
-        "seconds": done["seconds"],
-        "environment": done["environment"],
-        "device": done["device"],
+        **{key: done[key] for key in ("seconds", "environment", "device")},
     }
+
+
+def data_sets(product: Artifact) -> list[str]:
+    """The data sets of a product's settings and of what it needs."""
+    config = asdict(product.config)
+    parts = (config, config.get("comparison") or {}, config.get("models") or {})
+    needed = (data for need in product.needs.values() for data in data_sets(need))
+    return list(dict.fromkeys([*(part["data"] for part in parts if "data" in part), *needed]))
 
 
 def _portable(value: Any) -> Any:
@@ -130,12 +133,3 @@ def _portable(value: Any) -> Any:
     if isinstance(value, str) and Path(value).is_absolute():
         return str(Path(*Path(value).parts[-3:]))  # run folder, checkpoints/, file
     return value
-
-
-def _data_of(product: Product) -> str | None:
-    """The data set of a product's settings, or of what it needs."""
-    config = asdict(product.config)
-    nested = (config, config.get("comparison") or {}, config.get("models") or {})
-    found = [part["data"] for part in nested if "data" in part]
-    found += [data for need in product.needs.values() if (data := _data_of(need))]
-    return found[0] if found else None

@@ -6,8 +6,9 @@ from typing import Any
 
 from rp_dra.settings import Method
 
-from rp_experiments.artifacts import Product
+from rp_experiments.artifacts import Artifact
 from rp_experiments.papers.settings import (
+    PURIFIERS,
     AttackTable,
     Case,
     DescentCheck,
@@ -23,7 +24,6 @@ from rp_experiments.recipes.dra_settings import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 
 OTHER_METHODS: tuple[Method, ...] = ("at+adr", "at+ikl", "dm-at+ikl")  # of Table 2 of the DRA paper
-PURIFIERS = ("diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
 OTHER_NETWORKS = ("larger", "other")  # classifiers behind purifiers that were tuned for another one
 
 
@@ -54,24 +54,24 @@ class Plan:
     """
 
     scale: str
-    runs: Mapping[str, Product]
-    others: Mapping[str, Product]
-    noisy: Product
-    probe: Product
-    analysis: Product
-    sparse: Product
-    representations: Product
-    sweep: Product
-    networks: Mapping[str, Product]
-    comparisons: Mapping[str, Product]
-    norms: Mapping[str, Product]
-    black_box: Mapping[str, Product]
-    classifiers: Product
-    before_larger: Mapping[str, Product]
-    sensitivity: Product
-    views: Product
-    timings: Mapping[str, Product]
-    descent: Product
+    runs: Mapping[str, Artifact]
+    others: Mapping[str, Artifact]
+    noisy: Artifact
+    probe: Artifact
+    analysis: Artifact
+    sparse: Artifact
+    representations: Artifact
+    sweep: Artifact
+    networks: Mapping[str, Artifact]
+    comparisons: Mapping[str, Artifact]
+    norms: Mapping[str, Artifact]
+    black_box: Mapping[str, Artifact]
+    classifiers: Artifact
+    before_larger: Mapping[str, Artifact]
+    sensitivity: Artifact
+    views: Artifact
+    timings: Mapping[str, Artifact]
+    descent: Artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def _classifier_products(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _others(sizes: Sizes, name: str, config: TrainDra) -> dict[str, Product]:
+def _others(sizes: Sizes, name: str, config: TrainDra) -> dict[str, Artifact]:
     """A run beside the first one, with the methods that stand in the paper's table and in no run of this scale."""
     present = {method for run in sizes.runs.values() for method in run.method}
     methods = tuple(method for method in OTHER_METHODS if method not in present)
@@ -146,17 +146,17 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
     }
     first, comparison = next(iter(sizes.comparisons.items()))
 
-    def table(data: str, cases: tuple[Case, ...], kind: str, **options: Any) -> Product:
+    def table(data: str, cases: tuple[Case, ...], kind: str, **options: Any) -> Artifact:
         of = replace(sizes.comparisons[data], only=())
         of = replace(of, images=sizes.table_images or of.images)
         eps = dict(sizes.eps.get(data, {}))
         config = AttackTable(comparison=of, cases=cases, strength=sizes.strength, eps=eps, **options)
         return _product(sizes, "attacks", config, kind=kind, networks=networks[data])
 
-    def look(job: str, config: Any, data: str = first) -> Product:
+    def look(job: str, config: Any, data: str = first) -> Artifact:
         return _product(sizes, job, config, networks=networks[data])
 
-    def before_larger(data: str, classifier: PretrainClassifier) -> Product:
+    def before_larger(data: str, classifier: PretrainClassifier) -> Artifact:
         cases = _before(sizes.comparisons[data], ("first", "larger"))
         return table(data, cases, "classifiers", classifiers={"larger": classifier})
 
@@ -182,9 +182,9 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _product(sizes: Sizes, job: str, config: Any, *, kind: str = "", **needs: Product) -> Product:
+def _product(sizes: Sizes, job: str, config: Any, *, kind: str = "", **needs: Artifact) -> Artifact:
     """A product with the minutes that its kind takes at this scale."""
-    return Product(job=job, config=config, minutes=sizes.minutes.get(kind or job, 0.0), needs=needs)
+    return Artifact(job=job, config=config, minutes=sizes.minutes.get(kind or job, 0.0), needs=needs)
 
 
 def _sweep(sizes: Sizes) -> sweep.Sweep:
@@ -202,7 +202,7 @@ def _present(comparison: Comparison) -> tuple[str, ...]:
 def _roles(comparison: Comparison) -> tuple[str, ...]:
     """The networks of a comparison's rows."""
     choices = [getattr(comparison.rows, row) for row in comparison.chosen]
-    names = [getattr(of, role, "") for of in choices for role in ("mae", "model")]
+    names = [getattr(choice, name, "") for choice in choices for name in ("mae", "model")]
     return tuple(dict.fromkeys(["classifier", *filter(None, names)]))
 
 

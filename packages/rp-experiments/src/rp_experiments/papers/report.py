@@ -1,16 +1,18 @@
 """The page of `report.py`: for each item the paper's numbers beside ours, and what became of each claim."""
 
-import base64
-import html
-import io
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from rp_models.training import RunError, RunFolder
+
+from rp_experiments import tables
+from rp_experiments.pages import Picture, pixels, render
 from rp_experiments.papers.claims import VERDICTS, Verdict
 from rp_experiments.papers.item import Item, Paper
-from rp_experiments.papers.papers import PaperTable, paper_table
-from rp_experiments.papers.report_style import PAGE
+from rp_experiments.papers.items import ITEMS
+from rp_experiments.papers.printed import paper_table
 
 Record = Mapping[str, Any]  # what an item's file holds
 PAPERS: dict[Paper, str] = {
@@ -18,110 +20,106 @@ PAPERS: dict[Paper, str] = {
     "DRA": "Expanding the Role of Diffusion Models for Robust Classifier Training",
 }
 _CLASSES = dict(zip(VERDICTS, ("held", "failed", "open"), strict=True))
-_WIDEST = 1100  # pixels of an embedded figure
+Counts = dict[str, dict[Paper, dict[Verdict, int]]]  # by scale and paper
 
 
-class Run:
-    """One folder of `reproduce.py`.
+class Run(NamedTuple):
+    """One folder of `reproduce.py`."""
 
-    Args:
-        folder: with `items/` and `products/`.
-        items: JSON of each item by key.
-    """
+    folder: Path  # with `items/` and `products/`
+    items: Mapping[str, Record]  # by key
 
-    def __init__(self, folder: Path, items: Mapping[str, Record]) -> None:
-        self.folder, self.items = folder, items
-        self.scale = next((record["scale"] for record in items.values()), folder.name)
+    @property
+    def scale(self) -> str:
+        """What it was made at."""
+        return next((record["scale"] for record in self.items.values()), self.folder.name)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run":
+        """What a folder holds.
+
+        Raises:
+            RunError: if that is nothing, or was judged by claims that are others now.
+        """
+        files = {item.key: folder / "items" / f"{item.slug}.json" for item in ITEMS.values()}
+        found = {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.is_file()}
+        if not found:
+            raise RunError(f"{folder} holds no items; make some with reproduce.py")
+        for key, record in found.items():
+            if [claim["text"] for claim in record["claims"]] != [claim.text for claim in ITEMS[key].claims]:
+                raise RunError(f"{folder} was judged by other claims; call reproduce.py again, it finds what is made")
+        return cls(folder, found)
+
+
+def write(runs: Sequence[Run], out: Path, results: Path) -> Path:
+    """Write `index.html` and `claims.md`, and beside or elsewhere one JSON file a scale; gives the page's path."""
+    items, folder = list(ITEMS.values()), RunFolder(out)
+    folder.write_text("claims.md", claims_markdown(items, runs))
+    for run in runs:
+        short = [{key: value for key, value in record.items() if key != "numbers"} for record in run.items.values()]
+        text = json.dumps({"scale": run.scale, "items": short}, indent=1) + "\n"
+        RunFolder(results).write_text(f"reproduce-{run.scale}.json", text)
+    return folder.write_text("index.html", page(items, runs))
 
 
 def page(items: Sequence[Item], runs: Sequence[Run]) -> str:
-    """The whole page, with everything in it.
-
-    Args:
-        items: all of them, in the papers' order.
-        runs: what was found at each scale.
-    """
-    shown: dict[tuple[Path, str], str] = {}  # figures that are on the page already, and where
-    sections = [_section(item, runs, shown) for item in items]
-    links = "".join(f'<a href="#{_anchor(paper)}">{_text(paper)}</a>' for paper in PAPERS)
-    parts = {paper: [one for item, one in zip(items, sections, strict=True) if item.paper == paper] for paper in PAPERS}
-    body = "\n".join(
-        f'<h2 class="paper" id="{_anchor(paper)}">{_text(title)}</h2>\n' + "\n".join(parts[paper])
-        for paper, title in PAPERS.items()
+    """The whole page, with everything in it."""
+    shown: dict[Path, str] = {}  # figures that are on the page already, and where
+    sections = {paper: [_section(item, runs, shown) for item in items if item.paper == paper] for paper in PAPERS}
+    found = {paper: [row for row in claim_rows(items, runs) if row["item"].paper == paper] for paper in PAPERS}
+    return render(
+        "papers.html",
+        title="Both papers, measured",
+        papers=PAPERS,
+        sections=sections,
+        claims=found,
+        scales=[run.scale for run in runs],
+        ran=[_what_ran(run, len(items)) for run in runs],
+        counts=counts(items, runs),
+        classes=_CLASSES,
     )
-    return PAGE.format(links=links, summary=_summary(items, runs), body=body)
 
 
 def claim_rows(items: Sequence[Item], runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Every claim with its verdicts and evidence, by scale."""
-    rows = []
-    for item in items:
-        for number, claim in enumerate(item.claims):
-            found = {run.scale: run.items[item.key]["claims"][number] for run in runs if item.key in run.items}
-            rows.append({"item": item, "text": claim.text, "found": found})
-    return rows
-
-
-def claims_markdown(items: Sequence[Item], runs: Sequence[Run], link: str) -> str:
-    """The claim tables for a README: one a paper, folded, under a line that counts.
-
-    Args:
-        items: all of them.
-        runs: what was found at each scale.
-        link: of the page, from where the tables will stand.
-    """
-    parts = []
-    for paper in PAPERS:
-        tallies = {
-            scale: ", ".join(f"{n} {verdict}" for verdict, n in found[paper].items())
-            for scale, found in counts(items, runs).items()
+    return [
+        {
+            "item": item,
+            "text": claim.text,
+            "found": {run.scale: run.items[item.key]["claims"][number] for run in runs if item.key in run.items},
         }
-        summary = "; ".join(f"{scale}: {tally}" for scale, tally in tallies.items())
-        lines = ["| item | claim | " + " | ".join(tallies) + " |", "|---|---|" + "---|" * len(tallies)]
-        for row in claim_rows([item for item in items if item.paper == paper], runs):
-            item: Item = row["item"]
-            cells = [row["found"][scale]["verdict"] if scale in row["found"] else "not run" for scale in tallies]
-            lines.append(f"| [{_name(item)}]({link}#{item.slug}) | {row['text']} | " + " | ".join(cells) + " |")
-        head = f"<details>\n<summary>{paper}: {summary}</summary>\n"
-        parts.append("\n".join([head, *lines, "\n</details>\n"]))
-    return "\n".join(parts)
+        for item in items
+        for number, claim in enumerate(item.claims)
+    ]
 
 
-def counts(items: Sequence[Item], runs: Sequence[Run]) -> dict[str, dict[Paper, dict[Verdict, int]]]:
-    """By scale and paper, how many of the claims that were run held, did not, and could not be tested."""
-    found: dict[str, dict[Paper, dict[Verdict, int]]] = {
-        run.scale: {paper: dict.fromkeys(VERDICTS, 0) for paper in PAPERS} for run in runs
-    }
+def claims_markdown(items: Sequence[Item], runs: Sequence[Run]) -> str:
+    """The claims and their verdicts, a table for each paper, with links to the page beside."""
+    parts = ["# What became of the papers' claims", "<!-- written by apps/report.py -->"]
+    for paper, title in PAPERS.items():
+        rows: list[tables.Row] = [
+            {"item": f"[{row['item'].name}](index.html#{row['item'].slug})", "claim": row["text"]}
+            | {run.scale: row["found"].get(run.scale, {"verdict": "not run"})["verdict"] for run in runs}
+            for row in claim_rows(items, runs)
+            if row["item"].paper == paper
+        ]
+        found = (f"{scale}: {in_words(verdicts[paper])}" for scale, verdicts in counts(items, runs).items())
+        parts += [f"## {title}", "; ".join(found) + ".", tables.markdown(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def counts(items: Sequence[Item], runs: Sequence[Run]) -> Counts:
+    """How many of the claims that were run held, did not, and could not be tested."""
+    found: Counts = {run.scale: {paper: dict.fromkeys(VERDICTS, 0) for paper in PAPERS} for run in runs}
     for row in claim_rows(items, runs):
-        for scale, finding in row["found"].items():
-            found[scale][row["item"].paper][finding["verdict"]] += 1
+        for scale, judgement in row["found"].items():
+            found[scale][row["item"].paper][judgement["verdict"]] += 1
     return found
 
 
-def _summary(items: Sequence[Item], runs: Sequence[Run]) -> str:
-    """What was run, how many claims held, and the table of all of them."""
-    tiles = "".join(
-        f'<div class="tile"><b>{_text(paper)}, {_text(scale)}</b>'
-        + "".join(f'<span class="{_CLASSES[verdict]}">{number} {verdict}</span>' for verdict, number in found.items())
-        + "</div>"
-        for scale, papers in counts(items, runs).items()
-        for paper, found in papers.items()
-    )
-    tables = "".join(_claim_table(paper, items, runs) for paper in PAPERS)
-    ran = "".join(f"<li>{_text(_what_ran(run, len(items)))}</li>" for run in runs)
-    return f'<ul>{ran}</ul><div class="tiles">{tiles}</div>{tables}'
-
-
-def _claim_table(paper: Paper, items: Sequence[Item], runs: Sequence[Run]) -> str:
-    """Every claim of a paper with its verdicts, and a link to its item."""
-    lines = []
-    for row in claim_rows([item for item in items if item.paper == paper], runs):
-        cells = "".join(_verdict_cell(row["found"].get(run.scale)) for run in runs)
-        name = f'<a href="#{row["item"].slug}">{_text(_name(row["item"]))}</a>'
-        lines.append(f"<tr><td>{name}</td>{cells}<td class=text>{_text(row['text'])}</td></tr>")
-    scales = "".join(f"<th>{_text(run.scale)}</th>" for run in runs)
-    head = f"<th>{_text(paper)}</th>{scales}<th class=text>claim</th>"
-    return f'<div class="verdicts">{_wide(f"Claims of {paper}", head, "".join(lines))}</div>'
+def in_words(verdicts: Mapping[Verdict, int]) -> str:
+    """`3 held, 1 did not hold, 2 not testable at this scale`."""
+    return ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items())
 
 
 def _what_ran(run: Run, total: int) -> str:
@@ -136,50 +134,51 @@ def _what_ran(run: Run, total: int) -> str:
     )
 
 
-def _section(item: Item, runs: Sequence[Run], shown: dict[tuple[Path, str], str]) -> str:
-    """One item: the paper's tables, ours, claims, figures, settings."""
-    printed = "".join(_printed(paper_table(name)) for name in item.printed)
-    ours = "".join(_found(item, run, shown) for run in runs if item.key in run.items)
-    if not ours:
-        ours = "<p>Not run yet.</p>"
-    paper = f'<div class="half"><h4>Paper</h4>{printed}</div>' if printed else ""
-    notes = f"<p>{_text(item.remark)}</p>" if item.remark else ""
-    if item.contradictions:
-        points = "".join(f"<li>{_text(one)}</li>" for one in item.contradictions)
-        notes += f'<div class="contradictions"><b>In the paper itself</b><ul>{points}</ul></div>'
-    return (
-        f'<section id="{item.slug}"><h3>{_text(_name(item))}: {_text(item.title)}</h3>'
-        f'<div class="sides">{paper}<div class="half">{ours}</div></div>{notes}</section>'
-    )
+def _section(item: Item, runs: Sequence[Run], shown: dict[Path, str]) -> dict[str, Any]:
+    """What the page shows of one item: the paper's tables, and what each scale found."""
+    printed = [(f"{of.source}: {of.caption}", of.rows) for of in map(paper_table, item.printed)]
+    return {
+        "item": item,
+        "printed": printed,
+        "found": [_found(item, run, shown) for run in runs if item.key in run.items],
+    }
 
 
-def _found(item: Item, run: Run, shown: dict[tuple[Path, str], str]) -> str:
+def _found(item: Item, run: Run, shown: dict[Path, str]) -> dict[str, Any]:
     """What one scale says about an item."""
     record = run.items[item.key]
-    claims = "".join(
-        f'<li><span class="{_CLASSES[claim["verdict"]]}">{claim["verdict"]}</span> {_text(claim["text"])} '
-        f"<small>{_text(claim['evidence'])}</small></li>"
-        for claim in record["claims"]
-    )
-    tables = "".join(
-        _table(table["title"], table["rows"], _measured_with(record["products"][table["product"]]["setting"]))
-        for table in record["tables"]
-    )
-    figures = "".join(_figure(figure, record, run, item, shown) for figure in record["figures"])
-    settings = "".join(f"<li>{_text(_setting(one))}</li>" for one in record["products"].values())
-    settings = f"<details><summary>settings and run folders</summary><ul>{settings}</ul></details>" if settings else ""
-    return f"<h4>{_text(run.scale)}</h4><ul class=claims>{claims}</ul>{tables}{figures}{settings}"
+    products = record["products"]
+    return {
+        "scale": run.scale,
+        "claims": record["claims"],
+        "tables": [
+            (table["title"], table["rows"], _measured_with(products[table["product"]]["setting"]))
+            for table in record["tables"]
+        ],
+        "figures": [
+            _figure(run.folder / products[figure["product"]]["folder"] / figure["file"], figure["caption"], item, shown)
+            for figure in record["figures"]
+        ],
+        "settings": [_setting(one) for one in products.values()],
+    }
+
+
+def _figure(file: Path, caption: str, item: Item, shown: dict[Path, str]) -> Picture | tuple[str, str] | None:
+    """An embedded picture, or where it is on the page already and its caption; None if it is not there."""
+    if not file.is_file():
+        return None
+    place = shown.setdefault(file, item.slug)
+    return pixels(file, caption) if place == item.slug else (place, caption)
 
 
 def _setting(product: Record) -> str:
     """Where numbers come from, in a line."""
     environment = product["environment"]
-    versions = environment["versions"]
     code = (environment.get("commit") or "unknown")[:12]
     return (
         f"{product['folder']} ({product['job']}): {flat(product['setting'])}; {product['seconds']:.0f} s on "
-        f"{product['device']}; torch {versions.get('torch', '?')}, Python {environment['python']}, commit {code}, "
-        f"{environment['started']}"
+        f"{product['device']}; torch {environment['versions'].get('torch', '?')}, Python {environment['python']}, "
+        f"commit {code}, {environment['started']}"
     )
 
 
@@ -195,100 +194,7 @@ def flat(setting: Record) -> str:
         if isinstance(value, Mapping):
             parts.append(f"{key} ({flat(value)})")
         elif isinstance(value, list):
-            parts.append(f"{key} {' '.join(_short(one) for one in value)}")
+            parts.append(f"{key} {' '.join(map(tables.cell, value))}")
         elif value is not None:
-            parts.append(f"{key.replace('_', ' ')} {_short(value)}")
+            parts.append(f"{key.replace('_', ' ')} {tables.cell(value)}")
     return ", ".join(parts)
-
-
-def _printed(table: PaperTable) -> str:
-    head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
-    rows = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return _wide(f"{table.source}: {table.caption}", head, rows)
-
-
-def _table(title: str, rows: Sequence[Record], setting: str) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    head = "".join(f"<th>{_text(column)}</th>" for column in columns)
-    lines = "".join("<tr>" + "".join(f"<td>{_cell(row.get(c))}</td>" for c in columns) + "</tr>" for row in rows)
-    return _wide(title, head, lines, setting)
-
-
-def _wide(caption: str, head: str, rows: str, setting: str = "") -> str:
-    """A table that scrolls sideways where the screen is narrow; below it what its numbers were measured with."""
-    below = f'<p class="setting">{_text(setting)}</p>' if setting else ""
-    return (
-        f'<p class="caption">{_text(caption)}</p><div class="wide"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table>{below}</div>"
-    )
-
-
-def _figure(figure: Record, record: Record, run: Run, item: Item, shown: dict[tuple[Path, str], str]) -> str:
-    """An embedded picture, or where it is on the page already."""
-    folder = record["products"][figure["product"]]["folder"]
-    path, caption = run.folder / folder / figure["file"], _text(figure["caption"])
-    if not path.is_file():
-        return ""
-    place = shown.setdefault((run.folder / folder, figure["file"]), item.slug)
-    if place != item.slug:
-        return f'<p>Figure: <a href="#{place}">{caption}</a></p>'
-    data = base64.b64encode(_small(path)).decode()
-    return (
-        f'<figure><img loading="lazy" alt="{caption}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _small(path: Path) -> bytes:
-    """A PNG of few colours that is not wider than a page."""
-    from PIL import Image
-
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    if image.width > _WIDEST:
-        image = image.resize((_WIDEST, round(image.height * _WIDEST / image.width)), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.quantize(128).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _verdict_cell(finding: Record | None) -> str:
-    if finding is None:
-        return "<td>not run</td>"
-    short = finding["verdict"].removesuffix(" at this scale")
-    badge = f'<span class="{_CLASSES[finding["verdict"]]}">{short}</span>'
-    return f'<td title="{_text(finding["evidence"])}">{badge}</td>'
-
-
-def _cell(value: Any) -> str:
-    """A cell: an interval of a share in percent, a number with four digits, a dash for nothing."""
-    if value is None or value != value:
-        return "–"
-    if isinstance(value, Mapping):
-        return "{:.1f}&nbsp;[{:.0f},&nbsp;{:.0f}]".format(*(100 * value[key] for key in ("estimate", "low", "high")))
-    return _text(_short(value))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _name(item: Item) -> str:
-    """`Table 1`, from `dra/table-1`."""
-    kind, _, number = item.key.partition("/")[2].partition("-")
-    words = {"fig": "Fig.", "table": "Table", "theorem": "Theorem", "section": "Section", "appendix": "Appendix"}
-    first, *rest = number.split("-")
-    return " ".join([words[kind], first.upper() if kind in ("theorem", "appendix") else first, *_second(kind, rest)])
-
-
-def _second(kind: str, rest: Iterable[str]) -> list[str]:
-    """What follows the number: a second figure, or which part of a section."""
-    return [f"and {word}" if kind == "fig" else f"({word})" for word in rest]
-
-
-def _anchor(paper: str) -> str:
-    return f"paper-{paper.lower()}"
-
-
-def _text(value: str) -> str:
-    return html.escape(value, quote=True)

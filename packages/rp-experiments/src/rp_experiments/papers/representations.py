@@ -17,43 +17,28 @@ from rp_models.training import RunFolder
 from torch import Tensor, nn
 
 from rp_experiments.papers.settings import Representations
+from rp_experiments.run import Run
 
 DIFFUSION = "diffusion representation"
 
 
 class RepresentationsJob:
-    """One look at a run of `train_dra.py`.
+    """One look at a run of `train_dra.py`, and at the one whose target was the noisy-input encoder."""
 
-    Args:
-        config: everything that determines the numbers.
-        folder: of the run of this job.
-        run: folder of the classifiers' run.
-        noisy: folder of the run whose target was the noisy-input encoder.
-        device: where to compute.
-        root: folder of the data sets.
-    """
-
-    def __init__(
-        self,
-        config: Representations,
-        folder: RunFolder,
-        run: Path,
-        noisy: Path,
-        device: torch.device,
-        root: Path | None,
-    ) -> None:
-        self.config, self.folder, self.run_folder, self.noisy, self.device = config, folder, run, noisy, device
-        self.setting = RunFolder(run).read_json("result.json")
+    def __init__(self, config: Representations, run: Run, trained: Path, noisy: Path) -> None:
+        self.config, self.folder, self.trained, self.noisy = config, run.folder, trained, noisy
+        self.device, root = run.device, run.root
+        self.setting = RunFolder(trained).read_json("result.json")
         data = self.setting["config"]["data"]
-        self.train: ImageSet = load_images(data, "train", root=root).to(device)
-        test = load_images(data, "test", root=root).to(device)
+        self.train: ImageSet = load_images(data, "train", root=root).to(run.device)
+        test = load_images(data, "test", root=root).to(run.device)
         self.test = subset(test, config.images) if config.images else test
         self.x, self.y = self.test.batch(slice(None))
         self.eps = float(self.setting["config"]["evaluation"]["eps"])
 
     def run(self) -> None:
         """All three comparisons, then `result.json` and the figure."""
-        models = {name: self._load(self.run_folder, name) for name in self.setting["methods"]}
+        models = {name: self._load(self.trained, name) for name in self.setting["methods"]}
         clean = {name: pooled_features(model, self.x) for name, model in models.items()}
         target = self._target()
         probe = fit_probe(target, self.train, seed=self.config.seed)
@@ -116,7 +101,7 @@ class RepresentationsJob:
     def _target(self) -> EdmTarget:
         """The run's diffusion features, without labels."""
         settings = self.setting["config"]["alignment"]
-        denoiser = self._load(self.run_folder, "edm")
+        denoiser = self._load(self.trained, "edm")
         return EdmTarget(denoiser, sigma=settings["sigma"], layer=settings["layer"], label="null")
 
     def _load(self, folder: Path, name: str) -> nn.Module:

@@ -1,160 +1,102 @@
-"""The work of `reproduce.py`: products that are missing, side by side; then what the items say about them."""
+"""The work of `reproduce.py`: artifacts that are missing, side by side; then what the items say about them."""
 
 import contextlib
-import multiprocessing
-import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from pathlib import Path
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 
-from rp_models.checkpoint import CheckpointError
-from rp_models.data.datasets import DataError
-from rp_models.training import RunFolder
+from rp_models.training import Progress
 from rp_models.training.loop import Interrupted
-from rp_models.training.run import RunError
 
-from rp_experiments.artifacts import Product, Shelf, in_order
+from rp_experiments.artifacts import Artifact, Store, build, in_order
+from rp_experiments.launch import Launcher
 from rp_experiments.papers.item import Item
-from rp_experiments.papers.makers import Where, make, use_one_thread
+from rp_experiments.papers.listing import check_data
+from rp_experiments.papers.makers import MAKERS
 from rp_experiments.papers.plan import Plan
+from rp_experiments.run import Run
 
-_EXPECTED = (CheckpointError, DataError, Interrupted, RunError, OSError)  # what a user can cause, one sentence each
 
+def reproduce(items: Sequence[Item], plan: Plan, run: Run, *, processes: int = 1) -> None:
+    """Make what the items need and is not there, so many at a time, then write what each of them says.
 
-def reproduce(items: Sequence[Item], plan: Plan, out: Path, *, where: Where, processes: int = 1) -> list[str]:
-    """Make what the items need and is not there, then write what each of them says.
-
-    Args:
-        items: in the order in which they are written.
-        plan: of the scale.
-        out: folder of products and items.
-        where: device, cache and data.
-        processes: products that are made side by side.
-
-    Returns:
-        What went wrong, one sentence for each product that could not be made.
+    Raises:
+        ValueError: at the end, with a sentence for each artifact that could not be made.
+        DataError: at the scale of the papers, if a data set is missing.
     """
-    shelf = Shelf(out)
-    missing = [p for p in in_order(p for item in items for p in item.products(plan).values()) if not shelf.has(p)]
-    print(f"{len(missing)} products to make, about {sum(p.minutes for p in missing):.0f} minutes of one core")
-    failed = make_all(missing, shelf, where, processes)
-    folder = RunFolder(out)
+    if plan.scale == "paper":
+        check_data(items, plan, run.root)
+    store, run = Store(run.path), replace(run, progress=Progress(), cache=run.cache.resolve())
+    needed = in_order(artifact for item in items for artifact in item.needed(plan))
+    missing = [artifact for artifact in needed if not store.has(artifact)]
+    print(f"{len(missing)} products to make, about {sum(one.minutes for one in missing):.0f} minutes of one core")
+    failed = make_all(missing, store, run, processes)
     for item in items:
-        needed = in_order(item.products(plan).values())
-        if all(shelf.has(product) for product in needed):
-            record = item.record(plan, shelf)
-            folder.write_json(f"items/{item.slug}.json", record)
-            verdicts = [claim["verdict"] for claim in record["claims"]]
-            print(f"{item.key:28} " + ", ".join(verdicts))
+        if all(store.has(artifact) for artifact in item.needed(plan)):
+            record = item.record(plan, store)
+            run.folder.write_json(f"items/{item.slug}.json", record)
+            said = ", ".join(claim["verdict"] for claim in record["claims"])
         else:
-            names = [product.name for product in needed if product.name in failed]
-            print(f"{item.key:28} not made: {', '.join(names) or 'something that it needs is missing'}")
-    return list(failed.values())
+            names = [artifact.name for artifact in item.needed(plan) if artifact.name in failed]
+            said = f"not made: {', '.join(names) or 'something that it needs is missing'}"
+        print(f"{item.key:28} {said}")
+    if failed:
+        raise ValueError("; ".join(failed.values()))
 
 
-def make_all(products: Sequence[Product], shelf: Shelf, where: Where, processes: int) -> dict[str, str]:
-    """Make products, each after what it needs; one that fails does not stop those that do not need it.
+def make_all(artifacts: Sequence[Artifact], store: Store, run: Run, processes: int) -> dict[str, str]:
+    """Make artifacts, each after what it needs; one that fails does not stop those that do not need it.
 
-    Args:
-        products: none of them finished, each after those that it needs.
-        shelf: where they are kept.
-        where: device, cache and data.
-        processes: so many at a time; with one, this process makes them.
-
-    Returns:
-        By the product's name what went wrong.
+    Gives, by the artifact's name, what went wrong. With one process this one makes them.
     """
     failed: dict[str, str] = {}
-    waiting, running = list(products), dict[Future[str], Product]()
-    with _Workers(processes) as workers:
+    waiting, running = list(artifacts), dict[Future[str], Artifact]()
+    with Launcher(processes if processes > 1 else 0, threads=1) as launcher:
         while waiting or running:
-            for product in _ready(waiting, shelf, failed)[: workers.free(len(running))]:
-                waiting.remove(product)
-                print(f"{_clock()} {product.name} ...", file=sys.stderr, flush=True)
-                running[workers.submit(product, shelf, where)] = product
+            for artifact in _ready(waiting, store, failed)[: processes - len(running)]:
+                waiting.remove(artifact)
+                _say(f"{artifact.name} ...")
+                running[launcher.submit(make_quietly, artifact, store, run)] = artifact
             if not running:  # the rest needs something that failed
                 break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                product, problem = running.pop(future), future.result()
-                print(f"{_clock()} {product.name} {problem or 'is there'}", file=sys.stderr, flush=True)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                artifact, problem = running.pop(future), future.result()
+                _say(f"{artifact.name} {problem or 'is there'}")
                 if problem:
-                    failed[product.name] = f"{product.name}: {problem}"
+                    failed[artifact.name] = f"{artifact.name}: {problem}"
     return failed
 
 
-class _Workers:
-    """Processes that make products, or this one."""
-
-    def __init__(self, processes: int) -> None:
-        self.processes = processes
-        self.pool: ProcessPoolExecutor | None = None
-        if processes > 1:
-            context = multiprocessing.get_context("spawn")
-            self.pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(os.getpid(),))
-
-    def __enter__(self) -> "_Workers":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool:
-            self.pool.shutdown(wait=False, cancel_futures=True)
-
-    def free(self, running: int) -> int:
-        """How many more products can be started."""
-        return self.processes - running
-
-    def submit(self, product: Product, shelf: Shelf, where: Where) -> Future[str]:
-        """Start one; what it prints goes to a file in `logs/`."""
-        if self.pool:
-            return self.pool.submit(_make_quietly, product, shelf, where)
-        future: Future[str] = Future()
-        future.set_result(_make_quietly(product, shelf, where))
-        return future
-
-
-def _ready(waiting: Sequence[Product], shelf: Shelf, failed: dict[str, str]) -> list[Product]:
-    """Those whose needs are finished, the longest first."""
-    ready = [p for p in waiting if all(shelf.has(need) for need in p.needs.values()) and p.name not in failed]
-    return sorted(ready, key=lambda product: -_chain(product, waiting))
-
-
-def _chain(product: Product, waiting: Sequence[Product]) -> float:
-    """Minutes of a product and of the longest chain of others that wait for it."""
-    after = (_chain(p, waiting) for p in waiting if product.name in {need.name for need in p.needs.values()})
-    return product.minutes + max(after, default=0.0)
-
-
-def _make_quietly(product: Product, shelf: Shelf, where: Where) -> str:
-    """Make one product; gives the sentence about what went wrong, "" if nothing did."""
-    log = shelf.path / "logs" / f"{product.name}.log"
+def make_quietly(artifact: Artifact, store: Store, run: Run) -> str:
+    """Make one artifact, its words in a file in `logs/`; gives what went wrong in a sentence, "" if nothing did."""
+    log = store.path / "logs" / f"{artifact.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            make(product, shelf, where)
-        except _EXPECTED as error:
+            build(artifact, store, MAKERS[artifact.job], run)
+        except (ValueError, OSError, Interrupted) as error:
+            traceback.print_exc()
             return str(error)
-        except Exception as error:  # a fault of the program: the other products shall still be made
+        except Exception as error:  # a fault of the program: the others shall still be made
             traceback.print_exc()
             return f"{type(error).__name__}: {error} (see {log})"
     return ""
 
 
-def _start(parent: int) -> None:
-    """In a new process: one thread, and an end soon after the parent's, which cannot tell if it is killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    use_one_thread()
+def _ready(waiting: Sequence[Artifact], store: Store, failed: dict[str, str]) -> list[Artifact]:
+    """Those whose needs are finished, the longest first."""
+    ready = [one for one in waiting if all(store.has(need) for need in one.needs.values()) and one.name not in failed]
+    return sorted(ready, key=lambda artifact: -_chain(artifact, waiting))
 
 
-def _clock() -> str:
-    return time.strftime("%H:%M:%S")
+def _chain(artifact: Artifact, waiting: Sequence[Artifact]) -> float:
+    """Minutes of an artifact and of the longest chain of others that wait for it."""
+    after = (_chain(one, waiting) for one in waiting if artifact.name in {need.name for need in one.needs.values()})
+    return artifact.minutes + max(after, default=0.0)
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

@@ -7,8 +7,8 @@ from rp_dra.encoder_settings import EncoderSettings
 from rp_dra.settings import Method
 
 from rp_experiments.papers.paper_scale import EPS_L2_IMAGENET, paper_comparison, paper_purifier_analysis
-from rp_experiments.papers.plan import OTHER_NETWORKS, PURIFIERS, Plan, Sizes, build
-from rp_experiments.papers.settings import Strength
+from rp_experiments.papers.plan import OTHER_NETWORKS, Plan, Sizes, build
+from rp_experiments.papers.settings import PURIFIERS, Strength
 from rp_experiments.recipes import analyze_purifier, compare_purifiers, dra, probe
 from rp_experiments.recipes.dra_cifar import CIFAR
 from rp_experiments.recipes.dra_imagenet import IMAGENET

@@ -1,36 +1,17 @@
 """Settings of the jobs that only the reproduction has; importing this does not import torch."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rp_attacks.radii import Norm, usual_radius
 from rp_models.data.catalog import describe
 from rp_models.settings import require
 
 from rp_experiments.recipes.compare_purifiers import TITLES, Comparison
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 
+PURIFIERS = ("diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
 Family = Literal["linf", "l2", "l1", "black-box", "short"]
-Norm = Literal["linf", "l2", "l1"]
-_USUAL: dict[Norm, float] = {"linf": 8 / 255, "l2": 1.0, "l1": 12.0}  # of MAE-Pure's tables, on CIFAR-10
-_CIFAR_VALUES = 3 * 32 * 32
-
-
-def radius(norm: Norm, data: str, eps: float) -> float:
-    """The radius of a norm's ball that stands to the Linf radius as the paper's does on CIFAR-10.
-
-    The paper's 8/255, 1 and 12 are radii for 3,072 values. For d values the L2 norm of a perturbation of fixed size in
-    every value grows with the root of d, and its L1 norm with d.
-
-    Args:
-        norm: of the ball.
-        data: a data set of the catalogue.
-        eps: Linf radius, in [0, 1] pixel units.
-    """
-    info = describe(data)
-    share = info.channels * info.image_size**2 / _CIFAR_VALUES
-    growth = {"linf": 1.0, "l2": math.sqrt(share), "l1": share}[norm]
-    return _USUAL[norm] * growth * eps / _USUAL["linf"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +55,7 @@ class AttackTable:
     cases: tuple[Case, ...]
     classifiers: dict[str, PretrainClassifier] = field(default_factory=dict)
     strength: Strength = field(default_factory=Strength)
-    eps: dict[str, float] = field(default_factory=dict)  # radius of a norm; by default in proportion, see `radius`
+    eps: dict[str, float] = field(default_factory=dict)  # radius of a norm; by default in proportion
 
     def __post_init__(self) -> None:
         names = [case.name for case in self.cases]
@@ -86,8 +67,10 @@ class AttackTable:
             )
 
     def radius(self, norm: Norm) -> float:
-        """The radius of a norm's ball, in [0, 1] pixel units."""
-        return self.eps.get(norm) or radius(norm, self.comparison.data, self.comparison.budget.eps)
+        """The radius of a norm's ball; by default it stands to the Linf radius as the paper's does on CIFAR-10."""
+        info, linf = describe(self.comparison.data), self.comparison.budget.eps
+        shape = (info.channels, info.image_size, info.image_size)
+        return self.eps.get(norm) or usual_radius(norm, shape=shape, linf=linf, convention="purification")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +78,7 @@ class Timing:
     """How long purifying takes (Table 10 of the MAE-Pure paper)."""
 
     comparison: Comparison  # the purifiers' settings and networks
-    rows: tuple[str, ...] = ("diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
+    rows: tuple[str, ...] = PURIFIERS
     images: int = 32  # in a batch
     repeats: int = 5  # the rows take turns; the median counts
 

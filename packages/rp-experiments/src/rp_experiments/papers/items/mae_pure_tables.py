@@ -1,0 +1,123 @@
+"""Tables 1 to 4 and 11 of the MAE-Pure paper: purifiers compared, with each other and with adversarial training."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rp_experiments.artifacts import Artifact, Built
+from rp_experiments.papers.claims import Check, everyone, larger, rule
+from rp_experiments.papers.item import Figure, Measured, Products, Table
+from rp_experiments.papers.items.looks import (
+    WORST,
+    attack_rows,
+    ball_differences,
+    by_data,
+    comparison_differences,
+    comparison_rows,
+    first,
+    gap,
+    item,
+    methods,
+    on_data,
+    per_query,
+    radii,
+    title_of,
+)
+from rp_experiments.papers.settings import PURIFIERS
+from rp_experiments.tables import Row
+
+if TYPE_CHECKING:
+    from rp_experiments.papers.plan import Plan
+
+
+@rule
+def beats(ball: str, better: str, *worse: str) -> Check:
+    """That one system keeps more images than each of others under the worst case in a ball; "" is the comparison's."""
+    prefix, norm = f"{ball}: " if ball else "", (ball or "linf").capitalize()
+    words = f"{title_of(better)} minus {{}}, worst case in {norm}"
+    return everyone(*(larger(f"{prefix}{better}>{other}", words.format(title_of(other))) for other in worse))
+
+
+def _on(*data: str) -> Callable[["Plan"], Products]:
+    """A comparison and its attacks in other norms on these data sets, where the scale has them."""
+    return lambda plan: {
+        role if len(data) == 1 else f"{role}, {name}": products[name]
+        for name in data
+        if name in plan.comparisons
+        for role, products in (("comparison", plan.comparisons), ("norms", plan.norms))
+    }
+
+
+@item("mae-pure/table-1", products=lambda plan: {"comparison": first(plan.comparisons), "norms": first(plan.norms)})
+@item("mae-pure/table-4", products=_on("imagenet"))
+def compared(made: Mapping[str, Built]) -> Measured:
+    """Accuracies in Linf and L2."""
+    comparison, norms = made["comparison"], made["norms"]
+    columns = {"clean": "clean", "transfer": "transfer", "pgd-exact": "PGD exact", "worst": WORST}
+    in_l2 = attack_rows(norms, {"PGD L2": ("l2", "pgd-l2"), WORST: ("l2", "worst")})
+    picture = f"figures/purifiers-{comparison.artifact.config.data}.png"
+    return Measured(
+        tables=[
+            Table("Linf: accuracy of one query, %", comparison_rows(comparison, columns), "comparison"),
+            Table(f"Radius {radii(norms)}: accuracy of one query in L2, %", in_l2, "norms"),
+        ],
+        figures=[Figure("clean, under transfer and in the worst case", "comparison", picture)],
+        numbers={**comparison_differences(comparison), **ball_differences(norms, "l2")},
+    )
+
+
+item("mae-pure/table-2", products=_on("cifar100", "svhn"))(by_data(compared))
+
+
+def _trained(plan: "Plan") -> Mapping[str, Artifact]:
+    """By data set, the first run that trains on synthetic images."""
+    found: dict[str, Artifact] = {}
+    for run in plan.runs.values():
+        if "dm-at" in run.config.method:
+            found.setdefault(run.config.data, run)
+    return found
+
+
+@item(
+    "mae-pure/table-3",
+    products=lambda plan: on_data({"comparison": plan.comparisons, "run": _trained(plan)}, "cifar100", "svhn"),
+)
+@by_data
+def beside_adversarial_training(made: Mapping[str, Built]) -> Measured:
+    """Purifiers and adversarial training under AutoAttack."""
+    comparison, trained = made["comparison"], methods(made["run"])
+    columns = {"clean": "clean", "autoattack-rand": "AutoAttack", "worst": WORST}
+    rows: list[Row] = [
+        {"system": f"adversarial training, {name}", "clean": row["clean"], "AutoAttack": row["autoattack"]}
+        for name, row in trained.items()
+    ]
+    best = trained.get("dm-at", trained.get("at", {}))
+    numbers: dict[str, Any] = {}
+    for row in PURIFIERS:
+        for column in ("autoattack-rand", "worst"):
+            found = per_query(comparison.read()["rows"], row, column)
+            numbers[f"{row}, {column}"] = gap(found, best.get("autoattack"))
+    purified = "Purifiers: AutoAttack's version for random defences, and the worst case, %"
+    return Measured(
+        tables=[
+            Table(purified, comparison_rows(comparison, columns, "system"), "comparison"),
+            Table("Adversarial training on the same data set, AutoAttack standard, %", rows, "run"),
+        ],
+        numbers=numbers,
+    )
+
+
+@item("mae-pure/table-11", products=lambda plan: {"comparison": first(plan.comparisons)})
+def bpda(made: Mapping[str, Built]) -> Measured:
+    """BPDA beside the other attacks."""
+    comparison = made["comparison"]
+    columns = {"clean": "clean", "bpda": "BPDA", "pgd-exact": "PGD exact", "worst": WORST}
+    rows, numbers = comparison.read()["rows"], dict[str, Any]()
+    for row in PURIFIERS:
+        identity, exact, worst = (per_query(rows, row, column) for column in ("bpda", "pgd-exact", "worst"))
+        numbers[f"{row}, bpda minus 1.5 exact"] = gap(identity, exact, 1.5) if worst else None
+        numbers[f"{row}, bpda minus worst"] = gap(identity, worst) if exact else None
+        numbers |= {
+            f"{row}>{other}, bpda": gap(identity, per_query(rows, other, "bpda")) for other in PURIFIERS if other != row
+        }
+    table = Table("BPDA beside the other attacks, %", comparison_rows(comparison, columns), "comparison")
+    return Measured(tables=[table], numbers=numbers)
