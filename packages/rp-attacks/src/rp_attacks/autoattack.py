@@ -76,7 +76,9 @@ class AutoAttack(ImageAttack):
         if self.attacks is not None:
             library.attacks_to_run = list(self.attacks)
         _fit_to_classes(library, logits.shape[1])
-        images, _ = library.run_standard_evaluation(x.float(), y, batch_size=len(x))
+        if "square" in library.attacks_to_run:
+            _check_height(x, self.norm)
+        images, _ = library.run_standard_evaluation(_plain(x), y, batch_size=len(x))
         result: Tensor = images.detach()
         return result
 
@@ -85,6 +87,20 @@ def _parts(model: Classifier, count: int, size: int) -> list[slice]:
     """Batches; of one image for known noise, which belongs to an image where the library does not say which it asks."""
     size = 1 if isinstance(model, FixedNoise) else size
     return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _plain(x: Tensor) -> Tensor:
+    """The images as the library reshapes them: float32, and contiguous also where they came channels last."""
+    return x.float().contiguous()
+
+
+def _check_height(x: Tensor, norm: Norm) -> None:
+    """Refuse images that the library's Square cannot divide into five stripes, as it does in L2 and L1."""
+    if norm != "linf" and x.shape[2] < 5:
+        raise ValueError(
+            f"Square in {norm} needs images of at least 5 rows, got {tuple(x.shape[1:])}; leave it out "
+            "(AutoAttack(attacks=...) takes the other parts), or attack in Linf"
+        )
 
 
 def _fit_to_classes(library: Any, classes: int) -> None:
@@ -156,7 +172,7 @@ class FAB(ImageAttack):
             seed=seed % 2**31,
             device=x.device,
         )
-        images: Tensor = attack.perturb(x.float(), y)
+        images: Tensor = attack.perturb(_plain(x), y)
         return images.detach()
 
 
@@ -191,6 +207,7 @@ class LibrarySquare(ImageAttack):
     def _one_batch(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         from pyautoattack.square import SquareAttack
 
+        _check_height(x, self.norm)
         seen = OwnNoise(model, seed=derive_seed(seed, "square", int(index[0])), index=index)
         check_logits(seen(x), y)
         attack = SquareAttack(
@@ -203,5 +220,5 @@ class LibrarySquare(ImageAttack):
             seed=seed % 2**31,
             device=x.device,
         )
-        images: Tensor = attack.perturb(x.float(), y)
+        images: Tensor = attack.perturb(_plain(x), y)
         return images.detach()
