@@ -131,12 +131,10 @@ def input_gradient(output: Tensor, leaf: Tensor, *, upstream: Tensor | None = No
         upstream = torch.ones_like(output) if upstream is None else upstream
         (grad,) = torch.autograd.grad(output, leaf, upstream, retain_graph=keep_graph, allow_unused=True)
     if grad is None:
-        where = "detaches, rounds to integers, leaves torch, or answers under torch.no_grad()"
-        where = "answers under torch.inference_mode()" if output.is_inference() else where
         raise NoGradientError(
-            f"the model's answer has no gradient in the images (it {where}), and a gradient attack would do nothing: "
-            "attack it with Square, RayS, SPSA or a Transfer, or offer a backward rule by `gradients` and "
-            "`with_gradient(name)`"
+            "the model's answer has no gradient in the images (it detaches, rounds to integers, leaves torch, or "
+            "answers under torch.no_grad() or torch.inference_mode()), and a gradient attack would do nothing: attack "
+            "it with Square, RayS, SPSA or a Transfer, or offer a backward rule (`gradients`, `with_gradient(name)`)"
         )
     return grad
 

@@ -123,16 +123,16 @@ def random_start(x: Tensor, *, norm: Norm, eps: float, seed: int, index: Tensor,
     Returns:
         Tensor like x.
     """
-    shape = x.shape[1:]
-    u = noise.uniform(shape, seed=seed, purpose=purpose, index=index, like=x)
+    shape, wide = x.shape[1:], x.to(torch.promote_types(x.dtype, torch.float32))
+    u = noise.uniform(shape, seed=seed, purpose=purpose, index=index, like=wide)
     if norm == "linf":
-        return (x + eps * (2 * u - 1)).clamp(0.0, 1.0)
+        return (wide + eps * (2 * u - 1)).clamp(0.0, 1.0).to(x.dtype)
     if norm == "l2":
-        direction = noise.normal(shape, seed=seed, purpose=purpose + "/direction", index=index, like=x)
+        direction = noise.normal(shape, seed=seed, purpose=purpose + "/direction", index=index, like=wide)
     else:
         direction = _laplace(u)
-    radius = noise.uniform((), seed=seed, purpose=purpose + "/radius", index=index, like=x) ** (1 / x[0].numel())
-    return (x + eps * _column(radius, x) * unit(direction, norm)).clamp(0.0, 1.0)
+    radius = noise.uniform((), seed=seed, purpose=purpose + "/radius", index=index, like=wide) ** (1 / x[0].numel())
+    return (wide + eps * _column(radius, x) * unit(direction, norm)).clamp(0.0, 1.0).to(x.dtype)
 
 
 def _laplace(u: Tensor) -> Tensor:
