@@ -4,24 +4,11 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from rp_attacks import (
-    APGD,
-    FAB,
-    PGD,
-    AutoAttack,
-    CarliniWagner,
-    DeepFool,
-    MeanLogits,
-    OnMeanLogits,
-    ascend,
-    ascent_step,
-    cross_entropy,
-    cw_margin,
-    evaluate,
-    expected_gradient,
-)
-from rp_attacks.eot import NoGradientError
-from rp_attacks.norms import NORMS, repaired, size, unit
+from rp_attacks import APGD, FAB, PGD, AutoAttack, CarliniWagner, DeepFool, MeanLogits, ascend, evaluate
+from rp_attacks.eot import NoGradientError, expected_gradient
+from rp_attacks.losses import cross_entropy, cw_margin
+from rp_attacks.norms import NORMS, ascent_step, repaired, size, unit
+from rp_attacks.presets import OnMeanLogits
 from torch import Tensor, nn
 
 from .models import images, linear, tiny_conv

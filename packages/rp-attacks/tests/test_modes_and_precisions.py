@@ -2,18 +2,9 @@
 
 import pytest
 import torch
-from rp_attacks import (
-    APGD,
-    PGD,
-    AutoAttack,
-    DeepFool,
-    LibrarySquare,
-    ascend,
-    cross_entropy,
-    evaluate,
-    expected_gradient,
-    suite,
-)
+from rp_attacks import APGD, PGD, AutoAttack, DeepFool, LibrarySquare, ascend, evaluate, suite
+from rp_attacks.eot import expected_gradient
+from rp_attacks.losses import cross_entropy
 from rp_attacks.norms import NORMS, random_start, size
 from torch import Tensor
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from rp_attacks import APGD, PGD, SPSA, CarliniWagner, DeepFool, OnMeanLogits, RayS, Square
+from rp_attacks import APGD, PGD, SPSA, CarliniWagner, DeepFool, RayS, Square
 from rp_attacks.defence import COPY_STRIDE
 from rp_attacks.norms import NORMS, size, unit
+from rp_attacks.presets import OnMeanLogits
 from torch import Tensor
 
 from .models import images, linear
