@@ -80,13 +80,7 @@ class DenoisingLoss:
 
 @dataclass(frozen=True)
 class EDMLoss(DenoisingLoss):
-    """Log-normal noise levels, weighted to an equal loss at all levels before training; `rnd` is normal.
-
-    Args:
-        P_mean: mean of ln sigma.
-        P_std: standard deviation of ln sigma.
-        sigma_data: standard deviation of the data.
-    """
+    """Log-normal noise levels, weighted to an equal loss at all levels before training; `rnd` is normal."""
 
     P_mean: float = -1.2
     P_std: float = 1.2
@@ -106,13 +100,7 @@ class EDMLoss(DenoisingLoss):
 
 @dataclass(frozen=True)
 class VPLoss(DenoisingLoss):
-    """Noise levels of the variance-preserving schedule at uniform times; `rnd` is uniform in [0, 1).
-
-    Args:
-        beta_d: slope of the noise schedule.
-        beta_min: its start.
-        epsilon_t: smallest time.
-    """
+    """Noise levels of the variance-preserving schedule at uniform times; `rnd` is uniform in [0, 1)."""
 
     beta_d: float = 19.9
     beta_min: float = 0.1
@@ -129,12 +117,7 @@ class VPLoss(DenoisingLoss):
 
 @dataclass(frozen=True)
 class VELoss(DenoisingLoss):
-    """Log-uniform noise levels of the variance-exploding model; `rnd` is uniform in [0, 1).
-
-    Args:
-        sigma_min: lowest noise level.
-        sigma_max: highest noise level.
-    """
+    """Log-uniform noise levels of the variance-exploding model; `rnd` is uniform in [0, 1)."""
 
     sigma_min: float = 0.02
     sigma_max: float = 100.0

@@ -153,15 +153,8 @@ class EDMPrecond(Precond):
     """EDM's own preconditioning: unit-variance input and training target at every noise level.
 
     Args:
-        img_resolution: height and width of the images.
-        img_channels: channels of the images.
-        label_dim: number of classes; 0 for an unconditional model.
-        use_fp16: run the network in half precision on CUDA devices.
-        sigma_min: lowest noise level that a sampler may use.
-        sigma_max: highest one.
         sigma_data: standard deviation of the data.
-        model_type: "SongUNet" or "DhariwalUNet".
-        **network: further arguments of the network.
+        others: see `Precond`.
 
     Source: Section 5 and Table 1 of Karras et al. 2022, arXiv:2206.00364.
     """
@@ -196,16 +189,11 @@ class VPPrecond(Precond):
     """The variance-preserving model of Song et al. in EDM's terms.
 
     Args:
-        img_resolution: height and width of the images.
-        img_channels: channels of the images.
-        label_dim: number of classes; 0 for an unconditional model.
-        use_fp16: run the network in half precision on CUDA devices.
         beta_d: slope of the noise schedule.
         beta_min: its start.
         M: number of time steps the network was trained with.
         epsilon_t: smallest time.
-        model_type: "SongUNet" or "DhariwalUNet".
-        **network: further arguments of the network.
+        others: see `Precond`.
 
     Source: Appendix C.1 of Karras et al. 2022, arXiv:2206.00364.
     """
@@ -240,17 +228,7 @@ class VPPrecond(Precond):
 
 
 class VEPrecond(Precond):
-    """The variance-exploding model of Song et al. in EDM's terms.
-
-    Args:
-        img_resolution: height and width of the images.
-        img_channels: channels of the images.
-        label_dim: number of classes; 0 for an unconditional model.
-        use_fp16: run the network in half precision on CUDA devices.
-        sigma_min: lowest noise level that a sampler may use.
-        sigma_max: highest one.
-        model_type: "SongUNet" or "DhariwalUNet".
-        **network: further arguments of the network.
+    """The variance-exploding model of Song et al. in EDM's terms. Arguments: see `Precond`.
 
     Source: Appendix C.2 of Karras et al. 2022, arXiv:2206.00364.
     """

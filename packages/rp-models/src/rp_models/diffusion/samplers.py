@@ -52,12 +52,7 @@ class ImageSampler(Protocol):
 
 
 class LatentDecoder(nn.Module):
-    """From a diffusion model's normalised latents to images.
-
-    Args:
-        vae: the autoencoder of the latents.
-        normalization: what the latents went through between autoencoder and diffusion model.
-    """
+    """From a diffusion model's normalised latents to images."""
 
     def __init__(self, vae: AutoencoderKL, normalization: LatentNormalization) -> None:
         super().__init__()

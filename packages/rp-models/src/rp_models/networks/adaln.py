@@ -43,14 +43,7 @@ class PlainNorm(nn.LayerNorm):
 
 
 class AdaLNBlock(nn.Module):
-    """A transformer block whose two norms are modulated and whose two branches are gated by the condition.
-
-    Args:
-        width: token width d.
-        heads: attention heads.
-        condition_width: width e of the condition; `width` if None.
-        mlp_ratio: hidden width of the MLP over `width`.
-    """
+    """A transformer block whose two norms are modulated and whose two branches are gated by the condition."""
 
     def __init__(self, width: int, heads: int, *, condition_width: int | None = None, mlp_ratio: float = 4.0) -> None:
         super().__init__()
@@ -75,13 +68,7 @@ class AdaLNBlock(nn.Module):
 
 
 class ModulatedLinear(nn.Module):
-    """Plain norm, modulation, linear layer: MaskDiT's step from encoder to decoder, and every final layer.
-
-    Args:
-        width: width of the incoming tokens.
-        outputs: width of the result.
-        condition_width: width e of the condition; `width` if None.
-    """
+    """Plain norm, modulation, linear layer: MaskDiT's step from encoder to decoder, and every final layer."""
 
     def __init__(self, width: int, outputs: int, *, condition_width: int | None = None) -> None:
         super().__init__()
@@ -98,11 +85,7 @@ class ModulatedLinear(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """A scalar time to a vector: cosines and sines of 128 frequencies from 1 down to 1e-4, then a two-layer MLP.
-
-    Args:
-        width: of the result.
-    """
+    """A scalar time to a vector: cosines and sines of 128 frequencies from 1 down to 1e-4, then a two-layer MLP."""
 
     FREQUENCIES = 128
 
@@ -123,13 +106,7 @@ class TimeEmbedding(nn.Module):
 
 
 class LabelEmbedding(nn.Module):
-    """A class index to a vector; the index `num_classes` stands for "no class" where guidance is trained.
-
-    Args:
-        num_classes: number of classes.
-        width: of the result.
-        null_class: whether the table has a row for "no class".
-    """
+    """A class index to a vector; the index `num_classes` stands for "no class" where guidance is trained."""
 
     def __init__(self, num_classes: int, width: int, *, null_class: bool = True) -> None:
         super().__init__()
@@ -154,12 +131,6 @@ class LabelEmbedding(nn.Module):
 
 def drop_labels(y: Tensor, draw: Tensor, rate: float, null: int) -> Tensor:
     """Class indices (b,) in which those with draw < rate are replaced by the index `null`.
-
-    Args:
-        y: int64 (b,).
-        draw: uniform draws (b,) in [0, 1).
-        rate: share of labels to drop, the model's `class_dropout_prob`.
-        null: the index of "no class", the model's `num_classes`.
 
     Source: Ho and Salimans 2022, arXiv:2207.12598.
     """

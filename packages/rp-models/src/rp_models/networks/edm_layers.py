@@ -24,7 +24,6 @@ class PositionalEmbedding(nn.Module):
     """Cosines, then sines, of a scalar at geometrically spaced frequencies from 1 down to 1/10000.
 
     Args:
-        channels: width of the embedding, even.
         endpoint: whether the lowest frequency is exactly 1/10000 (DDPM++) or the next after the last (ADM).
     """
 
@@ -45,12 +44,7 @@ class PositionalEmbedding(nn.Module):
 
 
 class FourierEmbedding(nn.Module):
-    """Cosines, then sines, of a scalar at random frequencies that are part of the state.
-
-    Args:
-        channels: width of the embedding, even.
-        scale: standard deviation of the frequencies.
-    """
+    """Cosines, then sines, of a scalar at random frequencies that are part of the state."""
 
     freqs: Tensor
 
@@ -70,10 +64,7 @@ class ResampleConv2d(nn.Module):
     """A convolution that also halves or doubles the resolution with a fixed separable filter.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
         kernel: odd kernel size; 0 resamples only and has no weights.
-        direction: "up" or "down".
         resample_filter: the filter's one-dimensional taps, two or four of them.
         conv_first: convolve at the full resolution and then filter down (the residual encoder of NCSN++);
             otherwise the resampling comes first.
@@ -131,14 +122,9 @@ class UNetBlock(nn.Module):
     """A residual block with optional resampling and self-attention, conditioned on an embedding.
 
     Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        emb_channels: width of the conditioning embedding.
         resample: "up", "down" or None.
-        heads: attention heads; 0 for none.
         dropout: probability before the second convolution.
         skip_scale: factor on each sum of branch and shortcut, 1 or sqrt(1/2).
-        eps: of the group norms.
         resample_filter: taps of the resampling filter.
         resample_proj: whether a resampling shortcut also has a 1x1 convolution.
         adaptive_scale: whether the embedding scales and shifts (ADM) or only shifts before the norm (DDPM++).

@@ -180,23 +180,9 @@ class SongUNet(UNet):
 
 
 class DhariwalUNet(UNet):
-    """The ADM network; EDM's choice for ImageNet at 64x64.
+    """The ADM network; EDM's choice for ImageNet at 64x64. Arguments: see `SongUNet`.
 
     Attention has one head for every 64 channels, and there is none in blocks narrower than that.
-
-    Args:
-        img_resolution: height and width of the images.
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        label_dim: number of classes; 0 for none.
-        augment_dim: number of augmentation labels; 0 for none.
-        model_channels: base width.
-        channel_mult: width of each stage in multiples of `model_channels`.
-        channel_mult_emb: width of the embedding in multiples of `model_channels`.
-        num_blocks: residual blocks of an encoder stage.
-        attn_resolutions: resolutions with self-attention.
-        dropout: in the residual blocks.
-        label_dropout: probability of dropping an image's class label in training.
 
     Source: Dhariwal and Nichol 2021, arXiv:2105.05233.
     """

@@ -58,8 +58,6 @@ class RotaryAttention(nn.Module):
     """Multi-head self-attention whose queries and keys may be normalised, and are rotated by their position.
 
     Args:
-        width: token width d, divisible by `heads`.
-        heads: number of heads.
         qk_norm: normalise queries and keys within each head.
         rms_norm: with RMS norms, else with layer norms.
     """
@@ -86,10 +84,6 @@ class RotaryAttention(nn.Module):
 
 class SwiGLU(nn.Module):
     """A gated MLP: w3(silu(a) b), with a and b the halves of w12(x).
-
-    Args:
-        width: input and output width.
-        hidden: width of a and of b.
 
     Source: Shazeer 2020, arXiv:2002.05202.
     """

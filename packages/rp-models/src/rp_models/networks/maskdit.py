@@ -112,12 +112,7 @@ class MaskDiTNetwork(nn.Module):
 
 
 class OneHotEmbedding(nn.Module):
-    """Class embedding as a linear map without bias: "no class" is the zero vector, not a row of the table.
-
-    Args:
-        num_classes: number of classes.
-        width: of the result.
-    """
+    """Class embedding as a linear map without bias: "no class" is the zero vector, not a row of the table."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()

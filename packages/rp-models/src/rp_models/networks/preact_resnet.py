@@ -24,10 +24,7 @@ class PreActResNet(nn.Module):
 
     Args:
         depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks).
-        num_classes: number of logits.
-        in_channels: image channels.
-        mean: per-channel mean that is subtracted from images in [0, 1]; None for none, as in the public code.
-        std: per-channel standard deviation; None with `mean=None`.
+        others: see `WideResNet`.
     """
 
     def __init__(
@@ -76,13 +73,7 @@ class DMPreActResNet(nn.Module):
 
     Args:
         depth: 18 or 34.
-        num_classes: number of logits.
-        in_channels: image channels.
-        mean: per-channel mean that is subtracted from images in [0, 1]; None for none.
-        std: per-channel standard deviation; None with `mean=None`.
-        activation: "silu" or "relu".
-        padding: pixels of value 0 around the image, before normalisation.
-        bn_momentum: of all batch norms.
+        others: see `DMWideResNet`.
 
     Source: Gowal et al. 2020, arXiv:2010.03593; Wang et al. 2023, arXiv:2302.04638 (DM-AT) for names.
     """

@@ -10,13 +10,7 @@ from rp_models.networks.adaln import init_linear
 
 
 class ProjectionHead(nn.Sequential):
-    """Three linear layers with SiLU between them, applied to the last axis; no normalisation layer.
-
-    Args:
-        in_width: width of the features to project.
-        out_width: width of the target features.
-        hidden: width between the layers.
-    """
+    """Three linear layers with SiLU between them, applied to the last axis; no normalisation layer."""
 
     def __init__(self, in_width: int, out_width: int, hidden: int = 2048) -> None:
         super().__init__(

@@ -22,10 +22,7 @@ class CifarResNet(nn.Module):
 
     Args:
         depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks).
-        num_classes: number of logits.
-        in_channels: image channels.
-        mean: per-channel mean that is subtracted from images in [0, 1]; None for none, as in the public code.
-        std: per-channel standard deviation; None with `mean=None`.
+        others: see `WideResNet`.
     """
 
     def __init__(

@@ -11,13 +11,7 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values.
-
-    Args:
-        width: token width d, divisible by `heads`.
-        heads: number of heads.
-        qkv_bias: whether the fused projection has a bias.
-    """
+    """Multi-head self-attention with one fused projection for queries, keys and values."""
 
     def __init__(self, width: int, heads: int, *, qkv_bias: bool = True) -> None:
         super().__init__()
@@ -45,13 +39,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an activation between them.
-
-    Args:
-        width: input and output width.
-        hidden: width between the layers.
-        activation: elementwise function; exact GELU by default.
-    """
+    """Two linear layers with an activation between them."""
 
     def __init__(self, width: int, hidden: int, *, activation: Callable[[Tensor], Tensor] = F.gelu) -> None:
         super().__init__()
@@ -66,9 +54,6 @@ class Mlp(nn.Module):
 
 class DropPath(nn.Module):
     """Drops a residual branch for whole images in training, and scales the kept ones up (stochastic depth).
-
-    Args:
-        rate: probability of dropping, in [0, 1).
 
     Source: Huang et al. 2016, arXiv:1603.09382.
     """
@@ -88,15 +73,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: attention, then MLP, each added to its input.
-
-    Args:
-        width: token width.
-        heads: attention heads.
-        mlp_ratio: hidden width of the MLP over `width`.
-        drop_path: stochastic depth rate of both branches.
-        eps: of the layer norms.
-    """
+    """A pre-norm transformer block: attention, then MLP, each added to its input."""
 
     def __init__(
         self, width: int, heads: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0, eps: float = 1e-6
@@ -119,14 +96,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Square patches of an image to tokens, in row-major order, by a strided convolution.
-
-    Args:
-        image_size: height and width of the image in pixels.
-        patch_size: height and width of a patch, a divisor of `image_size`.
-        in_channels: image channels.
-        width: token width.
-    """
+    """Square patches of an image to tokens, in row-major order, by a strided convolution."""
 
     def __init__(self, image_size: int, patch_size: int, in_channels: int, width: int) -> None:
         super().__init__()

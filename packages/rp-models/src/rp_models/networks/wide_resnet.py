@@ -87,15 +87,9 @@ class DMWideResNet(nn.Module):
     Any image size works; at 32x32 the pooling equals the 8x8 window of the public code, at 64x64 its TinyImageNet form.
 
     Args:
-        depth: 6 n + 4 layers with n >= 1 blocks per group, e.g. 28, 34, 70.
-        width: widening factor.
-        num_classes: number of logits.
-        in_channels: image channels.
-        mean: per-channel mean that is subtracted from images in [0, 1]; None for none.
-        std: per-channel standard deviation; None with `mean=None`.
         activation: "silu" or "relu".
         padding: pixels of value 0 around the image, before normalisation.
-        bn_momentum: of all batch norms.
+        others: see `WideResNet`.
 
     Source: Gowal et al. 2020, arXiv:2010.03593; Wang et al. 2023, arXiv:2302.04638 (DM-AT) for names.
     """
