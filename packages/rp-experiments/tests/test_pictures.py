@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from rp_experiments.pictures import read_pictures
-from rp_models.data import DataError
+from rp_experiments.purify import read_pictures
+from rp_models.data import DataError, describe
 from torch import Tensor
 
 Image = pytest.importorskip("PIL.Image")
@@ -16,7 +16,8 @@ Image = pytest.importorskip("PIL.Image")
 def read(*files: Path) -> Tensor:
     """Digits' images in some files."""
     names = tuple(map(str, files))
-    return read_pictures(SimpleNamespace(data="digits", input=names, images=None, classifier=None)).images.images  # type: ignore[arg-type]
+    config = SimpleNamespace(data="digits", input=names, images=None, classifier=None)
+    return read_pictures(config, describe("digits"), None).images.images  # type: ignore[arg-type]
 
 
 def test_grey_levels_of_sixteen_bits_are_kept_to_eight(tmp_path: Path) -> None:
