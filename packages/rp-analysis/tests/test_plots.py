@@ -35,7 +35,6 @@ from rp_analysis.plots import (
 from rp_analysis.plots.attention import TargetMaps, plot_target_attention
 from rp_analysis.plots.dra import RobustnessCurve
 from rp_analysis.plots.mae_pure import plot_inequality, plot_kernel_approximation, plot_layer_amv, plot_loss_and_amv
-from rp_analysis.report import Report
 from rp_analysis.sae_evaluation import Reconstruction, SaeRun, TopActivations
 from rp_analysis.similarity import SimilarityPoint
 
@@ -220,24 +219,6 @@ def test_nothing_to_draw_is_refused() -> None:
         plot_alignment_uniformity_accuracy([GeometryPoint("ST", 0.0, 1.0)])
     with pytest.raises(ValueError, match="must have one length"):
         plot_amv_under_attack({"CIFAR-10": LossTrend([0, 1], [1.0], [1.0])})
-
-
-def test_the_report_is_one_page_with_everything_inside(tmp_path: Path) -> None:
-    report = Report("Runs <1>")
-    report.section("Similarity & geometry")
-    report.text("k < n")
-    report.table([{"model": "AT", "CKNNA": 0.123456}, {"model": "ST", "CKNNA": None, "n": 3}], caption="Scores")
-    report.figure(PLOTS["dra 1"](), caption='CKNNA "up"')
-    page = report.write(tmp_path / "sub" / "index.html").read_text()
-    assert "<title>Runs &lt;1&gt;</title>" in page
-    assert '<h2 id="s1">Similarity &amp; geometry</h2>' in page
-    assert "<p>k &lt; n</p>" in page
-    assert "<td>0.1235</td>" in page
-    assert "<td>–</td>" in page
-    assert 'alt="CKNNA &quot;up&quot;" src="data:image/svg+xml;base64,' in page
-    assert "http" not in page.replace("http://www.w3.org", "")
-    with pytest.raises(ValueError, match="at least one row"):
-        report.table([])
 
 
 def test_importing_the_package_loads_neither_torch_nor_matplotlib() -> None:

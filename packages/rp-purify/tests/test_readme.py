@@ -15,7 +15,8 @@ def test_the_examples_run_one_after_the_other_and_print_what_they_say(capsys: py
     scope: dict[str, Any] = {}
     exec(EXAMPLES[0], scope)
     assert capsys.readouterr().out.strip() == EXAMPLES[0].rstrip().rpartition("# ")[2]
-    exec(EXAMPLES[1], scope)
+    for example in EXAMPLES[1:]:
+        exec(example, scope)
     assert scope["robust"].model is scope["finetuner"].model
 
 

@@ -26,7 +26,7 @@ from rp_purify.settings import (
 )
 
 
-def build_purifier(settings: PurifierSettings, info: DatasetInfo, device: torch.device) -> Purifier:
+def build_purifier(settings: PurifierSettings, info: DatasetInfo, device: torch.device | str) -> Purifier:
     """The purifier of these settings, for this data set's images, in eval mode.
 
     Raises:

@@ -149,7 +149,7 @@ def descent_bound(
     return DescentBound(gap, distance / (2 * rate * count) + rate / (2 * count) * squares)
 
 
-class InequalityReport(NamedTuple):
+class InequalityCheck(NamedTuple):
     """How often the inequality of Theorem 3.2 holds, image by image.
 
     Attributes:
@@ -164,7 +164,7 @@ class InequalityReport(NamedTuple):
 
 def reconstruction_inequality(
     clean_loss: Tensor, loss: Tensor, squared_variation: Tensor, *, constant: float, bias: float = 0.0
-) -> InequalityReport:
+) -> InequalityCheck:
     """Theorem 3.2, L_adv >= L / 2 + mean over layers of (H C_A |A_adv - A|^2 - c_rec) / 2, for each image.
 
     Args:
@@ -177,4 +177,4 @@ def reconstruction_inequality(
     layers = squared_variation.mean(dim=1)
     room = 2 * loss - clean_loss + bias
     largest = torch.where(layers > 0, room / layers, torch.full_like(room, math.inf) * room.sign())
-    return InequalityReport(float((room >= constant * layers).double().mean()), largest)
+    return InequalityCheck(float((room >= constant * layers).double().mean()), largest)
