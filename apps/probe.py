@@ -6,7 +6,7 @@ shows what a probe with fresh noise seems to resist, with and without expectatio
 arguments: the embedded digits, a few minutes on two cores.
 
     uv run apps/probe.py
-    uv run apps/probe.py --rivals standard at "noisy encoder" "fine-tuned encoder"
+    uv run apps/probe.py --baselines standard at "noisy encoder" "fine-tuned encoder"
     uv run apps/probe.py --resume
 """
 

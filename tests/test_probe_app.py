@@ -63,5 +63,5 @@ def test_bad_options_end_in_one_sentence(arguments, message, tmp_path):
 def test_a_dry_run_prints_the_settings_and_does_nothing(tmp_path):
     settings = json.loads(app("probe", "--dry-run", cwd=tmp_path).stdout)
     assert settings["models"]["data"] == "digits"
-    assert settings["rivals"] == ["standard", "at"]
+    assert settings["baselines"] == ["standard", "at"]
     assert not list(tmp_path.iterdir())

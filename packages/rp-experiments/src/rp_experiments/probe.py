@@ -1,4 +1,4 @@
-"""The stages of `probe.py`: diffusion model, rivals, probes over the noise level, accuracy over the radius, EOT.
+"""The stages of `probe.py`: diffusion model, baselines, probes over the noise level, accuracy over the radius, EOT.
 
 What is in the run folder is done; an interrupted study goes on from there.
 """
@@ -26,13 +26,13 @@ from rp_models.training import seeded, state_path
 from rp_models.zoo import Recipe
 from torch import nn
 
-from rp_experiments.recipes.probe import RIVALS, ProbeStudy, Rival
+from rp_experiments.recipes.probe import BASELINES, Baseline, ProbeStudy
 from rp_experiments.run import Run
 from rp_experiments.tables import text
 from rp_experiments.train_dra import TrainDraJob
 
 PROBE = "diffusion probe"
-ENCODERS = ("noisy encoder", "fine-tuned encoder")  # rivals that are made of the diffusion model's encoder
+ENCODERS = ("noisy encoder", "fine-tuned encoder")  # baselines that are made of the diffusion model's encoder
 
 
 def probe(config: ProbeStudy, run: Run) -> None:
@@ -46,11 +46,11 @@ def probe(config: ProbeStudy, run: Run) -> None:
     job = ProbeJob(config, run)
     run.claim(config)
     denoiser = job.models.diffusion.model()
-    rivals: dict[str, Classifier] = {rival: job.rival(rival, denoiser) for rival in config.rivals}
+    baselines: dict[str, Classifier] = {baseline: job.baseline(baseline, denoiser) for baseline in config.baselines}
     result: dict[str, Any] = {"setting": job.setting()}
     stages: dict[str, Callable[[], Any]] = {
         "noise levels": lambda: job.noise_levels(denoiser),
-        "curves": lambda: job.curves(denoiser, rivals),
+        "curves": lambda: job.curves(denoiser, baselines),
         "fresh noise": lambda: job.fresh_noise(denoiser),
     }
     for name, work in stages.items():
@@ -73,16 +73,16 @@ class ProbeJob:
         self.models.check()
         _check_network(config, self.models.train.info)
 
-    def rival(self, rival: Rival, denoiser: nn.Module) -> Classifier:
+    def baseline(self, baseline: Baseline, denoiser: nn.Module) -> Classifier:
         """A classifier to compare the probe with, trained now if it is not in the folder."""
-        if rival == "standard" or rival == "at":
-            self.models.classifier(rival, None, None)
-            return rp_models.load(self.models.checkpoint(rival), device=self.run.device)
-        stage = rival.replace(" ", "-")
+        if baseline == "standard" or baseline == "at":
+            self.models.classifier(baseline, None, None)
+            return rp_models.load(self.models.checkpoint(baseline), device=self.run.device)
+        stage = baseline.replace(" ", "-")
         product = self.run.path / "checkpoints" / f"{stage}.safetensors"
 
         def make() -> None:
-            trainer = self._noisy_trainer(denoiser) if rival == "noisy encoder" else self._fine_tuner(denoiser)
+            trainer = self._noisy_trainer(denoiser) if baseline == "noisy encoder" else self._fine_tuner(denoiser)
             self.run.train(trainer, stage=stage, steps=trainer.steps, seed=self.seed)
             save_encoder(trainer.average, product)
             state_path(self.run.folder, stage).unlink(missing_ok=True)
@@ -104,7 +104,7 @@ class ProbeJob:
             rows.append({"sigma": sigma, "accuracy": accuracy})
         return rows
 
-    def curves(self, denoiser: nn.Module, rivals: Mapping[str, Classifier]) -> dict[str, dict[str, Any]]:
+    def curves(self, denoiser: nn.Module, baselines: Mapping[str, Classifier]) -> dict[str, dict[str, Any]]:
         """Accuracy over the radius under PGD on the margin; all noise is fixed, and known to the attack."""
         steps, x_y = self.config.attack_steps, self.models.test.batch(slice(None))
         attack = PGD(eps=self.eps, step_size=2.5 * self.eps / steps, steps=steps, loss="cw")
@@ -112,7 +112,7 @@ class ProbeJob:
         probe = fit_probe(self._target(denoiser, sigma), self.models.train, seed=self.seed)
         found = {}
         radii = [factor * self.eps for factor in self.config.radii]
-        models: dict[str, Classifier] = {PROBE: probe, **rivals}
+        models: dict[str, Classifier] = {PROBE: probe, **baselines}
         for name, model in models.items():
             points = accuracy_curve(model, *x_y, attack, radii, seed=self.seed)
             found[name] = RobustnessCurve.of(points, len(x_y[0]))._asdict()
@@ -211,17 +211,20 @@ def without_labels(denoiser: nn.Module) -> Precond:
 
 
 def _check_network(config: ProbeStudy, info: DatasetInfo) -> None:
-    """Whether probes and rivals can be made of the diffusion model, before anything is trained.
+    """Whether probes and baselines can be made of the diffusion model, before anything is trained.
 
     Raises:
         CheckpointError: if the given one cannot be read, or is no EDM network.
-        DataError: if it does not take the images, or the features lie behind the encoder that rivals are made of.
+        DataError: if it does not take the images, or the features lie behind the encoder that baselines are made of.
     """
-    rivals, layer = [rival for rival in config.rivals if rival in ENCODERS], config.models.alignment.layer
-    if rivals and layer == "before_up":
+    baselines, layer = (
+        [baseline for baseline in config.baselines if baseline in ENCODERS],
+        config.models.alignment.layer,
+    )
+    if baselines and layer == "before_up":
         raise DataError(
-            f"{' and '.join(rivals)}: the features of --models.alignment.layer before_up lie behind the encoder; take "
-            "bottleneck, or leave these rivals out with --rivals"
+            f"{' and '.join(baselines)}: the features of --models.alignment.layer before_up lie behind the encoder; "
+            "take bottleneck, or leave these baselines out with --baselines"
         )
     given = config.models.diffusion_model
     if given is not None and not isinstance(load_denoiser(given, info), Precond):
@@ -251,7 +254,7 @@ def tables(result: Mapping[str, Any]) -> str:
             f"{title}, {row['images']} test images; known: noise fixed for each image",
             text([{shown: row[name] for name, shown in columns.items()}]),
         ]
-    return "\n".join([*parts, "", *(f"{name}: {RIVALS[name]}" for name in curves if name in RIVALS)])
+    return "\n".join([*parts, "", *(f"{name}: {BASELINES[name]}" for name in curves if name in BASELINES)])
 
 
 def _percent(share: float) -> str:

@@ -62,7 +62,7 @@ def plot_cknna_scatter(points: Sequence[SimilarityPoint], *, label: bool = True)
         rows = _scatter(axes, points, "diffusion model", 0)
         _similarity_axes(axes)
         if label:
-            axes.set_title(axes.collections[0].get_label())
+            axes.set_title(str(axes.collections[0].get_label()))
             label_points(axes, [(p.name, 100 * p.robust_accuracy, p.score) for p in points])
         return Plot(figure, rows)
 

@@ -133,7 +133,7 @@ def label_points(axes: "Axes", labels: Sequence[tuple[str, float, float]], *, si
         note.set(ha="center", in_layout=False)
         extent = note.get_window_extent()
         width, height = extent.width, extent.height
-        places = []
+        places: list[Any] = []
         for gap in (5, 11, 18, 26, 36):
             for dx, dy in ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0)):
                 move = (dx * (gap * scale + width / 2), dy * (gap * scale + height / 2 * bool(dx == 0 or dy)))

@@ -24,7 +24,7 @@ def digits() -> Plan:
     run = replace(run, evaluation=replace(run.evaluation, images=200, batch_size=200))
     comparison = compare_purifiers.digits()
     comparison = replace(comparison, only=ROWS)
-    study = replace(probe.digits(), rivals=tuple(probe.RIVALS), models=run)
+    study = replace(probe.digits(), baselines=tuple(probe.BASELINES), models=run)
     classifier = comparison.pretrain_classifier
     larger = {
         "larger": replace(classifier, standard=replace(classifier.standard, sizes={"depth": 16, "width": 2})),
@@ -144,7 +144,7 @@ def _fashion_mnist(run: TrainDra) -> Sizes:
     encoder = EncoderSettings(epochs=10, lr=1e-3, ema_half_life=20_000, crop_padding=2)
     study = replace(
         probe.digits(),
-        rivals=tuple(probe.RIVALS),
+        baselines=tuple(probe.BASELINES),
         models=run,
         noisy_encoder=encoder,
         fine_tuning=replace(encoder, epochs=4, lr=3e-4),
@@ -201,7 +201,7 @@ def paper() -> Plan:
             sparse_run="imagenet-vit-b16",
             sweep_base="cifar100-wrn-28-10-1m",
             sweep_images=None,
-            probe=probe.ProbeStudy(models=first, rivals=tuple(probe.RIVALS), passes=20, noisy_steps=20),
+            probe=probe.ProbeStudy(models=first, baselines=tuple(probe.BASELINES), passes=20, noisy_steps=20),
             views=paper_purifier_analysis(),
             table_images=None,
             strength=Strength(),

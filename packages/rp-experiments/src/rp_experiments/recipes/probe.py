@@ -10,8 +10,8 @@ from rp_models.settings import require
 from rp_experiments.recipes import dra
 from rp_experiments.recipes.dra_settings import TrainDra
 
-Rival = Literal["standard", "at", "noisy encoder", "fine-tuned encoder"]
-RIVALS: dict[Rival, str] = {
+Baseline = Literal["standard", "at", "noisy encoder", "fine-tuned encoder"]
+BASELINES: dict[Baseline, str] = {
     "standard": "a classifier after standard training",
     "at": "a classifier after adversarial training (TRADES)",
     "noisy encoder": "the diffusion model's encoder, trained to classify noisy images instead (Appendix E)",
@@ -25,7 +25,7 @@ class ProbeStudy:
 
     # diffusion model, classifiers and training, with the settings of train_dra.py; its methods are not used
     models: TrainDra = field(default_factory=TrainDra)
-    rivals: tuple[Rival, ...] = ("standard", "at")  # what the probe is compared with
+    baselines: tuple[Baseline, ...] = ("standard", "at")  # what the probe is compared with
     sigmas: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # noise levels whose probes are compared, clean
     radii: tuple[float, ...] = (0.0, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)  # in multiples of models.evaluation.eps
     attack_steps: int = 20  # of PGD on the margin at each radius
@@ -39,7 +39,9 @@ class ProbeStudy:
     fine_tuning: EncoderSettings = field(default_factory=lambda: EncoderSettings(lr=1e-4))
 
     def __post_init__(self) -> None:
-        require(len(set(self.rivals)) == len(self.rivals), f"rivals names one twice: {' '.join(self.rivals)}")
+        require(
+            len(set(self.baselines)) == len(self.baselines), f"baselines names one twice: {' '.join(self.baselines)}"
+        )
         for name in ("sigmas", "noisy_sigmas"):
             require(
                 all(sigma > 0 for sigma in getattr(self, name)), f"{name} must be positive, got {getattr(self, name)}"
@@ -67,7 +69,7 @@ def smoke() -> ProbeStudy:
     return replace(
         digits(),
         models=dra.smoke(),
-        rivals=("standard", "at", "noisy encoder", "fine-tuned encoder"),
+        baselines=("standard", "at", "noisy encoder", "fine-tuned encoder"),
         sigmas=(0.1, 0.5),
         radii=(0.0, 1.0),
         attack_steps=2,
