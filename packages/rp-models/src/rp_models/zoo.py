@@ -5,6 +5,7 @@ carries its name and arguments as `model.recipe`, which is what a checkpoint's h
 """
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -32,87 +33,95 @@ class Entry:
     paper: str = ""
 
 
+def _family(target: str, paper: str, members: Mapping[str, Mapping[str, Any]]) -> dict[str, Entry]:
+    """Entries of one class: their arguments by name."""
+    return {name: Entry(target, dict(arguments), paper) for name, arguments in members.items()}
+
+
+_EDM: dict[str, Any] = {"img_channels": 3, "model_type": "SongUNet", "augment_dim": 9}
+_VE = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2}
+_SMALL_MAE = {"in_channels": 1, "heads": 4, "decoder_depth": 2, "decoder_heads": 4}
+_TRANSFORMERS = {  # width, depth, heads
+    "s": {"width": 384, "depth": 12, "heads": 6},
+    "b": {"width": 768, "depth": 12, "heads": 12},
+    "l": {"width": 1024, "depth": 24, "heads": 16},
+    "xl": {"width": 1152, "depth": 28, "heads": 16},
+}
+_STATISTICS = {
+    "": (10, CIFAR10),
+    "-cifar100": (100, CIFAR100),
+    "-svhn": (10, SVHN),
+    "-tiny-imagenet": (200, TINY_IMAGENET),
+}
+
 ENTRIES: dict[str, Entry] = {
-    # EDM
-    "edm": Entry("diffusion.precondition:EDMPrecond", {}, "arXiv:2206.00364"),
     "vp-precond": Entry("diffusion.precondition:VPPrecond", {}, "arXiv:2011.13456"),
     "ve-precond": Entry("diffusion.precondition:VEPrecond", {}, "arXiv:2011.13456"),
-    **{
-        f"edm-{name}-{kind}": Entry(
-            "diffusion.precondition:EDMPrecond",
-            {"img_channels": 3, "model_type": "SongUNet", "augment_dim": 9, **data, **network},
-            "arXiv:2206.00364",
-        )
-        for name, data in (
-            ("cifar10-cond", {"img_resolution": 32, "label_dim": 10, "channel_mult": [2, 2, 2], "dropout": 0.13}),
-            ("cifar10-uncond", {"img_resolution": 32, "channel_mult": [2, 2, 2], "dropout": 0.13}),
-            ("ffhq-uncond", {"img_resolution": 64, "channel_mult": [1, 2, 2, 2], "dropout": 0.05}),
-            ("afhqv2-uncond", {"img_resolution": 64, "channel_mult": [1, 2, 2, 2], "dropout": 0.25}),
-        )
-        for kind, network in (
-            ("vp", {}),
-            (
-                "ve",
-                {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2}
-                | {"resample_filter": [1, 3, 3, 1]},
-            ),
-        )
-    },
-    "edm-imagenet64-cond-adm": Entry(
+    **_family(
         "diffusion.precondition:EDMPrecond",
-        {"img_resolution": 64, "img_channels": 3, "label_dim": 1000, "use_fp16": True, "model_type": "DhariwalUNet"},
         "arXiv:2206.00364",
+        {
+            "edm": {},
+            **{
+                f"edm-{name}-{kind}": _EDM | size | network
+                for name, size in (
+                    (
+                        "cifar10-cond",
+                        {"img_resolution": 32, "label_dim": 10, "channel_mult": [2, 2, 2], "dropout": 0.13},
+                    ),
+                    ("cifar10-uncond", {"img_resolution": 32, "channel_mult": [2, 2, 2], "dropout": 0.13}),
+                    ("ffhq-uncond", {"img_resolution": 64, "channel_mult": [1, 2, 2, 2], "dropout": 0.05}),
+                    ("afhqv2-uncond", {"img_resolution": 64, "channel_mult": [1, 2, 2, 2], "dropout": 0.25}),
+                )
+                for kind, network in (("vp", {}), ("ve", _VE | {"resample_filter": [1, 3, 3, 1]}))
+            },
+            "edm-imagenet64-cond-adm": {"img_resolution": 64, "img_channels": 3, "label_dim": 1000, "use_fp16": True}
+            | {"model_type": "DhariwalUNet"},
+            "edm-digits": {"img_resolution": 8, "img_channels": 1, "label_dim": 10, "model_type": "SongUNet"}
+            | {"model_channels": 32, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.0},
+        },
     ),
-    "edm-digits": Entry(
-        "diffusion.precondition:EDMPrecond",
-        {"img_resolution": 8, "img_channels": 1, "label_dim": 10, "model_type": "SongUNet", "model_channels": 32}
-        | {"channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.0},
-        "arXiv:2206.00364",
-    ),
-    # WideResNet
     "wide-resnet": Entry("networks.wide_resnet:WideResNet", {}, "arXiv:1605.07146"),
-    **{
-        f"wrn-{depth}-{width}": Entry(
-            "networks.wide_resnet:WideResNet", {"depth": depth, "width": width}, "arXiv:1605.07146"
-        )
-        for depth, width in ((16, 4), (40, 2), (28, 10), (34, 10), (34, 20), (70, 16))
-    },
+    **_family(
+        "networks.wide_resnet:WideResNet",
+        "arXiv:1605.07146",
+        {
+            f"wrn-{depth}-{width}": {"depth": depth, "width": width}
+            for depth, width in ((16, 4), (40, 2), (28, 10), (34, 10), (34, 20), (70, 16))
+        },
+    ),
     # WideResNet of DM-AT; CIFAR-10's statistics unless the name says otherwise
     "dm-wide-resnet": Entry("networks.wide_resnet:DMWideResNet", {}, "arXiv:2010.03593"),
-    **{
-        f"wrn-{depth}-{width}-swish{suffix}": Entry(
-            "networks.wide_resnet:DMWideResNet",
-            {"depth": depth, "width": width, "num_classes": classes, **statistics._asdict()},
-            "arXiv:2302.04638",
-        )
-        for depth, width in ((16, 4), (28, 10), (34, 10), (34, 20), (70, 16), (82, 8), (94, 16))
-        for suffix, classes, statistics in (
-            ("", 10, CIFAR10),
-            ("-cifar100", 100, CIFAR100),
-            ("-svhn", 10, SVHN),
-            ("-tiny-imagenet", 200, TINY_IMAGENET),
-        )
-    },
-    # Pre-activation ResNets
+    **_family(
+        "networks.wide_resnet:DMWideResNet",
+        "arXiv:2302.04638",
+        {
+            f"wrn-{depth}-{width}-swish{suffix}": {"depth": depth, "width": width, "num_classes": classes}
+            | statistics._asdict()
+            for depth, width in ((16, 4), (28, 10), (34, 10), (34, 20), (70, 16), (82, 8), (94, 16))
+            for suffix, (classes, statistics) in _STATISTICS.items()
+        },
+    ),
     "preact-resnet": Entry("networks.preact_resnet:PreActResNet", {}, "arXiv:1603.05027"),
     "dm-preact-resnet": Entry("networks.preact_resnet:DMPreActResNet", {}, "arXiv:2010.03593"),
-    **{
-        f"preact-resnet{depth}": Entry("networks.preact_resnet:PreActResNet", {"depth": depth}, "arXiv:1603.05027")
-        for depth in (18, 34, 50, 101)
-    },
-    **{
-        f"preact-resnet{depth}-swish": Entry(
-            "networks.preact_resnet:DMPreActResNet", {"depth": depth, **CIFAR10._asdict()}, "arXiv:2010.03593"
-        )
-        for depth in (18, 34)
-    },
-    # Post-activation ResNets for small images
+    **_family(
+        "networks.preact_resnet:PreActResNet",
+        "arXiv:1603.05027",
+        {f"preact-resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101)},
+    ),
+    **_family(
+        "networks.preact_resnet:DMPreActResNet",
+        "arXiv:2010.03593",
+        {f"preact-resnet{depth}-swish": {"depth": depth, **CIFAR10._asdict()} for depth in (18, 34)},
+    ),
+    # post-activation ResNets for small images
     "cifar-resnet": Entry("networks.resnet:CifarResNet", {}, "arXiv:1512.03385"),
-    **{
-        f"resnet{depth}-cifar": Entry("networks.resnet:CifarResNet", {"depth": depth}, "arXiv:1512.03385")
-        for depth in (18, 34, 50)
-    },
-    # Backbones of timm
+    **_family(
+        "networks.resnet:CifarResNet",
+        "arXiv:1512.03385",
+        {f"resnet{depth}-cifar": {"depth": depth} for depth in (18, 34, 50)},
+    ),
+    # backbones of timm
     "timm": Entry("networks.backbones:Backbone"),
     **{
         name: Entry("networks.backbones:Backbone", {"model": model, **IMAGENET._asdict()}, paper)
@@ -123,96 +132,60 @@ ENTRIES: dict[str, Entry] = {
             ("resnet101", "resnet101", "arXiv:1512.03385"),
         )
     },
-    # Masked autoencoders: the official sizes at 224 pixels, one for 32, and two for small grey images
-    "mae": Entry("networks.mae:MaskedAutoencoder", {}, "arXiv:2111.06377"),
-    **{
-        f"mae-vit-{size}": Entry("networks.mae:MaskedAutoencoder", {**sizes, **IMAGENET._asdict()}, "arXiv:2111.06377")
-        for size, sizes in (
-            ("base", {"width": 768, "depth": 12, "heads": 12}),
-            ("large", {"width": 1024, "depth": 24, "heads": 16}),
-            ("huge", {"width": 1280, "depth": 32, "heads": 16, "patch_size": 14}),
-            ("base-p4-32", {"width": 768, "depth": 12, "heads": 12, "image_size": 32, "patch_size": 4}),
-        )
-    },
-    "mae-digits": Entry(
+    # masked autoencoders: the official sizes at 224 pixels, one for 32, and two for small grey images
+    **_family(
         "networks.mae:MaskedAutoencoder",
-        {"image_size": 8, "patch_size": 2, "in_channels": 1, "width": 48, "depth": 3, "heads": 4}
-        | {"decoder_width": 32, "decoder_depth": 2, "decoder_heads": 4},
         "arXiv:2111.06377",
+        {
+            "mae": {},
+            "mae-vit-base": _TRANSFORMERS["b"] | IMAGENET._asdict(),
+            "mae-vit-large": _TRANSFORMERS["l"] | IMAGENET._asdict(),
+            "mae-vit-huge": {"width": 1280, "depth": 32, "heads": 16, "patch_size": 14, **IMAGENET._asdict()},
+            "mae-vit-base-p4-32": _TRANSFORMERS["b"] | {"image_size": 32, "patch_size": 4, **IMAGENET._asdict()},
+            "mae-digits": _SMALL_MAE | {"image_size": 8, "patch_size": 2, "width": 48, "depth": 3, "decoder_width": 32},
+            "mae-fashion-mnist": _SMALL_MAE
+            | {"image_size": 28, "patch_size": 4, "width": 128, "depth": 6, "decoder_width": 64},
+        },
     ),
-    "mae-fashion-mnist": Entry(
-        "networks.mae:MaskedAutoencoder",
-        {"image_size": 28, "patch_size": 4, "in_channels": 1, "width": 128, "depth": 6, "heads": 4}
-        | {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4},
-        "arXiv:2111.06377",
-    ),
-    # ViT
-    "vit": Entry("networks.vit:VisionTransformer", {}, "arXiv:2010.11929"),
-    "vit-b2-32": Entry(
+    **_family(
         "networks.vit:VisionTransformer",
-        {"image_size": 32, "patch_size": 2, "num_classes": 10, **CIFAR10._asdict()},
         "arXiv:2010.11929",
-    ),
-    "vit-digits": Entry(
-        "networks.vit:VisionTransformer",
-        {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10, "width": 64, "depth": 4, "heads": 4},
-        "arXiv:2010.11929",
+        {
+            "vit": {},
+            "vit-b2-32": {"image_size": 32, "patch_size": 2, "num_classes": 10, **CIFAR10._asdict()},
+            "vit-digits": {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10}
+            | {"width": 64, "depth": 4, "heads": 4},
+        },
     ),
     # MaskDiT: on the 4-channel latents of 256 px images (512 px: image_size=64), then on pixels
-    "maskdit": Entry("diffusion.maskdit:MaskDiT", {}, "arXiv:2306.09305"),
-    **{
-        f"maskdit-{size}-2-256": Entry(
-            "diffusion.maskdit:MaskDiT", {"width": width, "depth": depth, "heads": heads}, "arXiv:2306.09305"
-        )
-        for size, width, depth, heads in (
-            ("s", 384, 12, 6),
-            ("b", 768, 12, 12),
-            ("l", 1024, 24, 16),
-            ("xl", 1152, 28, 16),
-            ("h", 1280, 32, 16),
-        )
-    },
-    **{
-        f"maskdit-{data}": Entry(
-            "diffusion.maskdit:MaskDiT",
-            {
-                "image_size": image_size,
-                "in_channels": channels,
-                "patch_size": patch_size,
-                "width": width,
-                "depth": depth,
-                "heads": 4,
-                "decoder_width": width,
-                "decoder_depth": decoder_depth,
-                "decoder_heads": 4,
-                "num_classes": 0,
-                "learned_positions": True,
+    **_family(
+        "diffusion.maskdit:MaskDiT",
+        "arXiv:2306.09305",
+        {
+            "maskdit": {},
+            **{f"maskdit-{size}-2-256": sizes for size, sizes in _TRANSFORMERS.items()},
+            "maskdit-h-2-256": {"width": 1280, "depth": 32, "heads": 16},
+            **{
+                f"maskdit-{data}": {"image_size": image_size, "in_channels": channels, "patch_size": patch_size}
+                | {"width": width, "depth": depth, "heads": 4, "num_classes": 0, "learned_positions": True}
+                | {"decoder_width": width, "decoder_depth": decoder_depth, "decoder_heads": 4}
+                for data, image_size, channels, patch_size, width, depth, decoder_depth in (
+                    ("digits", 8, 1, 2, 64, 3, 2),
+                    ("fashion-mnist", 28, 1, 4, 128, 6, 3),
+                    ("cifar10", 32, 3, 4, 128, 6, 3),
+                )
             },
-            "arXiv:2306.09305",
-        )
-        for data, image_size, channels, patch_size, width, depth, decoder_depth in (
-            ("digits", 8, 1, 2, 64, 3, 2),
-            ("fashion-mnist", 28, 1, 4, 128, 6, 3),
-            ("cifar10", 32, 3, 4, 128, 6, 3),
-        )
-    },
+        },
+    ),
     # LightningDiT: on VA-VAE's latents of 256 px images; "lightningdit" takes every flag
-    "lightningdit": Entry("networks.lightningdit:LightningDiT", {}, "arXiv:2501.01423"),
-    **{
-        f"lightningdit-{size}-1": Entry(
-            "networks.lightningdit:LightningDiT", {"width": width, "depth": depth, "heads": heads}, "arXiv:2501.01423"
-        )
-        for size, width, depth, heads in (
-            ("s", 384, 12, 6),
-            ("b", 768, 12, 12),
-            ("l", 1024, 24, 16),
-            ("xl", 1152, 28, 16),
-        )
-    },
+    **_family(
+        "networks.lightningdit:LightningDiT",
+        "arXiv:2501.01423",
+        {"lightningdit": {}, **{f"lightningdit-{size}-1": sizes for size, sizes in _TRANSFORMERS.items()}},
+    ),
     # SiT with REPA's projector
-    "sit": Entry("networks.sit:SiT", {}, "arXiv:2410.06940"),
-    "sit-xl-2-repa": Entry("networks.sit:SiT", {}, "arXiv:2410.06940"),
-    # Autoencoders and the normalisation of their latents
+    **_family("networks.sit:SiT", "arXiv:2410.06940", {"sit": {}, "sit-xl-2-repa": {}}),
+    # autoencoders and the normalisation of their latents
     "autoencoder-kl": Entry("networks.vae:AutoencoderKL", {}, "arXiv:2112.10752"),
     "vavae-f16d32": Entry("networks.vae:AutoencoderKL", {}, "arXiv:2501.01423"),
     "sdvae-f8d4": Entry(
@@ -224,7 +197,6 @@ ENTRIES: dict[str, Entry] = {
 }
 
 
-@torch.inference_mode(False)  # weights made in that mode could never be differentiated through
 def build(name: str, **arguments: Any) -> nn.Module:
     """Build a network of the zoo with fresh weights, or one of your own code.
 
