@@ -47,7 +47,7 @@ def save(
     Args:
         model: carries its zoo name and arguments (`model.recipe`, set by `build`).
         path: the file; an existing one is replaced only after the new one is complete.
-        state: state dict to store instead of `model.state_dict()`, e.g. an average's; same keys.
+        state: to store instead of `model.state_dict()`, e.g. an average's; same keys.
         notes: JSON values to keep in the header, e.g. the data set and the number of steps.
         dtype: store floating-point tensors in this type, e.g. `torch.float16`.
 
@@ -66,15 +66,12 @@ def save(
 
 @torch.inference_mode(False)  # weights made in that mode could never be differentiated through
 def load(path: str | Path, *, device: torch.device | str = "cpu") -> nn.Module:
-    """Rebuild the model of a checkpoint and fill it, strictly; returned in eval mode.
+    """Rebuild the model of a checkpoint and fill it, strictly; returned in eval mode, on `device`.
 
-    Args:
-        path: a file written by `save`, or a name that `named_checkpoints` knows, e.g. "mae-digits".
-        device: where the model shall live.
+    `path` is a file written by `save`, or a name that `named_checkpoints` knows, e.g. "mae-digits".
 
     Raises:
-        CheckpointError: if the file is missing, damaged or of another format, its tensors do not fit, or its network is
-            made by code outside rp-models.
+        CheckpointError: if the file is missing, damaged or of another format, or its tensors do not fit.
     """
     header = read_header(path)
     try:
@@ -87,15 +84,10 @@ def load(path: str | Path, *, device: torch.device | str = "cpu") -> nn.Module:
 
 @torch.inference_mode(False)
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str = "the state dict") -> None:
-    """Fill a model with a state dict, strictly, and say clearly what does not fit.
-
-    Args:
-        model: to be filled; untouched if anything does not fit.
-        state: tensors by key; cast to the model's types.
-        origin: what to call the source in the error.
+    """Fill a model with a state dict, strictly, cast to the model's types; it is untouched if anything does not fit.
 
     Raises:
-        CheckpointError: naming missing and unexpected keys and differing shapes (up to five each).
+        CheckpointError: naming `origin`, missing and unexpected keys and differing shapes (up to five each).
     """
     own = model.state_dict()
     problems = []

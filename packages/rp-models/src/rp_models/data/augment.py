@@ -14,17 +14,9 @@ from rp_models.data.images import Images
 
 
 def augment(x: Tensor, augmentation: Augmentation, *, seed: int, purpose: str, index: Tensor) -> Tensor:
-    """Randomly varied images.
+    """Randomly varied images (b, c, h, w), float, as `augmentation` says; `x` itself if nothing is to be done.
 
-    Args:
-        x: images (b, c, h, w), float.
-        augmentation: what is done, in the order of its fields.
-        seed: of the draws.
-        purpose: what the draws are for, e.g. the epoch.
-        index: int64 tensor (b,) that numbers the images; each draw belongs to its number.
-
-    Returns:
-        Images of the same shape; `x` itself if nothing is to be done.
+    Each image's draws belong to its number in `index`, int64 (b,); `purpose` tells epochs apart.
     """
     if len(x) == 0:
         return x
@@ -51,21 +43,12 @@ def augment(x: Tensor, augmentation: Augmentation, *, seed: int, purpose: str, i
 def augmented_batch(
     images: Images, index: Tensor, augmentation: Augmentation, *, seed: int, purpose: str, draw: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A training batch: some images, randomly varied, and their labels.
+    """A training batch on the set's device: the images (b, c, h, w) at positions `index`, randomly varied, and labels.
 
     Of `FolderImages`, a random resized crop is taken from the full picture while decoding; of other sets, from the
-    image as the set gives it.
-
-    Args:
-        images: the set.
-        index: int64 tensor (b,) of positions in it.
-        augmentation: what is done.
-        seed: of the draws.
-        purpose: what the draws are for.
-        draw: int64 tensor (b,); each image's draws belong to its number here, e.g. its place in the whole training.
-
-    Returns:
-        Images (b, c, h, w) and labels (b,) on the set's device.
+    image as the set gives it. Each image's draws belong to its number in `draw`, int64 (b,), e.g. its place in the
+    whole
+    training.
     """
     crop = augmentation.resized_crop
     if isinstance(images, FolderImages) and crop is not None:
@@ -77,18 +60,9 @@ def augmented_batch(
 
 
 def crop_and_flip(x: Tensor, *, padding: int, flip: bool, seed: int, purpose: str, index: Tensor) -> Tensor:
-    """Random crops of the zero-padded images, mirrored with probability one half.
+    """Random crops of the images (b, c, h, w) after `padding` zeros on each side, mirrored with probability one half.
 
-    Args:
-        x: images (b, c, h, w).
-        padding: zero pixels added on each side before the crop.
-        flip: whether to mirror left and right.
-        seed: of the draws.
-        purpose: what the draws are for, e.g. the epoch.
-        index: int64 tensor (b,) that numbers the images; each draw belongs to its number.
-
-    Returns:
-        Images of the same shape.
+    Each image's draws belong to its number in `index`, int64 (b,).
     """
     height, width = x.shape[-2:]
     draws = noise.integers(2 * padding + 1, (2,), seed=seed, purpose=f"crop/{purpose}", index=index.to(x.device))
@@ -104,14 +78,9 @@ def crop_and_flip(x: Tensor, *, padding: int, flip: bool, seed: int, purpose: st
 
 
 def rotate(x: Tensor, degrees: Tensor) -> Tensor:
-    """Images rotated about their centres, counter-clockwise; each value is that of the nearest pixel, zero outside.
+    """Images (b, c, h, w) rotated about their centres by angles (b,), counter-clockwise, in degrees.
 
-    Args:
-        x: images (b, c, h, w), float.
-        degrees: tensor (b,) of angles.
-
-    Returns:
-        Images of the same shape.
+    Each value is that of the nearest pixel, zero outside.
     """
     height, width = x.shape[-2:]
     angle = torch.deg2rad(degrees)
@@ -125,14 +94,7 @@ def rotate(x: Tensor, degrees: Tensor) -> Tensor:
 def cut_out(x: Tensor, row: Tensor, column: Tensor, *, size: int) -> Tensor:
     """Images with a square of zeros, cut off at the border (DeVries and Taylor 2017, arXiv:1708.04552).
 
-    Args:
-        x: images (b, c, h, w).
-        row: int64 tensor (b,) of the squares' centres.
-        column: the same, across.
-        size: side of the square in pixels; of an even side, the centre is the first pixel after the middle.
-
-    Returns:
-        Images of the same shape.
+    `row` and `column`, int64 (b,), are the squares' centres: of an even side, the first pixel after the middle.
     """
     first_row, first_column = (centre - size // 2 for centre in (row, column))
     rows, columns = (torch.arange(side, device=x.device) for side in x.shape[-2:])
@@ -144,12 +106,7 @@ def cut_out(x: Tensor, row: Tensor, column: Tensor, *, size: int) -> Tensor:
 def resized_parts(x: Tensor, boxes: Tensor) -> Tensor:
     """Parts of images, stretched to the images' size bilinearly; what lies outside a part has no influence.
 
-    Args:
-        x: images (b, c, h, w), float.
-        boxes: int64 tensor (b, 4) of top, left, height and width, inside the images.
-
-    Returns:
-        Images of the same shape.
+    `boxes`, int64 (b, 4), hold top, left, height and width, inside the images (b, c, h, w).
     """
     height, width = x.shape[-2:]
     top, left, h, w = boxes.to(x.dtype)[:, :, None].unbind(dim=1)

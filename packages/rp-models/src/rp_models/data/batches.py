@@ -71,15 +71,7 @@ class BatchPlan:
         return -(-self.epoch_images // self.batch_size)
 
     def indices(self, epoch: int, position: int) -> Tensor:
-        """The image numbers of one batch.
-
-        Args:
-            epoch: from 0.
-            position: of the batch in the epoch, from 0.
-
-        Returns:
-            int64 tensor (batch_size,).
-        """
+        """The image numbers of one batch of an epoch, int64 (batch_size,); both count from 0."""
         real = self._real(epoch, position)
         missing = self.batch_size - len(real)
         if self.synthetic == 0 and missing:  # nothing to top up with: go on in the next order
@@ -112,14 +104,6 @@ class BatchPlan:
 
 def part(indices: Tensor, rank: int, count: int) -> Tensor:
     """One process's share of a batch: consecutive entries, as many in each process.
-
-    Args:
-        indices: tensor (b, ...) of what belongs to the whole batch.
-        rank: number of the process, from 0.
-        count: number of processes.
-
-    Returns:
-        Tensor (b / count, ...); the parts of all ranks in their order make up `indices`.
 
     Raises:
         ValueError: if the batch cannot be divided, or there is no such process.

@@ -29,16 +29,7 @@ class _Layout:
 def read_cifar10(
     split: str, *, root: str | Path | None = None, download: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 3, 32, 32) and labels (n,) of one split of CIFAR-10.
-
-    Args:
-        split: "train", "validation" or "test".
-        root: the folder that holds `cifar-10-batches-py` (or `-bin`); None looks at the usual places.
-        download: whether torchvision may download the files.
-
-    Raises:
-        DataError: if the files are nowhere, damaged, or ask for anything but arrays.
-    """
+    """Images (n, 3, 32, 32) and labels (n,) of one split of CIFAR-10; arguments and errors as in `load_images`."""
     return _read(_CIFAR10, _PLACE10, split, root, download)
 
 

@@ -17,14 +17,7 @@ _LARGEST = 224  # pixels; larger images of an unknown data set are reduced to th
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Image files in a fixed order.
-
-    Attributes:
-        root: the folder that the names are relative to.
-        classes: the classes' names; a label is a position here.
-        names: of the files, below `root`.
-        labels: one for each file.
-    """
+    """Image files in a fixed order: names below `root`, and for each a label, which is a position in `classes`."""
 
     root: Path
     classes: tuple[str, ...]
@@ -63,12 +56,8 @@ def has_splits(root: Path) -> bool:
 def list_images(root: Path, classes: Sequence[str] | None = None) -> Listing:
     """All images of a folder with one sub-folder for each class, sorted by class and name.
 
-    Args:
-        root: the folder.
-        classes: the classes that there must be; None takes those that there are.
-
     Raises:
-        DataError: if it is no such folder, or its classes are others.
+        DataError: if it is no such folder, or its classes are not among `classes`, where those are given.
     """
     found = classes_of(root)
     expected = tuple(classes) if classes is not None else found

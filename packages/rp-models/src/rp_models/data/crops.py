@@ -12,21 +12,11 @@ _ATTEMPTS = 10
 
 
 def random_boxes(height: Tensor, width: Tensor, crop: ResizedCrop, *, seed: int, purpose: str, index: Tensor) -> Tensor:
-    """The parts that the field's random resized crop takes of some images.
+    """Top, left, height and width, int64 (b, 4), of what the field's random resized crop takes of images.
 
     Area and aspect ratio are drawn up to ten times, until the part fits into the image; if none does, the part is the
-    largest one in the middle whose ratio is within the range. The place is uniform.
-
-    Args:
-        height: int64 tensor (b,) of the images' heights.
-        width: int64 tensor (b,) of their widths.
-        crop: ranges of area and aspect ratio.
-        seed: of the draws.
-        purpose: what the draws are for.
-        index: int64 tensor (b,); each draw belongs to its number.
-
-    Returns:
-        int64 tensor (b, 4) of top, left, height and width.
+    largest one in the middle whose ratio is within the range. The place is uniform. Heights and widths are int64 (b,);
+    each image's draws belong to its number in `index` (b,).
     """
     draws = noise.uniform((4, _ATTEMPTS), seed=seed, purpose=f"part/{purpose}", index=index, dtype=torch.float64)
     (low, high), (narrow, wide) = crop.scale, (math.log(edge) for edge in crop.ratio)

@@ -103,12 +103,8 @@ def view_picture(raw: bytes, view: View) -> np.ndarray:
 def crop_picture(raw: bytes, box: tuple[int, int, int, int], view: View) -> np.ndarray:
     """A part of a picture, resized to the view's square (c, size, size), as bytes.
 
-    A JPEG that is much larger than needed is decoded at a half, a quarter or an eighth of its resolution.
-
-    Args:
-        raw: the file's bytes.
-        box: top, left, height and width of the part, in pixels of the picture as `picture_header` measures it.
-        view: gives size and channels.
+    A JPEG that is much larger than needed is decoded at a half, a quarter or an eighth of its resolution. `box` is top,
+    left, height and width of the part, in pixels of the picture as `picture_header` measures it.
 
     Raises:
         DataError: if the picture cannot be decoded.

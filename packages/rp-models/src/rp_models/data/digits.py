@@ -14,10 +14,7 @@ from rp_models.data.catalog import CATALOG
 def read_digits(split: str, *, root: str | Path | None = None, download: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 1, 8, 8) and labels (n,) of one split; grey levels 0..16 are stretched to 0..255.
 
-    Args:
-        split: "train", "validation" or "test".
-        root: not needed, the images are in the package.
-        download: not needed.
+    `root` and `download` are not needed: the images are in the package.
     """
     with as_file(files("rp_models.data") / "digits.npz") as path, np.load(path, allow_pickle=False) as file:
         levels, labels = file["image"], file["label"].astype(np.int64)

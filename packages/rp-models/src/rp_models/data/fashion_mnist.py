@@ -21,16 +21,7 @@ _FILES = {
 def read_fashion_mnist(
     split: str, *, root: str | Path | None = None, download: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 1, 28, 28) and labels (n,) of one split.
-
-    Args:
-        split: "train", "validation" or "test".
-        root: the folder of data sets; None looks at the usual places, Debian's folder among them.
-        download: whether torchvision may download the files.
-
-    Raises:
-        DataError: if the files are nowhere, or damaged.
-    """
+    """Images (n, 1, 28, 28) and labels (n,) of one split; arguments and errors as in `load_images`."""
     images_name, labels_name = _FILES["test" if split == "test" else "train"]
     folder = _PLACE.find((images_name, f"{images_name}.gz"), root=root, download=download)
     images, labels = _read(folder, images_name), _read(folder, labels_name)

@@ -26,16 +26,12 @@ class FolderImages:
 
     Attributes:
         info: what the data set is.
+        names: of the files, below `root`.
         labels: int64 tensor (n,), on the CPU.
+        view: how a picture becomes a square.
         device: where batches come out.
 
     Args:
-        root: the folder that the names are relative to.
-        names: of the files.
-        labels: one class for each file.
-        info: what the data set is.
-        view: how a picture becomes a square.
-        device: where batches come out.
         workers: threads; None for as many as there are cores, at most 16.
     """
 
@@ -81,12 +77,7 @@ class FolderImages:
     ) -> tuple[Tensor, Tensor]:
         """A random part of each image, decoded at the resolution that it needs, and the labels.
 
-        Args:
-            index: positions.
-            crop: how large the parts are.
-            seed: of the draws.
-            purpose: what the draws are for.
-            draw: int64 tensor (b,); each draw belongs to its number.
+        Each image's draws belong to its number in `draw`, int64 (b,).
 
         Raises:
             DataError: if a file is missing or cannot be decoded; the message names it.

@@ -16,13 +16,7 @@ _BYTES = 0x08  # IDX's code of unsigned bytes
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read one IDX file of unsigned bytes.
-
-    Args:
-        path: of the file; a name ending in `.gz` is decompressed.
-
-    Returns:
-        uint8 array of the shape that the header tells.
+    """The unsigned bytes of one IDX file, in the shape that its header tells; `.gz` is decompressed.
 
     Raises:
         DataError: if the file is damaged, cut off, or holds other values than bytes.

@@ -37,13 +37,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Images kept as bytes on the device where they are used, with labels and the data set's description.
-
-    Attributes:
-        images: uint8 tensor (n, channels, height, width).
-        labels: int64 tensor (n,).
-        info: what the data set is.
-    """
+    """Images, uint8 (n, c, h, w), on the device where they are used, with labels, int64 (n,), and a description."""
 
     images: Tensor
     labels: Tensor

@@ -9,11 +9,7 @@ from rp_models.data.info import DatasetInfo
 
 
 class JoinedImages:
-    """Real images followed by synthetic ones.
-
-    Args:
-        real: numbered from 0.
-        synthetic: numbered from `len(real)`; its batches come out where those of `real` do.
+    """Real images, numbered from 0, followed by synthetic ones; batches come out where those of `real` do.
 
     Raises:
         DataError: if the images have different sizes or classes.

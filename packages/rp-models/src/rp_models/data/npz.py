@@ -24,15 +24,7 @@ _COPY_BYTES = 2**24
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One array of an `.npz`: what it is and where its values lie.
-
-    Attributes:
-        path: of the `.npz`.
-        name: of the array.
-        shape: of the array.
-        dtype: of the array.
-        offset: of the first value in the file; None if the member is compressed.
-    """
+    """One array of an `.npz`: what it is, and the place of its first value in the file, None if it is compressed."""
 
     path: Path
     name: str

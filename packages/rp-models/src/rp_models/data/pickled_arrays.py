@@ -11,10 +11,7 @@ from rp_models.data.errors import DataError
 
 
 def read_pickled_arrays(path: Path) -> dict[bytes, Any]:
-    """The dictionary of a pickle that holds plain values and uint8 arrays only.
-
-    Args:
-        path: of the file, written by Python 2 or 3; keys come as bytes.
+    """The dictionary of a pickle of Python 2 or 3 that holds plain values and uint8 arrays only; keys come as bytes.
 
     Raises:
         DataError: if the file is damaged, holds no dictionary, or asks for anything else; the message names it, and

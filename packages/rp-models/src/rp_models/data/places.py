@@ -37,11 +37,6 @@ class Place:
     def find(self, files: Sequence[str], *, root: str | Path | None = None, download: bool = False) -> Path:
         """The first folder with one of these files, after a download if that is allowed and there is none.
 
-        Args:
-            files: alternative names of a file or folder that tells the data set.
-            root: the folder of data sets; None takes `$RP_DATA`, `./data`, and the system's folders.
-            download: let torchvision download missing files into the root; `RP_DOWNLOAD=1` has the same effect.
-
         Raises:
             DataError: if the files are nowhere, with the folders looked at and the ways to get the files; or if the
                 download fails.

@@ -13,13 +13,11 @@ Batch = TypeVar("Batch")
 def prefetch(make: Callable[[int], Batch], steps: Iterable[int], *, depth: int = 2) -> Iterator[Batch]:
     """What `make` returns for each step, in order, up to `depth` of them prepared ahead by a background thread.
 
-    `make` must be a function of the step alone; then the results do not depend on `depth`. An exception in it comes out
-    where its result would have come. Closing the iterator, or leaving its loop and dropping it, ends the thread.
-
-    Args:
-        make: prepares one batch, e.g. decodes, augments and copies it to the device.
-        steps: the steps, e.g. `range(done, total)`.
-        depth: how many batches are prepared ahead; 0 makes each when it is asked for, without a thread.
+    `make` must be a function of the step alone; then the results do not depend on `depth`, of which 0 takes no thread.
+    An
+    exception in it comes out where its result would have come. Closing the iterator, or leaving its loop and dropping
+    it,
+    ends the thread.
 
     Raises:
         ValueError: if `depth` is negative.

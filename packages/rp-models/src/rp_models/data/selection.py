@@ -14,12 +14,7 @@ from torch import Tensor
 def quotas(counts: Tensor, total: int) -> Tensor:
     """How many images to keep of each class: `total` in all, in proportion to the candidates (largest remainders).
 
-    Args:
-        counts: int64 (k,), candidates of each class.
-        total: images to keep, at most the sum of `counts`.
-
-    Returns:
-        int64 (k,), each at most its count; remainders of equal size go to the lower class.
+    `counts` and the quotas are int64 (k,); remainders of equal size go to the lower class.
 
     Raises:
         ValueError: if there are fewer candidates than images to keep.
@@ -38,13 +33,8 @@ def quotas(counts: Tensor, total: int) -> Tensor:
 def most_confident(scores: Tensor, labels: Tensor, total: int) -> Tensor:
     """Which candidates to keep: of each class those with the highest scores, in proportion to its candidates.
 
-    Args:
-        scores: (n,), the classifier's probability of each candidate's label.
-        labels: int64 (n,), from 0.
-        total: images to keep.
-
-    Returns:
-        int64 (total,), positions of the kept candidates in rising order. Of equal scores the first is kept.
+    `scores` (n,) are the classifier's probabilities of the labels (n,). The positions of the kept ones, int64 (total,),
+    rise; of equal scores the first is kept.
 
     Raises:
         ValueError: if shapes differ, a score is NaN, or there are too few candidates.
@@ -67,11 +57,7 @@ def confidence(
 ) -> tuple[Tensor, Tensor]:
     """A classifier's probability of each image's label, or of its own prediction where there are no labels.
 
-    Args:
-        classifier: images (b, c, h, w) in [0, 1] to logits (b, k), in eval mode.
-        images: uint8 (n, c, h, w), on the classifier's device.
-        labels: int64 (n,); None to label the images by the prediction.
-        batch_size: images classified at a time.
+    `images` are uint8 (n, c, h, w), on the device of the classifier, which is in eval mode.
 
     Returns:
         Probabilities (n,) in float32, and the labels (n,), on the CPU.

@@ -12,13 +12,8 @@ from rp_models.data.images import Images, ImageSet, to_bytes
 def subset_index(total: int, count: int, *, seed: int = 0) -> Tensor:
     """Which images a fixed random subset takes, drawn as the field draws it: `RandomState(seed).choice`.
 
-    Args:
-        total: images in the whole set.
-        count: images to take, without replacement; all in their order if there are not more.
-        seed: of the draw.
-
     Returns:
-        int64 tensor (min(count, total),) of positions.
+        int64 (min(count, total),) positions; all in their order if there are not more than `count`.
     """
     if count >= total:
         return torch.arange(total)
@@ -37,13 +32,9 @@ def subset(images: Images, count: int, *, seed: int = 0) -> ImageSet:
 
 
 def index_digest(index: Tensor) -> str:
-    """A digest of image positions in their order, for result files: BLAKE2b of their little-endian int64 bytes.
+    """A digest of image positions in their order, for result files: 32 hexadecimal digits, the same on every machine.
 
-    Args:
-        index: integer tensor (n,).
-
-    Returns:
-        32 hexadecimal digits, the same on every machine.
+    BLAKE2b of their little-endian int64 bytes.
     """
     values = index.to("cpu", torch.int64).numpy().astype("<i8")
     return hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()

@@ -13,15 +13,9 @@ from rp_models.data.splits import of_official
 
 
 def read_svhn(split: str, *, root: str | Path | None = None, download: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 3, 32, 32) and labels (n,) of one split; the file's label 10 is the digit 0.
+    """Images (n, 3, 32, 32) and labels (n,) of one split; arguments and errors as in `load_images`.
 
-    Args:
-        split: "train", "validation" or "test"; the "extra" images are not used.
-        root: the folder that holds `train_32x32.mat` and `test_32x32.mat`, itself or in `svhn`.
-        download: whether torchvision may download the files.
-
-    Raises:
-        DataError: if the files are nowhere or damaged, or scipy, which reads them, is not installed.
+    The file's label 10 is the digit 0; the "extra" images are not used. The files are read by scipy.
     """
     name = f"{'test' if split == 'test' else 'train'}_32x32.mat"
     path = _PLACE.find((name,), root=root, download=download) / name

@@ -32,12 +32,6 @@ class SyntheticImages:
         info: the data set that they imitate.
         labels: int64 tensor (n,), in memory on the CPU.
         device: where batches come out.
-
-    Args:
-        parts: the images' arrays, uncompressed.
-        labels: one for each image.
-        info: the data set that they imitate.
-        device: where batches come out.
     """
 
     def __init__(
@@ -121,12 +115,7 @@ def read_synthetic(paths: str | Path | Sequence[str | Path], info: DatasetInfo) 
 
 
 def write_synthetic(images: Tensor, labels: Tensor, path: str | Path) -> None:
-    """Write images and labels, complete under the file's name or not at all.
-
-    Args:
-        images: uint8 tensor (n, c, h, w).
-        labels: int64 tensor (n,).
-        path: of the `.npz` file; `part_path` names the parts of a large set.
+    """Write images, uint8 (n, c, h, w), and labels (n,) to an `.npz`, complete under its name or not at all.
 
     Raises:
         ValueError: if images and labels do not belong together.
@@ -144,15 +133,10 @@ def write_synthetic(images: Tensor, labels: Tensor, path: str | Path) -> None:
 
 
 def part_path(path: str | Path, number: int, count: int) -> Path:
-    """The name of one part of a set: `name-00002-of-00008.npz` for `name.npz`.
-
-    Args:
-        path: the set's name, ending in `.npz`.
-        number: of the part, from 0.
-        count: parts in the set, at most 100,000.
+    """The name of one part of a set, numbered from 0: `name-00002-of-00008.npz` for `name.npz`.
 
     Raises:
-        ValueError: if there is no such part.
+        ValueError: if there is no such part, or more than 100,000.
     """
     path = Path(path)
     if not 0 <= number < count <= 100_000:

@@ -21,12 +21,8 @@ def transformer_state(
 ) -> dict[str, Tensor]:
     """The state dict in a training checkpoint, or the file itself if it is one; keys without prefixes.
 
-    Args:
-        content: the file's dictionary.
-        weights: "ema" for the average of the weights, which all published figures use, or "model".
-        anchor: a key of every such network.
-        architecture: its name.
-        path: what to call the file in errors.
+    `weights` is "ema" for the average of the weights, which all published figures use, or "model"; `anchor` is a key of
+    every such network.
 
     Raises:
         CheckpointError: if a training checkpoint lacks the asked-for weights, or entries are no tensors.

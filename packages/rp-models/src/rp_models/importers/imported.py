@@ -9,13 +9,7 @@ from rp_models import checkpoint, zoo
 
 
 class Imported(NamedTuple):
-    """An official file in the terms of this package.
-
-    Attributes:
-        architecture: a name of the zoo.
-        arguments: for `rp_models.build(architecture, **arguments)`.
-        state: tensors under the keys of that network.
-    """
+    """An official file in the terms of this package: a name of the zoo, arguments for `build`, tensors by key."""
 
     architecture: str
     arguments: dict[str, Any]

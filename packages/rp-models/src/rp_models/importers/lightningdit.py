@@ -26,9 +26,6 @@ def read_lightningdit(path: str | Path, *, weights: Weights = "ema", heads: int 
         weights: the average of the weights ("ema") or the weights ("model").
         heads: attention heads; None to go by the rotary table, else by the official size of that width.
 
-    Returns:
-        `Imported` for `lightningdit`.
-
     Raises:
         CheckpointError: if the file cannot be read or is no LightningDiT.
     """
@@ -37,14 +34,9 @@ def read_lightningdit(path: str | Path, *, weights: Weights = "ema", heads: int 
 
 
 def read_latent_statistics(path: str | Path, *, multiplier: float = 1.0) -> Imported:
-    """Read `latents_stats.pt`: mean and standard deviation of the training latents per channel.
+    """Read `latents_stats.pt`, mean and standard deviation of the training latents per channel.
 
-    Args:
-        path: the file.
-        multiplier: on the normalised latents, 1.0 for the released models.
-
-    Returns:
-        `Imported` for `latent-normalization`.
+    `multiplier` is on the normalised latents, 1.0 for the released models.
 
     Raises:
         CheckpointError: if the file cannot be read or holds something else.

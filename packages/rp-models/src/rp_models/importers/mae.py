@@ -36,19 +36,11 @@ def read_mae(
     mean: Sequence[float] | None = IMAGENET.mean,
     std: Sequence[float] | None = IMAGENET.std,
 ) -> Imported:
-    """Read an official MAE file.
+    """Read an official MAE file, for `mae` or `vit`.
 
-    Args:
-        path: the file.
-        heads: attention heads of the encoder; None for those of the official size of that width.
-        decoder_heads: attention heads of the decoder; None for those of the official width.
-        norm_pix: whether the decoder predicts standardised patches; None to go by the training arguments in the file,
-            else by its name (`..._full.pth` does), else False.
-        mean: what the network's images were normalised with, per channel; None for nothing.
-        std: as `mean`.
-
-    Returns:
-        `Imported` for `mae` or `vit`.
+    Heads that are None are those of the official size of that width. `norm_pix`, whether the decoder predicts
+    standardised patches, goes by the training arguments in the file, else by its name (`..._full.pth` does), else it is
+    False. `mean` and `std` are what the network's images were normalised with, per channel; None for nothing.
 
     Raises:
         CheckpointError: if the file cannot be read or is no MAE.

@@ -28,17 +28,10 @@ def read_maskdit(
     decoder_heads: int | None = None,
     sigma_data: float = 0.5,
 ) -> Imported:
-    """Read a file of MaskDiT, or of one's own training with its public code.
+    """Read a file of MaskDiT, or of one's own training with its public code, for `maskdit`.
 
-    Args:
-        path: the file.
-        weights: the average of the weights ("ema") or the weights ("model").
-        heads: attention heads of the encoder; None for those of the official size of that width.
-        decoder_heads: attention heads of the decoder; None for those of the official width 512.
-        sigma_data: standard deviation of the data that the model was trained on.
-
-    Returns:
-        `Imported` for `maskdit`.
+    `weights` is the average of the weights ("ema") or the weights ("model"); heads that are None are those of the
+    official size of that width, 512 for the decoder; `sigma_data` is the standard deviation of the training data.
 
     Raises:
         CheckpointError: if the file cannot be read or is no MaskDiT.

@@ -39,13 +39,9 @@ _STORAGES = {
 
 
 def read_nvlabs(path: str | Path) -> Imported:
-    """Read an official EDM file, or a snapshot of the official training code (its averaged network, `ema`).
+    """Read an official EDM `.pkl`, or a snapshot of the official training code (its averaged network, `ema`).
 
-    Args:
-        path: the `.pkl` file.
-
-    Returns:
-        `Imported` for "edm", "vp-precond" or "ve-precond"; its state has the official keys in their order.
+    Its state has the official keys in their order.
 
     Raises:
         CheckpointError: if the file is missing or damaged, asks for anything but tensors and plain values (the message

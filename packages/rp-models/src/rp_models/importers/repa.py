@@ -31,9 +31,6 @@ def read_repa(
         heads: attention heads; None for those of the official size of that width.
         encoder_depth: blocks before the projection; None to go by the file, else 8 as in the released model.
 
-    Returns:
-        `Imported` for `sit`.
-
     Raises:
         CheckpointError: if the file cannot be read or is no SiT.
     """

@@ -16,9 +16,7 @@ from rp_models.checkpoint import CheckpointError
 def read_torch_file(path: str | Path, *, allow_namespace: bool = False) -> dict[str, Any]:
     """The dictionary in a file written by `torch.save`, on the CPU; tensors and plain values only.
 
-    Args:
-        path: the file.
-        allow_namespace: also accept `argparse.Namespace` objects, which training scripts store beside the weights.
+    `allow_namespace` accepts `argparse.Namespace` too, which training scripts store beside the weights.
 
     Raises:
         CheckpointError: if the file is missing, damaged, holds anything but data, or is no dictionary.

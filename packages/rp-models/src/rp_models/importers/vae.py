@@ -21,13 +21,7 @@ _TRAINING_ONLY = ("loss.", "foundation_model.", "linear_proj.")  # discriminator
 
 
 def read_vae(path: str | Path) -> Imported:
-    """Read VA-VAE or SD-VAE: a state dict, bare or under `state_dict`; what only training needs is left out.
-
-    Args:
-        path: the file.
-
-    Returns:
-        `Imported` for `autoencoder-kl`.
+    """Read VA-VAE or SD-VAE, for `autoencoder-kl`; what only training needs is left out.
 
     Raises:
         CheckpointError: if the file cannot be read or is no such autoencoder.

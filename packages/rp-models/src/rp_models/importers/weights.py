@@ -15,12 +15,9 @@ _DEEPEST = 4  # dictionaries inside one another
 
 
 class Weights(NamedTuple):
-    """A network's state dict under its own keys.
+    """A network's state dict under its own keys; those outside the network are as they were.
 
-    Attributes:
-        state: the tensors; those outside the network keep their keys.
-        anchor: the key by which the network was recognised.
-        prefix: what stood before it, without torch's wrappers, e.g. "" or "model.1.".
+    `anchor` is the key by which it was recognised, `prefix` what stood before that, e.g. "" or "model.1.".
     """
 
     state: dict[str, Tensor]
@@ -33,12 +30,7 @@ def find_weights(
 ) -> Weights:
     """The state dict in a file, bare or inside dictionaries, and without prefixes such as `module.` or `model.`.
 
-    Args:
-        content: the file's dictionary.
-        anchors: keys of which such a network has one.
-        kind: what such a network is called in errors.
-        origin: what the file is called in errors.
-        places: names under which weights may lie.
+    Such a network has one of the keys `anchors`; `kind` and `origin` are what network and file are called in errors.
 
     Raises:
         CheckpointError: if no dictionary has such a key, or entries beside it are no tensors.
