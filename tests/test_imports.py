@@ -55,7 +55,7 @@ def test_no_modules_import_each_other_in_a_circle(package):
 
 
 @pytest.mark.parametrize(
-    "face", ["rp_models", "rp_models/data", "rp_models/training", "rp_purify", "rp_dra", "rp_analysis"]
+    "face", ["rp_models", "rp_models/data", "rp_models/training", "rp_attacks", "rp_purify", "rp_dra", "rp_analysis"]
 )
 def test_a_public_face_has_at_most_25_names(face):
     (stub,) = ROOT.glob(f"packages/*/src/{face}/__init__.pyi")

@@ -1,6 +1,7 @@
 """Findings: randomness that is rare, black boxes that beat gradients, defences that optimise, and what they cost."""
 
 import dataclasses
+import random
 
 import numpy as np
 import pytest
@@ -55,6 +56,22 @@ def test_rare_randomness_is_noticed(share: float, per_call: bool) -> None:
         rarely(share, per_call), x, torch.zeros(40, dtype=torch.int64), {"none": PGD(eps=0.0)}, seed=0, probes=0
     )
     assert report.random
+
+
+@pytest.mark.parametrize("draw", [lambda n: np.random.rand(n, 1), lambda n: [[random.random()] for _ in range(n)]])  # noqa: NPY002
+def test_noise_of_numpy_and_python_is_drawn_apart_and_repeats(draw) -> None:
+    model, x, y = problem(12)
+
+    def defence(z: Tensor) -> Tensor:
+        return model(z) + torch.tensor(np.asarray(draw(len(z))), dtype=torch.float32) * torch.tensor([3.0, -3.0])
+
+    before = np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    first, second = (evaluate(defence, x, y, {"pgd": PGD(eps=0.1, steps=2)}, seed=0, probes=2) for _ in range(2))
+    assert first.random
+    assert (first.worst.right == second.worst.right).all()
+    assert 0 < first.clean.right.mean() < 1
+    assert (np.random.get_state()[1] == before[0]).all()  # noqa: NPY002
+    assert random.getstate() == before[1]
 
 
 def test_randomness_in_the_logits_alone_is_noticed() -> None:

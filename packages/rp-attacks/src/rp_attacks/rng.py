@@ -35,25 +35,36 @@ def isolated(device: torch.device) -> Iterator[None]:
 
 
 class PrivateStream:
-    """Global generators of its own for a model that draws from the global ones: swapped in for each call."""
+    """Global generators of its own for a model that draws from the global ones: swapped in for each call.
+
+    Those of torch, on the CPU and the device, of numpy and of Python.
+    """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._states: dict[torch.device, Tensor] = {}
+        self._numpy: Any = None
+        self._python: Any = None
 
     @contextmanager
     def __call__(self, device: torch.device) -> Iterator[None]:
         """Inside the context the global generators are this stream's, and they are put back afterwards."""
         devices = [torch.device("cpu"), *_accelerators(device)]
-        with torch.random.fork_rng(devices=devices[1:]):
+        with isolated(device):
             for one in devices:
                 if one not in self._states:
                     self._states[one] = torch.Generator(one).manual_seed(self._seed).get_state()
                 _set_state(one, self._states[one])
+            if self._numpy is None:
+                self._numpy = np.random.RandomState(self._seed % 2**32).get_state()
+                self._python = random.Random(self._seed).getstate()
+            np.random.set_state(self._numpy)  # noqa: NPY002
+            random.setstate(self._python)
             yield
             self._states = {
                 one: torch.get_rng_state() if one.type == "cpu" else torch.cuda.get_rng_state(one) for one in devices
             }
+            self._numpy, self._python = np.random.get_state(), random.getstate()  # noqa: NPY002
 
 
 def _accelerators(device: torch.device) -> list[torch.device]:
