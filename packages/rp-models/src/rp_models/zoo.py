@@ -197,6 +197,7 @@ ENTRIES: dict[str, Entry] = {
 }
 
 
+@torch.inference_mode(False)  # weights made in that mode could never be differentiated through
 def build(name: str, **arguments: Any) -> nn.Module:
     """Build a network of the zoo with fresh weights, or one of your own code.
 
