@@ -27,16 +27,16 @@ def work(options: PretrainOptions, run: "Run") -> None:
     pretrain(options.config, run, tensorboard=options.tensorboard)
 
 
-def main() -> int:
+def main() -> None:
     """The kind decides which options there are."""
     kind = sys.argv[1] if len(sys.argv) > 1 else ""
     if kind in ("-h", "--help"):
         print(f"{__doc__}\nAll options of a kind: {', '.join(f'pretrain.py {name} --help' for name in KINDS)}")
-        return 0
+        return
     if kind not in KINDS:
-        cli.fail(f"the first argument must be one of {', '.join(KINDS)}, got {kind!r}; see --help")
-    return cli.main(KINDS[kind].options, work, KINDS[kind].recipes)
+        raise ValueError(f"the first argument must be one of {', '.join(KINDS)}, got {kind!r}; see --help")
+    cli.start(cli.parse(KINDS[kind].options, KINDS[kind].recipes), work)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.guarded(main))

@@ -7,7 +7,7 @@ import pytest
 
 from .running import ROOT
 
-PACKAGES = ("rp_models", "rp_attacks", "rp_purify", "rp_dra", "rp_analysis")
+PACKAGES = ("rp_models", "rp_attacks", "rp_purify", "rp_dra", "rp_analysis", "rp_experiments")
 
 
 def sources(package):

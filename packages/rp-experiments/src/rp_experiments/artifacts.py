@@ -127,11 +127,6 @@ class Built:
         """Whether it has a file."""
         return (self.folder / name).is_file()
 
-    @property
-    def product(self) -> Artifact:
-        """The artifact."""
-        return self.artifact
-
 
 Maker = Callable[[Any, "Run", Mapping[str, Path]], None]
 """Makes an artifact: from its settings, in the folder of a run, with the folders of what it needs."""
@@ -167,8 +162,3 @@ def _file_in(text: str) -> Path | None:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-
-
-Product = Artifact  # names of before
-Shelf = Store
-Made = Built

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # the same time, small networks were 30 times slower with spinning threads. Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+if os.environ.get("NO_COLOR"):
+    os.environ["TERM"] = "dumb"  # tyro asks for the terminal alone
+
 _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}  # what a full disk says
 _GO_ON = "what was written before is complete; free some space, and go on with --resume"
 
@@ -178,7 +181,7 @@ def named_values(texts: Sequence[str]) -> dict[str, Any]:
 def _recipe(words: Sequence[str], names: Sequence[str]) -> str:
     """The recipe that a command line names; tyro says what is wrong with another word."""
     found = names[0]
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words, ""][1:], strict=True):
         name, _, value = word.partition("=")
         if name == "--recipe" and (value or after) in names:
             found = value or after
@@ -196,17 +199,6 @@ def _processes(options: Options) -> int:
     if launch.launched():
         return 1
     return options.processes or launch.on_cpu(options.device, options.default_processes)
-
-
-# of apps that are not built on `main` yet
-
-
-def parse_plain(options: type[T]) -> T:
-    """The options of this call, for an app without recipes."""
-    try:
-        return tyro.cli(options, registry=REGISTRY)
-    except ValueError as error:
-        fail(str(error))
 
 
 def check_workers(workers: int | None) -> None:

@@ -60,8 +60,7 @@ class TrainDra:
     seed: int = 0  # of everything: weights, batches, noise, attacks; the same for each method
     threads: int | None = None  # of torch on a CPU; None for all cores. Another number moves results by rounding
     edm: EdmSettings = field(default_factory=EdmSettings)
-    # a diffusion model to take instead of training one: a file, or a name that rp_models.load knows
-    diffusion_model: Annotated[str | None, tyro.conf.arg(name="edm")] = None
+    diffusion_model: Annotated[str | None, tyro.conf.arg(name="edm")] = None  # given by file or name, not trained
     synthetic: SyntheticSettings = field(default_factory=SyntheticSettings)
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
