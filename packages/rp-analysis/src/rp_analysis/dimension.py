@@ -140,7 +140,6 @@ def classification_dimension(
         bias: (c,) of the head, or None.
         adversarial: (n, d) features of the adversarial images made from them, in the same order.
         components: directions to project on; None takes those of `features`.
-        variant: see `component_accuracy`.
 
     Returns:
         Curves and dimensions.

@@ -65,7 +65,6 @@ class SaeTrainer:
 
     Args:
         features: (n, d) array or tensor; a memory-mapped array is read batch by batch.
-        config: see `SaeConfig`.
         device: where to train; None is the device of `features`, or the CPU for arrays.
 
     Attributes:

@@ -42,9 +42,7 @@ def perturbation_saliency(
     Args:
         model: the attacked classifier; evaluated in eval mode, its mode is restored.
         attack: makes adversarial images; the papers use PGD with eps 8/255.
-        batches: images and labels.
         transform: see `frequency_map`; Fig. 3a centres low frequencies, which is "fft".
-        quantity: see `frequency_map`.
         only_successful: leave out images that are still classified correctly.
 
     Raises:
@@ -110,10 +108,7 @@ def gradient_saliency(
     """Computes the mean spectrum of a classifier's input gradients (one side of DRA Fig. 10).
 
     Args:
-        model: the classifier.
-        batches: images and labels.
         transform: see `frequency_map`; Fig. 10 has low frequencies in the upper left, which is "dct".
-        quantity: see `frequency_map`.
         normalize: give every image's gradient unit norm, so that maps of two models can be subtracted.
 
     Returns:

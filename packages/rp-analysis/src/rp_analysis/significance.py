@@ -51,12 +51,8 @@ def permutation_test(
 
     Args:
         a: (n, d1) features, n >= 4.
-        b: (n, d2) features of the same samples.
-        metric: which score.
-        seed: of the shuffles.
         k: neighbours per sample (not used by `cka`).
         permutations: number of shuffles; the smallest p-value is 1 / (permutations + 1).
-        normalize: scale rows to unit length first.
 
     Returns:
         The test; a small p-value says that the representations share structure.
@@ -95,13 +91,9 @@ def half_sample_interval(
 
     Args:
         a: (n, d1) features, n >= 8.
-        b: (n, d2) features of the same samples.
-        metric: which score.
-        seed: of the half-samples.
         k: neighbours per sample (not used by `cka`).
         resamples: number of half-samples, at least 2.
         level: coverage of the interval.
-        normalize: scale rows to unit length first.
 
     Returns:
         The interval, as quantiles of the deviations.

@@ -51,7 +51,6 @@ def fill_pretrained(model: nn.Module, source: str) -> None:
     """Fill everything but the last layer.
 
     Args:
-        model: the classifier.
         source: a safetensors or torch file with the keys of the network, perhaps behind prefixes such as `module.` and
             inside dictionaries; or "timm" for timm's own download.
 

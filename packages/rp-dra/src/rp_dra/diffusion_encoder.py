@@ -69,7 +69,6 @@ class EncoderClassifier(nn.Module):
         sigma: noise level in EDM's units (images in [-1, 1]).
         layer: where the features are taken.
         head: "linear", or "mlp" with one hidden layer of the features' width.
-        dropout: see `EdmEncoder`.
     """
 
     def __init__(

@@ -26,11 +26,7 @@ class EncoderTrainer(BaseTrainer):
     Args:
         model: the classifier; in train mode from here on.
         images: the training images, on the device where the training shall run.
-        settings: of the training.
         kept: what else training changes.
-        compute: precision and speed.
-        processes: that train together.
-        seed: of batches, augmentation and noise.
     """
 
     model: EncoderClassifier
@@ -86,12 +82,8 @@ class EncoderFineTuner(EncoderTrainer):
 
     Args:
         model: with the pre-trained encoder.
-        images: see `EncoderTrainer`.
         settings: see `EncoderTrainer`; a pre-trained encoder wants a low rate.
         objective: of adversarial training, e.g. `Trades()`.
-        compute: see `EncoderTrainer`.
-        processes: see `EncoderTrainer`.
-        seed: see `EncoderTrainer`.
 
     Source: Section 5.6 of the DRA paper, under the recipe of adversarial training without synthetic images.
     """
@@ -150,10 +142,7 @@ def noisy_accuracy(model: NoisyClassifier, images: Images, *, seed: int, batch_s
     """The share of noisy images that are classified rightly, with one draw of noise for each image.
 
     Args:
-        model: in eval mode.
         images: e.g. the validation split, on the model's device.
-        seed: of the noise.
-        batch_size: images in one pass.
     """
     right = 0
     for rows in torch.arange(len(images), device=images.device).split(batch_size):

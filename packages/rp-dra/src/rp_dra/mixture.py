@@ -21,7 +21,6 @@ class Batch(NamedTuple):
 
     Attributes:
         x: images (b, c, h, w) in [0, 1], augmented.
-        y: labels (b,).
         draw: int64 (b,), the number of each image in the whole training; its random draws belong to it.
     """
 
@@ -41,11 +40,8 @@ class Mixture:
         device: where batches come out.
 
     Args:
-        training: the recipe.
         real: real images.
         synthetic: synthetic images, or None; larger ones are scaled down to the real ones' size.
-        seed: of the composition and the augmentation.
-        processes: that share a batch.
 
     Raises:
         DataError: if a batch cannot be divided among the processes, or the two sets do not fit each other.

@@ -37,7 +37,6 @@ class DiffusionProbe(nn.Module):
         shape: of one image, (c, h, w).
         width: number of features.
         num_classes: number of logits.
-        seed: of the noise.
     """
 
     mean: Tensor
@@ -60,7 +59,6 @@ class DiffusionProbe(nn.Module):
         """Standardised diffusion features, differentiable in the images.
 
         Args:
-            x: images (b, c, h, w) in [0, 1].
             noise: standard normal draws (b, *noise_shape); None for the probe's own.
 
         Returns:
@@ -118,12 +116,10 @@ def fit_probe(
     Args:
         target: the frozen diffusion features.
         images: training images, on the target's device.
-        seed: of the noise.
         noise: "shared" fits on the noise that the probe keeps; "per-image" on other noise for each image, for a probe
             that is used as a `NoisyProbe`.
         draws: with "per-image", how often each image is taken, with other noise each time.
         weight_decay: L2 penalty on the standardised weights.
-        batch_size: images in one pass of the network.
 
     Returns:
         The probe, in eval mode.

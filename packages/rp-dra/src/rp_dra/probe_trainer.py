@@ -28,12 +28,7 @@ class ProbeTrainer(BaseTrainer):
         model: the probe; use it as a `NoisyProbe`, because it has seen all kinds of noise.
 
     Args:
-        target: the frozen features.
         images: training images, on the target's device.
-        settings: of the training.
-        compute: precision and speed.
-        processes: that train together.
-        seed: of weights, batches, augmentation and noise.
 
     Source: Xiang et al. 2023, arXiv:2303.09769, and their published code.
     """

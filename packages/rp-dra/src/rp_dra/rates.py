@@ -15,7 +15,6 @@ def make_optimizer(training: TrainingSettings, model: nn.Module, head: nn.Module
     """The optimiser of classifier and alignment head, with its groups of decaying and other parameters.
 
     Args:
-        training: the recipe.
         model: the classifier; what decays of it says `training.undecayed`.
         head: the alignment head or None; its biases do not decay.
     """

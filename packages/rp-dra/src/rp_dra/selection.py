@@ -49,8 +49,6 @@ class Validation:
     Args:
         images: the validation images.
         training: ball, step size, steps and batch size of the attack.
-        seed: of the attack's starts; each belongs to its image.
-        processes: that share the images.
     """
 
     def __init__(self, images: Images, training: TrainingSettings, *, seed: int, processes: Processes = ALONE) -> None:

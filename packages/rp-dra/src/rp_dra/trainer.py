@@ -38,17 +38,11 @@ class ClassifierTrainer(BaseTrainer):
         plan: which images make up each batch.
 
     Args:
-        classifier: the network's settings.
-        training: the recipe.
         real: training images, on the device where the training shall run.
         objective: what a step minimises; `objective_of(training)` for TRADES.
         synthetic: synthetic images, or None.
         validation: images that choose the best average; None takes the last.
         target: the alignment's target, or None for no alignment.
-        alignment: its settings.
-        compute: precision and speed.
-        processes: that train together.
-        seed: of weights, batches, augmentation and noise.
     """
 
     def __init__(

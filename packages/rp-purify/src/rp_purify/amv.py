@@ -55,7 +55,6 @@ def attention_variation(attention: Tensor, other: Tensor, convention: Convention
     Args:
         attention: weights (b, h, n, n), rows summing to 1.
         other: weights of the same shape, e.g. those of the attacked images.
-        convention: norm and heads.
 
     Returns:
         Tensor (b,), at most sqrt(2 n) (2 n if squared), and 0 for equal weights.
@@ -82,7 +81,6 @@ class Variation(NamedTuple):
 
     Attributes:
         layers: AMV (b, t) of each decoder layer; the last column is the paper's figure.
-        clean_loss: (b,).
         loss: (b,), of the other images.
     """
 
@@ -103,12 +101,8 @@ def variation(
     """AMV between clean and other images under the same masks, in batches that keep only numbers.
 
     Args:
-        view: the model that looks.
-        clean: images (b, c, h, w) in [0, 1].
         other: attacked or purified images of the same shape.
         index: int64 (b,), image indices: they choose the masks.
-        convention: see `Convention`.
-        batch_size: images at a time.
     """
     if clean.shape != other.shape:
         raise ValueError(f"expected two batches of one shape, got {tuple(clean.shape)} and {tuple(other.shape)}")
@@ -155,12 +149,7 @@ def curve_over_radii(
     """AMV and loss against the radius of an attack (the paper's Fig. 4 a-c and 7).
 
     Args:
-        view: the model that looks.
-        clean: images (b, c, h, w) in [0, 1].
         perturb: gives the attacked images for a radius in pixel units of [0, 1].
-        radii: the radii.
-        index: int64 (b,), image indices.
-        convention: see `Convention`.
     """
     return _curve(view, clean, ((eps, perturb(eps)) for eps in radii), index, convention)
 
@@ -180,13 +169,9 @@ def curve_over_steps(
 
     Args:
         view: the model that looks; its masks are not those that the purifier descends on.
-        clean: images (b, c, h, w) in [0, 1].
         attacked: the images that are purified.
         purifier: MAE-Pure or MaskDiT-Pure.
-        seed: of its noise.
-        index: int64 (b,), image indices.
         every: steps between two points; the first and the last step are always there.
-        convention: see `Convention`.
     """
     images = enumerate(purifier.trajectory(attacked, seed=seed, index=index))
     chosen = ((float(step), image) for step, image in images if step % every == 0 or step == purifier.steps)

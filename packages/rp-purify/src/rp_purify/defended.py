@@ -16,7 +16,6 @@ class Defended(nn.Module):
     backward rules by `gradients` and `with_gradient`, and, where the purifier descends one, its `reconstruction_loss`.
 
     Args:
-        purifier: images to images.
         classifier: images in [0, 1] to logits; for `forward_features` it must have that method itself.
     """
 
@@ -41,10 +40,6 @@ class Defended(nn.Module):
 
     def with_noise(self, *, seed: int, index: Tensor) -> Callable[[Tensor], Tensor]:
         """The same classifier, the noise of each row a function of (seed, index of that row) alone.
-
-        Args:
-            seed: any integer.
-            index: int64 (b,), image indices.
 
         Returns:
             A callable from images (b, c, h, w) to logits (b, k).

@@ -21,7 +21,6 @@ class SignDescent(Purifier):
     Clip projects to the ball |x_s - x_0| <= eta of the maximum norm and to [0, 1]. No parameter ever gets a gradient.
 
     Args:
-        model: gives the loss.
         step_size: lambda, in pixel units of [0, 1].
         steps: number of steps S; 0 is the identity.
         eta: radius in pixel units of [0, 1]; None for no limit.
@@ -87,13 +86,7 @@ class SignDescent(Purifier):
         return image
 
     def trajectory(self, x: Tensor, *, seed: int, index: Tensor) -> Iterator[Tensor]:
-        """The images x_0, ..., x_S, without gradients.
-
-        Args:
-            x: images (b, c, h, w) in [0, 1].
-            seed: of the noise.
-            index: int64 (b,), image indices.
-        """
+        """The images x_0, ..., x_S, without gradients."""
         for image, _ in self._descend(x, seed, index):
             yield image
 

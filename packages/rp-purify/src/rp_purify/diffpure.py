@@ -55,8 +55,6 @@ class DiffPure(Purifier):
         times: t* in thousandths: 100 (CIFAR-10, maximum norm), 75 (L2), 150 (ImageNet); several for several rounds,
             e.g. `GRADUAL_CIFAR10`.
         steps: denoising steps of a round; None for one each thousandth, as in the paper.
-        solver: "sde" or "ode".
-        seed, fresh, grad: see `Purifier`.
     """
 
     def __init__(
@@ -135,10 +133,8 @@ class LikelihoodMaximisation(Purifier):
 
     Args:
         denoiser: an unconditional denoiser D(x; sigma) of images in [-1, 1].
-        steps: of Adam.
         sigma: lowest and highest noise level; each image's is drawn uniformly in each step.
         lr: of Adam, in the units of [-1, 1].
-        seed, fresh: see `Purifier`.
     """
 
     gradients = ("identity",)

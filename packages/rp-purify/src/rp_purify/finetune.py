@@ -53,8 +53,6 @@ def adversarial_images(
         images: training images, with batches on the system's device.
         attack: `attack(model, x, y)`; it starts from the noisy images.
         noise_std: of the noise, in pixel units of [0, 1].
-        seed: of the noise.
-        batch_size: images at a time.
         done: called with the number of images made so far.
 
     Returns:
@@ -74,12 +72,7 @@ def adversarial_batch(
     """Some rows of `adversarial_images`, for those who store them as they come.
 
     Args:
-        defended: as there, like everything else.
-        images: training images.
-        attack: of this batch.
         rows: consecutive positions, `slice(start, stop)`.
-        noise_std: of the noise.
-        seed: of the noise.
 
     Returns:
         Images (b, c, h, w) in [0, 1], and their labels (b,).
@@ -142,15 +135,11 @@ class Finetuner(BaseTrainer):
     images. It logs the two terms and the accuracy on the purified images.
 
     Args:
-        settings: of the training.
         purifier: P, one that is differentiable in its weights.
         classifier: images to logits, kept in eval mode and never changed.
         images: the clean training images, in memory or not, with batches on the device where the training shall run.
         adversarial: the result of `adversarial_images`, (n, c, h, w) in the same order; or a set that holds the same,
             of which batches are read when they are needed. Its labels are not used.
-        compute: precision and speed.
-        processes: that train together.
-        seed: of batches, masks and noise.
 
     Raises:
         ValueError: if the weights get no gradient through the purifier, or the images do not fit.

@@ -43,8 +43,6 @@ def clip_to_ball(x: Tensor, center: Tensor, eta: float | None) -> Tensor:
     """`x` with each value at most `eta` from `center`; a clipped value has the derivative of the center.
 
     Args:
-        x: any shape.
-        center: of the same shape.
         eta: radius in pixel units, or None for no limit.
     """
     if eta is None:
@@ -83,13 +81,6 @@ def replay(purifier: Descends, x: Tensor, rule: str, *, seed: int, index: Tensor
 
     The forward pass keeps one image per step. The backward pass goes through the steps in reverse, rebuilds the noise
     of each from (seed, index, step), and differentiates it twice with torch's plain attention.
-
-    Args:
-        purifier: whose trajectory is followed.
-        x: images (b, c, h, w).
-        rule: a name in `CURVED`.
-        seed: of the noise.
-        index: int64 (b,), image indices.
     """
     result: Tensor = _Replay.apply(x, index, purifier, rule, seed)
     return result
@@ -126,13 +117,8 @@ def smooth_step(
     """One true step of sign descent with a graph through a curved rule: to `x`, to the center, and to the weights.
 
     Args:
-        purifier: gives loss, step size and radius.
         x: images (b, c, h, w) that require gradients.
         center: the images that came in, around which the result is clipped.
-        rule: a name in `CURVED`.
-        seed: of the noise.
-        index: int64 (b,), image indices.
-        step: number of the step, from 1.
     """
     with plain_attention():
         loss = purifier.loss(x, seed=seed, index=index, step=step)

@@ -24,14 +24,11 @@ class MAEPure(SignDescent):
     Args:
         mae: the autoencoder, which is neither changed nor copied.
         step_size: lambda, "1" of 255 in the paper.
-        steps: number of steps S.
-        mask_rate: share of hidden patches.
         eta: clipping threshold; the paper names none, this is the radius of the attacks that it defends against.
         halve: use half the step size in the second half of the steps.
         masks: new masks in each step, or one per image for all steps.
         masks_per_step: number of masks whose losses are averaged in a step.
         complementary: add to each mask the one that hides the other patches.
-        seed: of the masks in calls that name none.
         grad: the backward rule, see `SignDescent`.
     """
 

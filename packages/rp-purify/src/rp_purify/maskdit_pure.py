@@ -25,7 +25,6 @@ class MaskDiTPure(SignDescent):
     Args:
         maskdit: an unconditional model of images scaled to [-1, 1], which is neither changed nor copied.
         step_size: lambda, "1" of 255 in the paper.
-        steps: number of steps S.
         mask_rate: share of masked patches; 0 for the plain denoising loss.
         eta: clipping threshold, see `MAEPure`.
         halve: use half the step size in the second half of the steps.
@@ -35,7 +34,6 @@ class MaskDiTPure(SignDescent):
         masks: new masks in each step, or one per image for all steps.
         noise: new noise (and grid level) in each step, or one per image for all steps.
         mae_weight: weight of the reconstruction of the masked noisy patches.
-        seed: of masks and noise in calls that name none.
         grad: the backward rule, see `SignDescent`.
     """
 

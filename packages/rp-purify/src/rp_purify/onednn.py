@@ -39,9 +39,6 @@ def onednn_where_it_gains(model: nn.Module) -> AbstractContextManager[object]:
     """`onednn_linear()` if one of the model's frozen layers can gain, otherwise a block without effect.
 
     The block looks at every call of torch, which small networks would notice.
-
-    Args:
-        model: with the parameters that the block will use.
     """
     gains = any(weight.dim() == 2 and _gains(weight, weight) for weight in model.parameters())
     return onednn_linear() if gains else nullcontext()

@@ -65,7 +65,6 @@ class Purifier(nn.Module):
         """The purified images.
 
         Args:
-            x: images (b, c, h, w) in [0, 1].
             seed: of this call's noise; None: see the class.
             index: int64 (b,), image indices; None: see the class.
 
@@ -105,13 +104,7 @@ class Purifier(nn.Module):
             return self.differentiable(x, seed=seed, index=index)
 
     def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
-        """The purified images with a graph to `x` and to the weights, which is what fine-tuning trains through.
-
-        Args:
-            x: images (b, c, h, w) in [0, 1].
-            seed: of the noise.
-            index: int64 (b,), image indices.
-        """
+        """The purified images with a graph to `x` and to the weights, which is what fine-tuning trains through."""
         raise NotImplementedError
 
     def with_noise(self, *, seed: int, index: Tensor) -> Callable[[Tensor], Tensor]:
@@ -159,8 +152,6 @@ def follow(x: Tensor, values: Tensor, follows: Tensor | None = None) -> Tensor:
     """`values`, differentiated as if they were `x`.
 
     Args:
-        x: what gets the gradient.
-        values: what is returned, of the same shape.
         follows: bool, where the gradient passes; None for everywhere.
     """
     result: Tensor = _Follow.apply(x, values, follows)

@@ -32,7 +32,6 @@ class GaussianNoise(Purifier):
 
     Args:
         std: standard deviation in pixel units of [0, 1].
-        seed, fresh, grad: see `Purifier`.
     """
 
     def __init__(self, std: float, *, seed: int | None = None, fresh: bool = True, grad: str = "exact") -> None:
@@ -53,11 +52,9 @@ class MAEReconstruction(Purifier):
     so every pixel is the model's. Source: the use of MAE in NIM-MAE, You et al. 2023, arXiv:2302.01056.
 
     Args:
-        mae: the autoencoder.
         mask_rate: share of patches hidden in the first pass.
         std: of Gaussian noise added before, in pixel units of [0, 1]; fair only to a model trained with noise.
         keep_visible: keep the patches that the first pass sees, instead of a second pass.
-        seed, fresh, grad: see `Purifier`.
     """
 
     def __init__(
@@ -98,7 +95,6 @@ class OneStepDenoise(Purifier):
     Args:
         denoiser: an unconditional denoiser D of images in [-1, 1] (a conditional one is called without a class).
         sigma: noise level in the units of [-1, 1], twice that of [0, 1]; the default is DiffPure's t* = 0.1.
-        seed, fresh, grad: see `Purifier`.
     """
 
     def __init__(

@@ -77,11 +77,7 @@ def decoder_kernel_variation(
     keys, as rows of the weights that the shift does not reach.
 
     Args:
-        mae: the autoencoder.
-        clean: images (b, c, h, w) in [0, 1].
         other: attacked images of the same shape.
-        mask: of both.
-        features: number of random features.
         generator: of the features, on the images' device.
 
     Returns:
@@ -131,10 +127,7 @@ def descent_bound(
 
     Args:
         loss: a scalar function of an image tensor.
-        start: x_0.
         minimum: x*, what the theorem calls the clean image.
-        rate: step size lambda.
-        steps: S.
     """
     x, total, squares = start.detach(), torch.zeros_like(start), 0.0
     for _ in range(steps + 1):

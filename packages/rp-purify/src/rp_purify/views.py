@@ -33,13 +33,7 @@ class View(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MAEView:
-    """Looks at images with a masked autoencoder; the paper's figures have a mask rate of 0.5.
-
-    Attributes:
-        model: the autoencoder.
-        mask_rate: share of hidden patches.
-        seed: of the masks.
-    """
+    """Looks at images with a masked autoencoder; the paper's figures have a mask rate of 0.5."""
 
     model: MaskedAutoencoder
     mask_rate: float = 0.5
@@ -67,10 +61,7 @@ class MaskDiTView:
     """Looks at images with a pixel-space MaskDiT at one noise level.
 
     Attributes:
-        model: the denoiser of images scaled to [-1, 1].
         sigma: noise level in the units of [-1, 1].
-        mask_rate: share of masked patches.
-        seed: of masks and noise.
     """
 
     model: MaskDiT

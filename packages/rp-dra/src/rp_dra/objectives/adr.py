@@ -20,7 +20,6 @@ def trust(q: Tensor, y: Tensor, lam: float) -> Tensor:
 
     Args:
         q: the teacher's probabilities (b, k).
-        y: labels (b,).
         lam: lambda, in [0, 1].
 
     Returns:
@@ -38,7 +37,6 @@ def adr_labels(logits: Tensor, y: Tensor, *, tau: float, lam: float) -> Tensor:
 
     Args:
         logits: the teacher's, (b, k).
-        y: labels (b,).
         tau: temperature of the teacher's prediction.
         lam: lambda, the largest share that the teacher gets, in [0, 1].
 

@@ -57,8 +57,6 @@ def ikl_loss(
     the adversarial prediction with the natural one, which is held fixed.
 
     Args:
-        logits: natural, (b, k).
-        logits_adv: adversarial, (b, k).
         prior: for each image the mean prediction on its class, (b, k), rows summing to 1.
         alpha: weight of SCE.
         beta: weight of wMSE.

@@ -22,7 +22,6 @@ def classify_both(model: nn.Module, x: Tensor, x_adv: Tensor, *, joint: bool) ->
     """Natural logits (b, k), adversarial features (b, d) and adversarial logits (b, k).
 
     Args:
-        model: the classifier.
         x: natural images (b, c, h, w).
         x_adv: adversarial images, the same shape.
         joint: one pass of 2 b images instead of two of b. In train mode this changes what batch norms compute: both

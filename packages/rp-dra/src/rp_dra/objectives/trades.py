@@ -129,10 +129,6 @@ def divergence(logits: Tensor, logits_adv: Tensor) -> Tensor:
     """The batch mean of KL(softmax(logits) || softmax(logits_adv)), differentiable in both.
 
     Both sides are log-probabilities: with probabilities on the left, one that rounds to 0 has a NaN gradient.
-
-    Args:
-        logits: natural, (b, k).
-        logits_adv: adversarial, (b, k).
     """
     log_p, log_q = logits.log_softmax(dim=1), logits_adv.log_softmax(dim=1)
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)

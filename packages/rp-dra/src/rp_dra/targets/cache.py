@@ -25,7 +25,6 @@ class CachedTarget:
         table: float32 (n, r, d).
 
     Args:
-        target: the frozen target.
         images: sets of images, numbered one after another as `BatchPlan` does (real ones first, then synthetic ones).
         augmented: whether the images will be augmented before they are asked about; must be False.
         seed: of the fixed noise.

@@ -121,7 +121,6 @@ def fit_image(x: Tensor, size: int) -> Tensor:
     """Images scaled until their shorter side is `size` (bicubic, antialiased), then cropped in the centre.
 
     Args:
-        x: images (b, c, h, w) in [0, 1].
         size: height and width of the result.
 
     Returns:

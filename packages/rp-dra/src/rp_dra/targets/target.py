@@ -29,7 +29,6 @@ class Target(Protocol):
         """Features (b, d) of images x (b, c, h, w) in [0, 1] with labels y (b,).
 
         Args:
-            x: images.
             y: labels, the condition where the target has one; None for none.
             noise: standard normal draws (b, *noise_shape).
             level: standard normal draws (b,) that choose each image's noise level; None for the target's own level.
@@ -51,7 +50,6 @@ class FrozenTarget(nn.Module, ABC):
     Args:
         label: "class" passes the labels on as the condition, "null" drops them.
         precision: of the frozen network, whatever the code around it has set; the features are float32.
-        random_level: see `Target`.
     """
 
     def __init__(self, *, label: Label = "class", precision: Precision = "float32", random_level: bool = False) -> None:
@@ -75,7 +73,6 @@ class FrozenTarget(nn.Module, ABC):
         """Features of images, differentiable in the images.
 
         Args:
-            x: images (b, c, h, w) in [0, 1].
             y: labels (b,), the condition; None for the unconditional features.
             noise: standard normal draws (b, *noise_shape).
             level: standard normal draws (b,) that choose each image's noise level; None for the target's own level.
@@ -124,10 +121,7 @@ def represent(target: Target, x: Tensor, y: Tensor | None, *, seed: int, draw: T
     with more than one million synthetic images.
 
     Args:
-        target: the frozen target.
-        x: images (b, c, h, w) in [0, 1].
         y: labels (b,), or None.
-        seed: of the draws.
         draw: int64 (b,), the number that each image's draws belong to.
 
     Returns:
