@@ -53,9 +53,6 @@ def as_pair(a: Matrix, b: Matrix, names: tuple[str, str], *, rows: int = 1) -> t
 
     Returns:
         (n, d1) and (n, d2) tensors on the same device.
-
-    Raises:
-        TypeError, ValueError: as `as_matrix`, or the numbers of rows or the devices differ.
     """
     x, y = as_matrix(a, names[0], rows=rows), as_matrix(b, names[1], rows=rows)
     if len(x) != len(y):

@@ -25,26 +25,18 @@ class ClassificationDimension:
     """Accuracies of the head on features projected to K = 0..d components, and the dimensions read from them.
 
     Attributes:
-        variant: how features were projected.
-        clean: (d + 1,) accuracy on clean features, entry K for K components.
-        adversarial: (d + 1,) accuracy on adversarial features, or None.
-        full_clean: accuracy without projection.
-        full_adversarial: adversarial accuracy without projection, or None.
-        cls95: smallest K with at least 95 % of `full_clean`; None if no K has.
-        cls99: the same for 99 %.
-        robust: smallest K >= 1 with the highest adversarial accuracy, or None.
         robust_range: smallest and largest K >= 1 whose adversarial accuracy is within one standard error of the
             highest: curves are flat at their peak, so a single argmax says little.
     """
 
-    variant: Variant
-    clean: Tensor
-    adversarial: Tensor | None
-    full_clean: float
-    full_adversarial: float | None
-    cls95: int | None
-    cls99: int | None
-    robust: int | None
+    variant: Variant  # how features were projected
+    clean: Tensor  # (d + 1,) accuracy on clean features, entry K for K components
+    adversarial: Tensor | None  # (d + 1,) accuracy on adversarial features, or None
+    full_clean: float  # accuracy without projection
+    full_adversarial: float | None  # adversarial accuracy without projection, or None
+    cls95: int | None  # smallest K with at least 95 % of `full_clean`; None if no K has
+    cls99: int | None  # the same for 99 %
+    robust: int | None  # smallest K >= 1 with the highest adversarial accuracy, or None
     robust_range: tuple[int, int] | None
 
 
@@ -94,9 +86,6 @@ def component_accuracy(
 
     Returns:
         (d + 1,) float64 accuracies, entry K for K components.
-
-    Raises:
-        ValueError: shapes that do not belong together, NaN features, an unknown variant.
     """
     x = as_matrix(features, "features")
     _check_head(x, labels, weight, bias)
@@ -140,12 +129,6 @@ def classification_dimension(
         bias: (c,) of the head, or None.
         adversarial: (n, d) features of the adversarial images made from them, in the same order.
         components: directions to project on; None takes those of `features`.
-
-    Returns:
-        Curves and dimensions.
-
-    Raises:
-        ValueError: as `component_accuracy`.
 
     Source: Feng et al. 2022, arXiv:2206.06072; robust-aware: section 5.5 of the DRA paper.
     """

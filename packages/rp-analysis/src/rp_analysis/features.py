@@ -55,9 +55,6 @@ def extract_features(
         dtype: of the file.
         flush_every: batches between two records of progress.
 
-    Returns:
-        The stored features, complete.
-
     Raises:
         ValueError: an unknown layer or option, other settings or indices than the file's, too few or many images.
     """

@@ -87,9 +87,6 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
         mean2: (d,).
         cov2: (d, d).
 
-    Returns:
-        The distance, at least 0; squared units of the features.
-
     Raises:
         ValueError: if shapes differ, a value is not finite, or a matrix is not symmetric or has negative eigenvalues.
 

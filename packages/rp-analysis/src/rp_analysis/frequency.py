@@ -24,9 +24,6 @@ def frequency_map(
 
     Returns:
         (h, w) float64 on the device of the images.
-
-    Raises:
-        ValueError: no images, batches of different sizes, NaN values, an unknown option.
     """
     if transform not in get_args(Transform) or quantity not in get_args(Quantity):
         raise ValueError(

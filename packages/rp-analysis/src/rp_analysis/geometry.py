@@ -23,9 +23,6 @@ def alignment_loss(x: Matrix, y: Matrix, *, alpha: float = 2.0, normalize: bool 
     Returns:
         Scalar tensor in the dtype of `x`, differentiable; in [0, 2^alpha] for unit rows, lower is better aligned.
 
-    Raises:
-        ValueError: shapes differ, NaN features, alpha not positive.
-
     Source: Wang & Isola 2020, arXiv:2005.10242, L_align.
     """
     u, v = as_pair(x, y, ("x", "y"))
@@ -58,9 +55,6 @@ def uniformity_loss(x: Matrix, *, t: float = 2.0, normalize: bool = True, block:
     Returns:
         Scalar tensor in the dtype of `x`, differentiable; for unit rows in [-4t, 0], lower is more uniform, -2t in
         the limit of many dimensions.
-
-    Raises:
-        ValueError: fewer than 2 samples, NaN features, t or block not positive.
 
     Source: Wang & Isola 2020, arXiv:2005.10242, L_uniform.
     """

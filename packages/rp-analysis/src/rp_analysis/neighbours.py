@@ -10,15 +10,10 @@ from .arrays import row_block, row_norms, row_slices
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The k nearest neighbours of each of n samples, the sample itself excluded.
+    """The k nearest neighbours of each of n samples, the sample itself excluded."""
 
-    Attributes:
-        index: (n, k) int64, the neighbours of row i, nearest first.
-        similarity: (n, k) float64, their inner products (cosines where rows were normalised).
-    """
-
-    index: Tensor
-    similarity: Tensor
+    index: Tensor  # (n, k) int64, the neighbours of row i, nearest first
+    similarity: Tensor  # (n, k) float64, their inner products (cosines where rows were normalised)
 
 
 def nearest_neighbours(x: Tensor, k: int, *, normalize: bool = True) -> Neighbours:

@@ -48,12 +48,6 @@ def evaluate_reconstruction(sae: TopKSae, features: Matrix) -> Reconstruction:
         sae: a trained model.
         features: (n, d), n >= 2, not those that it was trained on.
 
-    Returns:
-        Losses and firing statistics; sums in float64.
-
-    Raises:
-        ValueError: features of another width, NaN, or the same for every sample.
-
     Source: Gao et al. 2025, arXiv:2406.04093; reported in Fig. 6 of the DRA paper.
     """
     x = as_matrix(features, "features", rows=2, keep_half=True)

@@ -130,9 +130,6 @@ class SaeTrainer:
         Args:
             steps: at most this many further steps.
             callback: called after every step.
-
-        Returns:
-            `finished()`.
         """
         last = self.config.epochs * self.steps_per_epoch
         last = last if steps is None else min(last, self.step + steps)

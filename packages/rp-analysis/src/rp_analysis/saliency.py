@@ -44,9 +44,6 @@ def perturbation_saliency(
         attack: makes adversarial images; the papers use PGD with eps 8/255.
         transform: see `frequency_map`; Fig. 3a centres low frequencies, which is "fft".
         only_successful: leave out images that are still classified correctly.
-
-    Raises:
-        ValueError: no image is left.
     """
     total: Tensor | None = None
     used = images = 0
@@ -78,9 +75,6 @@ def input_gradients(model: Classifier, x: Tensor, y: Tensor, *, normalize: bool 
         y: (b,) labels.
         normalize: scale each sample's gradient to unit Euclidean norm.
 
-    Returns:
-        (b, c, h, w) gradients.
-
     Raises:
         ValueError: a gradient that is not finite.
     """
@@ -110,9 +104,6 @@ def gradient_saliency(
     Args:
         transform: see `frequency_map`; Fig. 10 has low frequencies in the upper left, which is "dct".
         normalize: give every image's gradient unit norm, so that maps of two models can be subtracted.
-
-    Returns:
-        (h, w) float64.
     """
     gradients = (input_gradients(model, x, y, normalize=normalize) for x, y in batches)
     return frequency_map(gradients, transform=transform, quantity=quantity)

@@ -56,9 +56,6 @@ def permutation_test(
 
     Returns:
         The test; a small p-value says that the representations share structure.
-
-    Raises:
-        ValueError: as the score itself, or no permutations.
     """
     x, y = as_pair(checked_features(a, "a"), checked_features(b, "b"), ("a", "b"))
     if permutations < 1:
@@ -94,12 +91,6 @@ def half_sample_interval(
         k: neighbours per sample (not used by `cka`).
         resamples: number of half-samples, at least 2.
         level: coverage of the interval.
-
-    Returns:
-        The interval, as quantiles of the deviations.
-
-    Raises:
-        ValueError: as the score itself, or resamples or level out of range.
 
     Source: Politis, Romano & Wolf 1999, Subsampling (Springer).
     """

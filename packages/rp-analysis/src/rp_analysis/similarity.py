@@ -38,9 +38,6 @@ def cknna(
     Returns:
         The score; NaN where a self-HSIC is negative (a kernel without structure at this k).
 
-    Raises:
-        ValueError: fewer than 4 samples, k out of range, NaN features, all rows equal.
-
     Source: Huh et al. 2024, arXiv:2405.07987, as its public code computes it (no explicit centring); the HSIC
     estimator is Eq. 5 of Song et al. 2012.
     """
@@ -64,9 +61,6 @@ def cknna_matrix(
         k: neighbours per sample.
         eps: added to the denominator, as in `cknna`.
         normalize: scale samples to unit length first.
-
-    Returns:
-        (r, c) float64 scores.
     """
     if not rows or not columns:
         raise ValueError(f"rows and columns must not be empty, got {len(rows)} and {len(columns)} matrices")
@@ -97,9 +91,6 @@ def similarity_scatter(
         models: features (n, d) of the same samples by model name.
         robust_accuracy: in [0, 1] by model name, e.g. RobustBench's.
         k: neighbours per sample.
-
-    Raises:
-        ValueError: a model without a robust accuracy.
     """
     missing = sorted(set(models) - set(robust_accuracy))
     if missing:
@@ -119,9 +110,6 @@ def mutual_knn(a: Matrix, b: Matrix, k: int = 10, *, normalize: bool = True) -> 
 
     Returns:
         The share in [0, 1]; about k / (n - 1) by chance.
-
-    Raises:
-        ValueError: as `cknna`.
 
     Source: Huh et al. 2024, arXiv:2405.07987.
     """
@@ -143,9 +131,6 @@ def cka(a: Matrix, b: Matrix, *, unbiased: bool = False, eps: float = 1e-6, norm
 
     Returns:
         The score: in [0, 1] if biased; possibly slightly negative, or NaN where a self-HSIC is negative, if not.
-
-    Raises:
-        ValueError: fewer than 4 samples, NaN features, all rows equal.
 
     Source: Kornblith et al. 2019, arXiv:1905.00414; unbiased: Eq. 5 of Song et al. 2012.
     """

@@ -14,9 +14,6 @@ def alignment_loss(projected: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         Scalar in [-1, 1]; -1 is perfect alignment. Source: Eq. 3 of the DRA paper.
-
-    Raises:
-        ValueError: if the shapes differ.
     """
     return projector.alignment_loss(projected, target).mean()
 
@@ -57,9 +54,6 @@ class Alignment(nn.Module):
         Args:
             features: (b, width).
             target: (b, target_width), or (b, r, target_width) for r representations of each image.
-
-        Raises:
-            ValueError: if the number of representations is not the head's.
         """
         if target.dim() == 2:
             target = target[:, None]

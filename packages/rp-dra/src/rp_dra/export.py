@@ -27,10 +27,6 @@ def export_robustbench(model: nn.Module, path: str | Path) -> None:
     Args:
         model: the classifier, e.g. `trainer.result()` or what `rp_models.load` gave.
         path: the file; an existing one is replaced only after the new one is complete.
-
-    Raises:
-        TypeError: if RobustBench has no class for the network.
-        OSError: if the file cannot be written.
     """
     if not isinstance(model, _KNOWN):
         raise TypeError(

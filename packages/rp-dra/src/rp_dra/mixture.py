@@ -17,16 +17,11 @@ from rp_dra.targets import fit_image
 
 
 class Batch(NamedTuple):
-    """The images of one step.
+    """The images of one step."""
 
-    Attributes:
-        x: images (b, c, h, w) in [0, 1], augmented.
-        draw: int64 (b,), the number of each image in the whole training; its random draws belong to it.
-    """
-
-    x: Tensor
+    x: Tensor  # images (b, c, h, w) in [0, 1], augmented
     y: Tensor
-    draw: Tensor
+    draw: Tensor  # int64 (b,), the number of each image in the whole training; its random draws belong to it
 
 
 class Mixture:

@@ -60,9 +60,6 @@ class DiffusionProbe(nn.Module):
 
         Args:
             noise: standard normal draws (b, *noise_shape); None for the probe's own.
-
-        Returns:
-            Tensor (b, d).
         """
         if noise is None:
             noise = self.noise.expand(len(x), *self.noise.shape[1:])
@@ -183,20 +180,15 @@ class EotGap(NamedTuple):
     """Accuracies of one query of a random classifier, each under one attack on all images.
 
     Attributes:
-        clean: without attack.
-        noise: at random points of the ball.
         without_eot: under PGD that sees one draw of the noise in each gradient: what a careless evaluation reports.
-        with_eot: under PGD that averages the gradient over `passes` draws.
-        fixed_noise: of the classifier with its noise fixed and known to the attacker.
-        passes: draws in each averaged gradient.
     """
 
-    clean: Interval
-    noise: Interval
+    clean: Interval  # without attack
+    noise: Interval  # at random points of the ball
     without_eot: Interval
-    with_eot: Interval
-    fixed_noise: Interval
-    passes: int
+    with_eot: Interval  # under PGD that averages the gradient over `passes` draws
+    fixed_noise: Interval  # of the classifier with its noise fixed and known to the attacker
+    passes: int  # draws in each averaged gradient
 
 
 def eot_gap(

@@ -28,16 +28,14 @@ class Convention:
     """How two attention matrices are compared.
 
     Attributes:
-        norm: of the difference.
         heads: "each": the norm of each head's difference, averaged; "mean": the norm of the heads' mean difference.
         drop_cls: leave out the class token's row and column (MAE; MaskDiT has none), without renormalising rows.
-        squared: square each norm before averaging, as in Theorem 3.2.
     """
 
-    norm: Norm = "frobenius"
+    norm: Norm = "frobenius"  # of the difference
     heads: Heads = "each"
     drop_cls: bool = False
-    squared: bool = False
+    squared: bool = False  # square each norm before averaging, as in Theorem 3.2
 
     def __post_init__(self) -> None:
         if self.norm not in ("frobenius", "spectral"):
@@ -58,9 +56,6 @@ def attention_variation(attention: Tensor, other: Tensor, convention: Convention
 
     Returns:
         Tensor (b,), at most sqrt(2 n) (2 n if squared), and 0 for equal weights.
-
-    Raises:
-        ValueError: if the shapes differ.
     """
     if attention.dim() != 4 or attention.shape != other.shape:
         raise ValueError(
@@ -77,16 +72,11 @@ def attention_variation(attention: Tensor, other: Tensor, convention: Convention
 
 
 class Variation(NamedTuple):
-    """AMV and loss of images against clean ones.
+    """AMV and loss of images against clean ones."""
 
-    Attributes:
-        layers: AMV (b, t) of each decoder layer; the last column is the paper's figure.
-        loss: (b,), of the other images.
-    """
-
-    layers: Tensor
+    layers: Tensor  # AMV (b, t) of each decoder layer; the last column is the paper's figure
     clean_loss: Tensor
-    loss: Tensor
+    loss: Tensor  # (b,), of the other images
 
 
 def variation(
@@ -116,25 +106,15 @@ def variation(
 
 
 class Point(NamedTuple):
-    """One point of a curve: means over images.
+    """One point of a curve: means over images."""
 
-    Attributes:
-        position: the radius or the number of steps.
-        amv: of the last decoder layer.
-        layers: of each decoder layer.
-        loss: of the attacked or purified images.
-        clean_loss: of the clean images.
-        amv_error: standard error of `amv`, over images.
-        loss_error: standard error of `loss`.
-    """
-
-    position: float
-    amv: float
-    layers: list[float]
-    loss: float
-    clean_loss: float
-    amv_error: float
-    loss_error: float
+    position: float  # the radius or the number of steps
+    amv: float  # of the last decoder layer
+    layers: list[float]  # of each decoder layer
+    loss: float  # of the attacked or purified images
+    clean_loss: float  # of the clean images
+    amv_error: float  # standard error of `amv`, over images
+    loss_error: float  # standard error of `loss`
 
 
 def curve_over_radii(

@@ -39,11 +39,7 @@ class Defended(nn.Module):
         return features(self.purifier(x, seed=seed, index=index))
 
     def with_noise(self, *, seed: int, index: Tensor) -> Callable[[Tensor], Tensor]:
-        """The same classifier, the noise of each row a function of (seed, index of that row) alone.
-
-        Returns:
-            A callable from images (b, c, h, w) to logits (b, k).
-        """
+        """The same classifier, the noise of each row a function of (seed, index of that row) alone."""
         return functools.partial(self, seed=seed, index=index)
 
     @property

@@ -73,9 +73,6 @@ def adversarial_batch(
 
     Args:
         rows: consecutive positions, `slice(start, stop)`.
-
-    Returns:
-        Images (b, c, h, w) in [0, 1], and their labels (b,).
     """
     x, y = images.batch(rows)
     index = torch.arange(rows.start, rows.start + len(x), device=x.device)

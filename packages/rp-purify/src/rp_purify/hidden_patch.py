@@ -33,9 +33,6 @@ def target_attention(attention: Tensor, mask: Mask, patch: int | Tensor) -> Tens
 
     Returns:
         Tensor (b, n) in image order, averaged over heads, NaN at hidden patches. Compare pictures on one colour scale.
-
-    Raises:
-        ValueError: if a target is not hidden.
     """
     count, tokens = mask.mask.shape
     if attention.shape[-1] != tokens + 1:

@@ -72,9 +72,6 @@ def preset(
         mask_rate_of: appendix E.2 calls (1 - rho) n patches masked at mask rate rho; "visible" follows it.
         algorithm_1: its loop `while s <= S` runs S + 1 times; Eq. 3 is applied S times.
         clip: eta is named nowhere; True uses the attacks' radius, False no ball.
-
-    Raises:
-        ValueError: for an unknown data set or variant.
     """
     if data not in TABLES_13_AND_14 or variant not in TABLES_13_AND_14[data]:
         raise ValueError(

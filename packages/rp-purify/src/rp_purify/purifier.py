@@ -68,9 +68,6 @@ class Purifier(nn.Module):
             seed: of this call's noise; None: see the class.
             index: int64 (b,), image indices; None: see the class.
 
-        Returns:
-            Tensor of the shape of `x`, in [0, 1].
-
         Raises:
             ValueError: for anything but an image batch in [0, 1], or indices that do not fit it.
             FloatingPointError: if a purified value is not finite.

@@ -199,11 +199,7 @@ _NETWORKS = {"maskdit-pure": "a MaskDiT", "denoise": "a denoiser"}
 
 
 def uses(kind: str) -> tuple[str, ...]:
-    """The names of a kind's settings; the kind may be spelt mae-pure or mae_pure.
-
-    Raises:
-        ValueError: for an unknown kind.
-    """
+    """The names of a kind's settings; the kind may be spelt mae-pure or mae_pure."""
     chosen = KINDS.get(kind.replace("_", "-"))
     if chosen is None:
         raise ValueError(f"purifier.kind must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -211,11 +207,7 @@ def uses(kind: str) -> tuple[str, ...]:
 
 
 def settings_of(kind: str, **values: Any) -> PurifierSettings:
-    """The settings of one kind of purifier.
-
-    Raises:
-        ValueError: for an unknown kind, a setting that it does not use, or a value out of range.
-    """
+    """The settings of one kind of purifier."""
     known = uses(kind)
     ignored = ", ".join(f"purifier.{name}" for name in values if name not in known)
     has = ", ".join(known) or "none"

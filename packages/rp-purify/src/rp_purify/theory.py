@@ -20,15 +20,12 @@ class KernelVariation(NamedTuple):
     """Both sides of Theorem 3.1 for each attention matrix, as Frobenius norms (...).
 
     Attributes:
-        softmax: of the true variation of softmax(Q K^T / sqrt(d)).
-        kernel: of the true variation of exp(Q K^T / sqrt(d)), the unnormalised weights.
-        first_order: of that variation's part that is linear in the shift.
         approximation: the theorem's right side: `first_order` from random features, equal to it with infinitely many.
     """
 
-    softmax: Tensor
-    kernel: Tensor
-    first_order: Tensor
+    softmax: Tensor  # of the true variation of softmax(Q K^T / sqrt(d))
+    kernel: Tensor  # of the true variation of exp(Q K^T / sqrt(d)), the unnormalised weights
+    first_order: Tensor  # of that variation's part that is linear in the shift
     approximation: Tensor
 
 
@@ -79,9 +76,6 @@ def decoder_kernel_variation(
     Args:
         other: attacked images of the same shape.
         generator: of the features, on the images' device.
-
-    Returns:
-        One entry a layer, its tensors (b, heads).
     """
     results = []
     before, after = (_attention_inputs(mae, x, mask) for x in (clean, other))
@@ -146,12 +140,11 @@ class InequalityCheck(NamedTuple):
     """How often the inequality of Theorem 3.2 holds, image by image.
 
     Attributes:
-        rate: share of the images for which it holds with the given constants.
         largest_constant: (b,), the largest H C_A with which it holds for each image; infinite where the attention
             did not change, negative where even 0 fails.
     """
 
-    rate: float
+    rate: float  # share of the images for which it holds with the given constants
     largest_constant: Tensor
 
 

@@ -58,14 +58,10 @@ class MAEView:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskDiTView:
-    """Looks at images with a pixel-space MaskDiT at one noise level.
-
-    Attributes:
-        sigma: noise level in the units of [-1, 1].
-    """
+    """Looks at images with a pixel-space MaskDiT at one noise level."""
 
     model: MaskDiT
-    sigma: float = 0.34
+    sigma: float = 0.34  # noise level in the units of [-1, 1]
     mask_rate: float = 0.5
     seed: int = 0
 

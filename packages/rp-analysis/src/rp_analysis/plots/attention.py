@@ -15,17 +15,11 @@ _HIDDEN = "#e6c28c"  # no grey, so that it cannot be taken for image content
 
 
 class TargetMaps(NamedTuple):
-    """How much visible patches matter for one hidden patch of an image, in several versions of the image.
+    """How much visible patches matter for one hidden patch of an image, in several versions of the image."""
 
-    Attributes:
-        image: (c, h, w) in [0, 1], c 1 or 3.
-        target: number of the hidden patch, row by row.
-        maps: by version, weights (n,) of a square grid of patches, NaN where hidden.
-    """
-
-    image: Tensor
-    target: int
-    maps: Mapping[str, Tensor]
+    image: Tensor  # (c, h, w) in [0, 1], c 1 or 3
+    target: int  # number of the hidden patch, row by row
+    maps: Mapping[str, Tensor]  # by version, weights (n,) of a square grid of patches, NaN where hidden
 
 
 def plot_target_attention(examples: Sequence[TargetMaps]) -> Plot:

@@ -12,21 +12,13 @@ _INTERVAL = 1.96  # standard errors
 
 
 class LossTrend(NamedTuple):
-    """Reconstruction loss and AMV along an axis: attack budgets in [0, 1] pixel units, or iterations.
+    """Reconstruction loss and AMV along an axis: attack budgets in [0, 1] pixel units, or iterations."""
 
-    Attributes:
-        x: places on the axis.
-        loss: at each place.
-        amv: at each place.
-        loss_error: standard error of each loss; nothing for none.
-        amv_error: of each AMV.
-    """
-
-    x: Sequence[float]
-    loss: Sequence[float]
-    amv: Sequence[float]
-    loss_error: Sequence[float] = ()
-    amv_error: Sequence[float] = ()
+    x: Sequence[float]  # places on the axis
+    loss: Sequence[float]  # at each place
+    amv: Sequence[float]  # at each place
+    loss_error: Sequence[float] = ()  # standard error of each loss; nothing for none
+    amv_error: Sequence[float] = ()  # of each AMV
 
 
 class Sensitivity(NamedTuple):

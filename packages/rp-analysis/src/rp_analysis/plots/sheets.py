@@ -26,9 +26,6 @@ def plot_image_grid(images: Mapping[str, Tensor], *, title: str = "", columns: S
 
     Returns:
         The figure, and for each image its row, column and mean (over the pixels that are not NaN).
-
-    Raises:
-        ValueError: if there is nothing to draw, or rows differ in the shape of their images.
     """
     require(images, "images")
     _check(images, columns)

@@ -54,11 +54,7 @@ class Plot:
     rows: list[Row]
 
     def save(self, stem: str | Path, formats: Sequence[str] = ("pdf", "svg", "png")) -> list[Path]:
-        """Writes `<stem>.pdf`, `.svg`, `.png` and the numbers as `<stem>.json` and `<stem>.csv`.
-
-        Returns:
-            The paths written.
-        """
+        """Writes `<stem>.pdf`, `.svg`, `.png` and the numbers as `<stem>.json` and `<stem>.csv`."""
         stem = Path(stem)
         stem.parent.mkdir(parents=True, exist_ok=True)
         written = [stem.with_name(f"{stem.name}.{ending}") for ending in (*formats, "json", "csv")]
@@ -160,11 +156,7 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def require(items: Any, name: str) -> None:
-    """Refuses an empty plot.
-
-    Raises:
-        ValueError: nothing to draw.
-    """
+    """Refuses an empty plot."""
     if len(items) == 0:
         raise ValueError(f"{name} is empty: there is nothing to draw")
 

@@ -59,25 +59,16 @@ class Adr(Objective):
     Published with PGD-AT, and with TRADES in one joint pass, both without label smoothing:
     `Adr(PgdAt())`, `Adr(TradesOriginal(joint_forward=True))`.
 
-    Attributes:
-        base: what is minimised on those labels; it must take probabilities.
-        tau: first and last temperature.
-        lam: first and last lambda, in [0, 1].
-        decay: of the average, per step.
-        teacher: that average, once `modules` has made it.
-        step_tau: temperature of this step; set by `begin_step`.
-        step_lam: lambda of this step; set by `begin_step`.
-
     Source: Wu et al. 2024, arXiv:2305.12118; the defaults are for CIFAR-10.
     """
 
-    base: Objective
-    tau: tuple[float, float] = field(default=(2.0, 1.0), kw_only=True)
-    lam: tuple[float, float] = field(default=(0.7, 0.95), kw_only=True)
-    decay: float = field(default=0.995, kw_only=True)
-    teacher: nn.Module | None = field(default=None, init=False, repr=False)
-    step_tau: float = field(init=False, repr=False)
-    step_lam: float = field(init=False, repr=False)
+    base: Objective  # what is minimised on those labels; it must take probabilities
+    tau: tuple[float, float] = field(default=(2.0, 1.0), kw_only=True)  # first and last temperature
+    lam: tuple[float, float] = field(default=(0.7, 0.95), kw_only=True)  # first and last lambda, in [0, 1]
+    decay: float = field(default=0.995, kw_only=True)  # of the average, per step
+    teacher: nn.Module | None = field(default=None, init=False, repr=False)  # that average, once `modules` has made it
+    step_tau: float = field(init=False, repr=False)  # temperature of this step; set by `begin_step`
+    step_lam: float = field(init=False, repr=False)  # lambda of this step; set by `begin_step`
 
     def __post_init__(self) -> None:
         if not min(self.tau) > 0:

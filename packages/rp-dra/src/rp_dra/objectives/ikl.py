@@ -66,9 +66,6 @@ def ikl_loss(
 
     Returns:
         Scalar. Source: Cui et al. 2024, arXiv:2305.13948; Cui et al. 2025, arXiv:2503.08038; their published code.
-
-    Raises:
-        ValueError: if the shapes differ.
     """
     if not logits.shape == logits_adv.shape == prior.shape:
         shapes = [tuple(tensor.shape) for tensor in (logits, logits_adv, prior)]
@@ -98,16 +95,12 @@ def _process_mean(tensor: Tensor) -> Tensor:
 class ClassMeans(nn.Module):
     """The mean prediction on each class, collected over an epoch and used in the next.
 
-    Attributes:
-        prior: (k, k), row y is the mean prediction on class y over the last epoch; uniform at first.
-        sums: (k, k), the predictions of this epoch added up by class.
-
     Args:
         num_classes: k.
     """
 
-    prior: Tensor
-    sums: Tensor
+    prior: Tensor  # (k, k), row y is the mean prediction on class y over the last epoch; uniform at first
+    sums: Tensor  # (k, k), the predictions of this epoch added up by class
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -145,41 +138,28 @@ class Ikl(Objective):
     changes the optimiser's step rather than the objective.
 
     Attributes:
-        num_classes: k.
-        version: 1 for IKL, 2 for GKL; see `weighted_mse`.
-        alpha: weight of SCE.
-        beta: weight of wMSE.
         gamma: exponent of the class means, in version 2. Published: 1 with temperature 4, or, with temperature 1,
             0.2 on CIFAR-10 and 0.4 on CIFAR-100.
-        temperature: of the predictions that the class means collect; SCE itself is at temperature 1.
-        label_smoothing: of the natural cross-entropy; published: none.
-        eps: largest radius, in [0, 1] pixel units.
-        steps: of the attack.
-        step_share: length of a step over the present radius; the published L2 attack takes 2 / steps.
-        norm: of ball and step.
-        grow: whether the radius grows, from eps / epochs in the first epoch to eps in the last.
         joint_forward: natural and adversarial images in one pass; see `classify_both` for what batch norms make of it.
-        means: the class means.
-        radius: of this epoch; set by `begin_step`.
 
     Source: Cui et al. 2024, arXiv:2305.13948; Cui et al. 2025, arXiv:2503.08038; their published code.
     """
 
-    num_classes: int
-    version: Literal[1, 2] = 2
-    alpha: float = 4.0
-    beta: float = 20.0
+    num_classes: int  # k
+    version: Literal[1, 2] = 2  # 1 for IKL, 2 for GKL; see `weighted_mse`
+    alpha: float = 4.0  # weight of SCE
+    beta: float = 20.0  # weight of wMSE
     gamma: float = 1.0
-    temperature: float = 4.0
-    label_smoothing: float = 0.0
-    eps: float = 8 / 255
-    steps: int = 2
-    step_share: float = 1.0
-    norm: Ball = "linf"
-    grow: bool = True
+    temperature: float = 4.0  # of the predictions that the class means collect; SCE itself is at temperature 1
+    label_smoothing: float = 0.0  # of the natural cross-entropy; published: none
+    eps: float = 8 / 255  # largest radius, in [0, 1] pixel units
+    steps: int = 2  # of the attack
+    step_share: float = 1.0  # length of a step over the present radius; the published L2 attack takes 2 / steps
+    norm: Ball = "linf"  # of ball and step
+    grow: bool = True  # whether the radius grows, from eps / epochs in the first epoch to eps in the last
     joint_forward: bool = False
-    means: ClassMeans = field(init=False, repr=False)
-    radius: float = field(init=False, repr=False)
+    means: ClassMeans = field(init=False, repr=False)  # the class means
+    radius: float = field(init=False, repr=False)  # of this epoch; set by `begin_step`
 
     def __post_init__(self) -> None:
         check_attack(self.norm, self.eps, self.step_share, self.steps)

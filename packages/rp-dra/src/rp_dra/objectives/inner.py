@@ -14,22 +14,14 @@ Ball = Literal["linf", "l2"]
 
 
 def check_attack(norm: str, eps: float, step_size: float, steps: int) -> None:
-    """Refuse an attack that makes no sense.
-
-    Raises:
-        ValueError: naming the field.
-    """
+    """Refuse an attack that makes no sense."""
     check_choice("norm", norm, ("linf", "l2"))
     check_radius(norm, eps)
     check_positive(step_size=step_size, steps=steps)
 
 
 def check_loss(beta: float, label_smoothing: float) -> None:
-    """Refuse a negative weight and a label smoothing outside [0, 1].
-
-    Raises:
-        ValueError: naming the field.
-    """
+    """Refuse a negative weight and a label smoothing outside [0, 1]."""
     if not beta >= 0:
         raise ValueError(f"beta must not be negative, got {beta}")
     if not 0 <= label_smoothing <= 1:

@@ -17,16 +17,13 @@ class Outcome(NamedTuple):
     """The outcome of an objective on one batch.
 
     Attributes:
-        loss: scalar, with graph, at least float32.
         features: pooled penultimate features (b, d) of the images that the classifier is made robust on, with graph.
-        x_adv: those images.
-        metrics: scalar tensors to log, without graph.
     """
 
-    loss: Tensor
+    loss: Tensor  # scalar, with graph, at least float32
     features: Tensor
-    x_adv: Tensor
-    metrics: dict[str, Tensor]
+    x_adv: Tensor  # those images
+    metrics: dict[str, Tensor]  # scalar tensors to log, without graph
 
 
 class Objective(ABC):
@@ -90,10 +87,6 @@ class Objective(ABC):
             x: images (b, c, h, w) in [0, 1]; left as they are.
             y: labels (b,), or probabilities (b, k) where the objective can use them.
             start_noise: draws like x, of the kind `noise`; where the attack starts.
-
-        Raises:
-            ValueError: if shapes disagree.
-            TypeError: if the labels are of the wrong kind.
         """
 
 

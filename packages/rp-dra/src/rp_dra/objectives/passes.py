@@ -81,12 +81,7 @@ def two_part_metrics(
 
 
 def check_batch(x: Tensor, y: Tensor, start_noise: Tensor) -> None:
-    """Refuse a batch whose shapes disagree; values are not looked at, which would make the device wait.
-
-    Raises:
-        ValueError: with what was expected.
-        TypeError: if the labels are neither int64 nor floating.
-    """
+    """Refuse a batch whose shapes disagree; values are not looked at, which would make the device wait."""
     if x.dim() != 4:
         raise ValueError(f"x must be a batch of images (b, c, h, w), got shape {tuple(x.shape)}")
     if start_noise.shape != x.shape:

@@ -22,21 +22,14 @@ class PgdAt(Objective):
     images alone go through the model in train mode; batch norms see no natural image, and there is no natural pass
     that could be joined with it. Labels may be probabilities; attack and loss then use them alike.
 
-    Attributes:
-        label_smoothing: of the loss, not of the attack; published: none.
-        eps: radius, in [0, 1] pixel units.
-        step_size: of the attack, in the same norm.
-        steps: of the attack.
-        norm: of ball and step.
-
     Source: Madry et al. 2018, arXiv:1706.06083; the constants and orders of Wang et al. 2023, arXiv:2302.04638.
     """
 
-    label_smoothing: float = 0.0
-    eps: float = 8 / 255
-    step_size: float = 2 / 255
-    steps: int = 10
-    norm: Ball = "linf"
+    label_smoothing: float = 0.0  # of the loss, not of the attack; published: none
+    eps: float = 8 / 255  # radius, in [0, 1] pixel units
+    step_size: float = 2 / 255  # of the attack, in the same norm
+    steps: int = 10  # of the attack
+    norm: Ball = "linf"  # of ball and step
 
     def __post_init__(self) -> None:
         check_attack(self.norm, self.eps, self.step_size, self.steps)

@@ -27,23 +27,18 @@ class Trades(Objective):
     The gradient flows through both sides of the KL term. Labels may be probabilities; only the cross-entropy sees them.
 
     Attributes:
-        beta: weight of the robust term.
-        label_smoothing: of the natural cross-entropy.
-        eps: radius, in [0, 1] pixel units.
         step_size: of the attack, in the same norm; the published L2 attack takes 2 * eps / steps whatever is set.
-        steps: of the attack.
-        norm: of ball and step.
         joint_forward: natural and adversarial images in one pass; see `classify_both` for what batch norms make of it.
 
     Source: Zhang et al. 2019, arXiv:1901.08573; Wang et al. 2023, arXiv:2302.04638 and their published code.
     """
 
-    beta: float = 5.0
-    label_smoothing: float = 0.1
-    eps: float = 8 / 255
+    beta: float = 5.0  # weight of the robust term
+    label_smoothing: float = 0.1  # of the natural cross-entropy
+    eps: float = 8 / 255  # radius, in [0, 1] pixel units
     step_size: float = 2 / 255
-    steps: int = 10
-    norm: Ball = "linf"
+    steps: int = 10  # of the attack
+    norm: Ball = "linf"  # of ball and step
     joint_forward: bool = False
 
     def __post_init__(self) -> None:
@@ -80,24 +75,19 @@ class TradesOriginal(Objective):
     the cross-entropy sees them.
 
     Attributes:
-        beta: weight of the robust term.
-        label_smoothing: of the natural cross-entropy; published: none.
-        eps: radius, in [0, 1] pixel units.
         step_size: of the attack, in the same norm; the published L2 attack takes 2 * eps / steps whatever is set.
-        steps: of the attack.
-        norm: of ball and step.
         joint_forward: natural and adversarial images in one pass instead of three, without the second natural one;
             see `classify_both` for what batch norms make of it.
 
     Source: Zhang et al. 2019, arXiv:1901.08573, and their published code.
     """
 
-    beta: float = 6.0
-    label_smoothing: float = 0.0
-    eps: float = 0.031
+    beta: float = 6.0  # weight of the robust term
+    label_smoothing: float = 0.0  # of the natural cross-entropy; published: none
+    eps: float = 0.031  # radius, in [0, 1] pixel units
     step_size: float = 0.007
-    steps: int = 10
-    norm: Ball = "linf"
+    steps: int = 10  # of the attack
+    norm: Ball = "linf"  # of ball and step
     joint_forward: bool = False
 
     def __post_init__(self) -> None:

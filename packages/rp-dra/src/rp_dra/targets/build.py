@@ -37,7 +37,6 @@ def alignment_target(
 
     Raises:
         CheckpointError: if a checkpoint is missing, or of another kind.
-        DataError: if the parts do not fit each other.
     """
     second = settings.random_level == "yes" or (settings.random_level == "auto" and synthetic > MANY)
     if settings.target == "edm":

@@ -40,9 +40,6 @@ class LightningDitTarget(FrozenTarget):
         precision: of the frozen networks.
 
     Source: Appendix D of the DRA paper; Yao et al. 2025, arXiv:2501.01423.
-
-    Raises:
-        ValueError: if the parts do not fit each other.
     """
 
     def __init__(

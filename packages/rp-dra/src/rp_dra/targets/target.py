@@ -17,13 +17,9 @@ Precision = Literal["float32", "bf16"]
 
 
 class Target(Protocol):
-    """What a classifier's features are aligned with: images, labels and noise in, features out, no gradient.
+    """What a classifier's features are aligned with: images, labels and noise in, features out, no gradient."""
 
-    Attributes:
-        random_level: whether a training step takes a second representation, at a random noise level (`represent`).
-    """
-
-    random_level: bool
+    random_level: bool  # whether a training step takes a second representation, at a random noise level (`represent`)
 
     def __call__(self, x: Tensor, y: Tensor | None, *, noise: Tensor, level: Tensor | None = None) -> Tensor:
         """Features (b, d) of images x (b, c, h, w) in [0, 1] with labels y (b,).
@@ -79,9 +75,6 @@ class FrozenTarget(nn.Module, ABC):
 
         Returns:
             Tensor (b, d), float32.
-
-        Raises:
-            ValueError: if the draws do not fit the images.
         """
         expected = (len(x), *self.noise_shape(x.shape[1:]))
         if tuple(noise.shape) != expected:
