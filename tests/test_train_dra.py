@@ -70,9 +70,9 @@ def test_the_result_counts_and_is_possible(finished):
     assert result["setting"]["eps"] == result["config"]["evaluation"]["eps"]
     for row in result["methods"].values():
         clean, robust = row["clean"], row["autoattack"]
-        assert robust["correct"] <= clean["correct"] <= clean["images"] == robust["images"] == 12
+        assert robust["right"] <= clean["right"] <= clean["of"] == robust["of"] == 12
         for value in (clean, robust):
-            assert value["estimate"] == value["correct"] / value["images"]
+            assert value["estimate"] == value["right"] / value["of"]
             assert value["low"] <= value["estimate"] <= value["high"]
     assert {"edm", "synthetic", *METHODS} <= result["seconds"].keys()
     assert result["environment"]["versions"]["torch"]

@@ -5,18 +5,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from rp_analysis.plots import plot_comparison, plot_training
-from rp_attacks.intervals import Interval
 from rp_attacks.report import Report
 from rp_dra.settings import METHODS, ClassifierSettings
 from rp_models.data import Images
 from rp_models.training import RunFolder
 
+from rp_experiments import tables
 from rp_experiments.recipes.dra_paper import published
 from rp_experiments.recipes.dra_settings import AUTOATTACK, TrainDra
+from rp_experiments.results import judged
 
 Row = Mapping[str, Any]
+GEOMETRY = {"cknna": "CKNNA", "alignment": "alignment", "uniformity": "uniformity"}
 
 
 def row(report: Report) -> dict[str, Any]:
@@ -24,14 +25,8 @@ def row(report: Report) -> dict[str, Any]:
     records = {"clean": report.clean, "autoattack": report.worst}
     if any(finding.level == "refused" for finding in report.findings):
         raise RuntimeError(f"the evaluation refuses its own number: {[finding.text for finding in report.findings]}")
-    return {
-        **{name: _counted(report.verdict(record).per_query, record.right) for name, record in records.items()},
-        "findings": [finding._asdict() for finding in report.findings],
-    }
-
-
-def _counted(interval: Interval, right: np.ndarray) -> dict[str, Any]:
-    return {"correct": int(right.sum()), "images": len(right), **interval._asdict()}
+    accuracies = {name: judged(report, record) for name, record in records.items()}
+    return {**accuracies, "findings": [finding._asdict() for finding in report.findings]}
 
 
 def write(
@@ -82,28 +77,17 @@ def write(
 
 def table(setting: Mapping[str, Any], rows: Mapping[str, Row], seconds: Mapping[str, float]) -> str:
     """The run's table as text, with the setting above it and the seconds of each stage below it."""
-    cells = [["method", "clean %", "AutoAttack %", "CKNNA", "alignment", "uniformity"]]
-    for method, values in rows.items():
-        similarity = values["cknna"]
-        cells.append(
-            [
-                method,
-                _share(values["clean"]),
-                _share(values["autoattack"]),
-                "-" if similarity is None else f"{similarity:.3f}",
-                f"{values['alignment']:.3f}",
-                f"{values['uniformity']:.3f}",
-            ]
-        )
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines = [
+        {"method": method, "clean %": row["clean"], "AutoAttack %": row["autoattack"]}
+        | {name: row[key] for key, name in GEOMETRY.items()}
+        for method, row in rows.items()
+    ]
     return "\n".join(
         [
             f"\n{setting['data']}, {setting['images']} test images, "
             f"{setting['norm'].capitalize()} eps {setting['eps']:.3g}, "
             f"{setting['classifier']}, seed {setting['seed']}; 95% Wilson intervals",
-            *lines,
+            tables.text(lines),
             "",
             "higher is more: CKNNA with the diffusion model's features, alignment of clean and adversarial, uniformity",
             "seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items()),
@@ -137,9 +121,3 @@ def describe_attacks(config: TrainDra) -> str:
     names = {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
     listed = ", ".join(names[name] for name in config.evaluation.attacks)
     return f"AutoAttack standard ({listed})" if config.evaluation.attacks == AUTOATTACK else f"only {listed}"
-
-
-def _share(value: Mapping[str, Any]) -> str:
-    """`97.3 [94.8, 98.6] 292/300`."""
-    low, high = (100 * value[key] for key in ("low", "high"))
-    return f"{100 * value['estimate']:.1f} [{low:.1f}, {high:.1f}] {value['correct']}/{value['images']}"

@@ -7,15 +7,17 @@ from typing import Any
 
 from rp_analysis.plots import Plot
 from rp_analysis.plots.dra import StrengthPoint, plot_strength_sweep
-from rp_attacks.intervals import Interval
 from rp_models.training import RunFolder
 
+from rp_experiments import tables
 from rp_experiments.recipes.dra_settings import TrainDra
 from rp_experiments.recipes.sweep import Sweep, name_of
 from rp_experiments.reports.dra_report import describe_attacks, describe_classifier
+from rp_experiments.results import points
 from rp_experiments.statistics import Difference, Outcome, Right, difference, mean_accuracy
 
 Series = tuple[str, str]  # point, method
+KINDS = {"clean": "clean", "autoattack": "AutoAttack"}
 
 
 def write(
@@ -56,25 +58,22 @@ def write(
 
 def table(setting: Mapping[str, Any], rows: Mapping[Series, Mapping[str, Any]]) -> str:
     """The table as text, with the setting above it."""
-    cells = [["point", "method", "clean %", "AutoAttack %", "clean, difference", "AutoAttack, difference"]]
-    for (point, method), row in rows.items():
-        values = [_percent(row["clean"]), _percent(row["autoattack"])]
-        values += [_points(row["clean_difference"]), _points(row["autoattack_difference"])]
-        cells.append([point, method, *values])
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    if len(setting["seeds"]) > 1:
-        legend = "95% intervals: accuracies, Student's over seeds; differences in points from {0}, paired by seed"
-        legend += " (Student), then by image (bootstrap, McNemar's p)"
-    else:
-        legend = "95% intervals: accuracies, Wilson's over images; differences in points from {0}, paired by image"
-        legend += " (bootstrap, McNemar's p)"
+    lines = [
+        {"point": point, "method": method, "clean %": row["clean"], "AutoAttack %": row["autoattack"]}
+        | {f"{title}, difference": _points(row[f"{kind}_difference"]) for kind, title in KINDS.items()}
+        for (point, method), row in rows.items()
+    ]
+    several = len(setting["seeds"]) > 1
+    accuracies = "Student's over seeds" if several else "Wilson's over images"
+    paired = "seed (Student), then by image" if several else "image"
+    legend = (
+        f"95% intervals: accuracies, {accuracies}; differences in points from {setting['compared_with']}, paired by "
+    )
     title = (
         f"{setting['data']}, {setting['images']} test images, {setting['norm'].capitalize()} eps {setting['eps']:.3g}, "
         f"{setting['classifier']}, {setting['attack']}, seeds {' '.join(map(str, setting['seeds']))}"
     )
-    return "\n".join(["", title, *lines, "", legend.format(setting["compared_with"])])
+    return "\n".join(["", title, tables.text(lines), "", f"{legend}{paired} (bootstrap, McNemar's p)"])
 
 
 def _series(outcomes: Sequence[Outcome]) -> list[Series]:
@@ -91,7 +90,7 @@ def _row(series: Series, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Means and differences of one series from the first."""
     reference = _series(outcomes)[0]
     row: dict[str, Any] = {}
-    for kind in ("clean", "autoattack"):
+    for kind in KINDS:
         right = _right(series, outcomes, kind)
         row[kind] = mean_accuracy(right)._asdict()
         row[f"{kind}_per_seed"] = [float(seed.mean()) for seed in right]
@@ -111,20 +110,16 @@ def _plain(value: Difference | None) -> dict[str, Any] | None:
     }
 
 
-def _percent(interval: Mapping[str, float]) -> str:
-    """`71.3 [69.9, 72.8]`."""
-    estimate, low, high = (100 * interval[key] for key in Interval._fields)
-    return f"{estimate:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def _points(value: Mapping[str, Any] | None) -> str:
-    """`+1.20 [-0.30, 2.70], [0.10, 2.30], p 0.03`."""
+def _points(value: Mapping[str, Any] | None) -> str | None:
+    """`+1.2 [-0.3, +2.7], [+0.1, +2.3], p 0.03`."""
     if value is None:
-        return "-"
-    images = value["over_images"]
-    intervals = [interval for interval in (value["over_seeds"], images["difference"]) if interval]
-    shown = ", ".join(f"[{100 * i['low']:+.2f}, {100 * i['high']:+.2f}]" for i in intervals)
-    return f"{100 * images['difference']['estimate']:+.2f} {shown}, p {images['p_value']:.2g}"
+        return None
+    images, seeds = value["over_images"], value["over_seeds"]
+    shown = points(images["difference"])
+    if seeds:
+        estimate, over_seeds = points({**seeds, "estimate": images["difference"]["estimate"]}).split(" ", 1)
+        shown = f"{estimate} {over_seeds}, {shown.split(' ', 1)[1]}"
+    return f"{shown}, p {images['p_value']:.2g}"
 
 
 def _strengths(sweep: Sweep, outcomes: Sequence[Outcome]) -> Plot | None:
@@ -132,10 +127,10 @@ def _strengths(sweep: Sweep, outcomes: Sequence[Outcome]) -> Plot | None:
     varied = [name for name, values in sweep.grid.items() if len(values) > 1]
     if varied != ["alignment.weight"] or len(sweep.method) != 1:
         return None
-    points = []
+    found = []
     for point in sweep.points():
         series = (name_of(point), sweep.method[0])
         clean, robust = (mean_accuracy(_right(series, outcomes, kind)) for kind in ("clean", "autoattack"))
-        points.append(StrengthPoint(float(point["alignment.weight"]), clean.estimate, robust.estimate))
-    baseline = next((point for point in points if point.strength == 0), None)
-    return plot_strength_sweep([point for point in points if point.strength > 0] or points, baseline)
+        found.append(StrengthPoint(float(point["alignment.weight"]), clean.estimate, robust.estimate))
+    baseline = next((point for point in found if point.strength == 0), None)
+    return plot_strength_sweep([point for point in found if point.strength > 0] or found, baseline)
