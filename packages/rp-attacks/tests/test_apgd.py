@@ -24,13 +24,14 @@ def test_apgd_is_that_of_the_library_on_a_deterministic_model(loss: str, norm: s
     assert np.array_equal(right.numpy(), golden[f"out_aa_apgd_{loss}_{name}_acc"])
 
 
-def test_l1_apgd_is_that_of_the_library() -> None:
+@pytest.mark.parametrize("steps", [15, 100])  # the window between checkpoints is one step, then four
+def test_l1_apgd_is_that_of_the_library(steps: int) -> None:
     from pyautoattack.autopgd_base import APGDAttack
 
     golden = load_golden("attacks_tinyconv")
     x, y = torch.from_numpy(golden["in_x"]), torch.from_numpy(golden["in_y"])
     model = tiny_conv()
-    reference = APGDAttack(model, n_iter=15, norm="L1", eps=3.0, loss="ce")
+    reference = APGDAttack(model, n_iter=steps, norm="L1", eps=3.0, loss="ce")
     reference.init_hyperparam(x)
     # any feasible start with a known support; the reference sets its sparsity from it
     start = x + 0.01 * torch.where(x < 0.5, 1.0, -1.0)
@@ -42,7 +43,7 @@ def test_l1_apgd_is_that_of_the_library() -> None:
         def _first(self, x, seed, index):
             return start.clone()
 
-    state = FromStart(eps=3.0, norm="l1", steps=15, start="clean")._run(
+    state = FromStart(eps=3.0, norm="l1", steps=steps, start="clean")._run(
         model, x, y, torch.zeros_like(y), 0, torch.arange(8)
     )
     torch.testing.assert_close(state.best_loss, best_loss, rtol=5e-3, atol=1e-4)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from rp_attacks.losses import cross_entropy, cw_margin, dlr, kl_divergence, targeted_dlr
+from rp_attacks.losses import cross_entropy, cw_margin, dlr, kl_divergence, misclassified, targeted_dlr
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.0, -1.0], [0.0, 2.0, 5.0, 4.0]], dtype=torch.float64)
 Y = torch.tensor([0, 1])
@@ -46,3 +46,27 @@ def test_too_few_classes_for_dlr_are_refused() -> None:
         dlr(LOGITS[:, :2], Y)
     with pytest.raises(ValueError, match="at least 4"):
         targeted_dlr(LOGITS[:, :3], Y, Y)
+
+
+def test_of_equal_logits_the_first_is_the_prediction() -> None:
+    tied = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 2.0, 2.0]])
+    y = torch.tensor([0, 1, 2])
+    assert misclassified(tied, y).tolist() == [False, True, True]
+    assert cw_margin(tied, y).tolist() == [0, 0, 0]
+    assert not misclassified(tied, tied.argmax(1)).any()
+    # a model that always says the same is right about class 0 alone
+    assert misclassified(torch.zeros(3, 3), y).tolist() == [False, True, True]
+
+
+def test_a_model_of_one_logit_is_no_classifier() -> None:
+    with pytest.raises(ValueError, match="margin loss needs at least 2 classes, the model gives 1; give each class"):
+        cw_margin(torch.randn(4, 1), torch.zeros(4, dtype=torch.int64))
+
+
+def test_ratio_losses_are_numbers_where_all_logits_are_equal() -> None:
+    logits, y = torch.zeros(2, 5, requires_grad=True), torch.tensor([0, 3])
+    for loss in (dlr(logits, y), targeted_dlr(logits, y, torch.tensor([1, 2]))):
+        assert loss.tolist() == [0, 0]
+        (grad,) = torch.autograd.grad(loss.sum(), logits)
+        assert torch.isfinite(grad).all()
+        assert (grad[[0, 1], y] < 0).all()

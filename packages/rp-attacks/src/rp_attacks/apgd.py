@@ -14,7 +14,7 @@ from rp_attacks.eot import Sample, expected_gradient
 from rp_attacks.losses import LOSSES, targeted_dlr
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, project_l1_in_box, size, unit
-from rp_attacks.problem import check_choice, check_positive, check_radius
+from rp_attacks.problem import check_choice, check_logits, check_positive, check_radius
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ class APGD(ImageAttack):
         """The iterate that most passes misclassify, and of those the one of largest loss."""
         model = with_gradient(model, self.grad)
         result, result_wrong = x.clone(), x.new_full((len(x),), -1.0)
-        order = self._ranked_classes(model, x, seed, index)
+        order = self._ranked_classes(model, x, y, seed, index)
         ranks = [rank for rank in range(order.shape[1]) for _ in range(self.restarts)]
         for number, rank in enumerate(ranks):
             rows = (result_wrong < 1).nonzero().flatten()
@@ -60,12 +60,13 @@ class APGD(ImageAttack):
             result_wrong[rows[better]] = state.worst_wrong[better]
         return result
 
-    def _ranked_classes(self, model: Classifier, x: Tensor, seed: int, index: Tensor) -> Tensor:
+    def _ranked_classes(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         """Targets (b, t), from the second likeliest class on; one column of no meaning for untargeted losses."""
         if self.loss != "targeted-dlr":
             return torch.zeros(len(x), 1, dtype=torch.int64, device=x.device)
         with torch.no_grad():
             logits = query(model, x, seed=derive_seed(seed, "ranking"), index=index)
+        check_logits(logits, y)
         return logits.argsort(dim=1, descending=True)[:, 1 : self.targets + 1]
 
     def _run(self, model: Classifier, x: Tensor, y: Tensor, target: Tensor, seed: int, index: Tensor) -> "_State":

@@ -68,7 +68,7 @@ def query(model: Classifier, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
     Raises:
         TypeError: the model gives something else than a tensor.
     """
-    ask = model.with_noise(seed=seed, index=index) if isinstance(model, Randomised) else model
+    ask, before = model.with_noise(seed=seed, index=index) if isinstance(model, Randomised) else model, _asked.get()
     try:
         answer = ask(x)
     except RuntimeError:
@@ -83,7 +83,8 @@ def query(model: Classifier, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
             f"the model must give logits as a tensor (images, classes), got {name}; wrap it in a function that picks "
             "them out, e.g. `lambda x: model(x)[0]` or `lambda x: model(x)['logits']`"
         )
-    _asked.set(_asked.get() + len(x))
+    if _asked.get() == before:  # else a model inside has counted its own passes
+        _asked.set(before + len(x))
     return answer.to(torch.promote_types(x.dtype, torch.float32))
 
 

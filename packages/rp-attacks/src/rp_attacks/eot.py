@@ -211,7 +211,7 @@ class MeanLogits:
         if isinstance(self.model, Randomised):
             result: Tensor = _ReplayedMean.apply(x, self, seed, index)
             return result
-        return torch.stack([self.model(x) for _ in range(self.passes)]).mean(dim=0)
+        return torch.stack([self.one_pass(x, seed, index, number) for number in range(self.passes)]).mean(dim=0)
 
     def one_pass(self, x: Tensor, seed: int, index: Tensor, number: int) -> Tensor:
         """Logits of pass `number`."""
