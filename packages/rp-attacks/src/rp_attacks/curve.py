@@ -43,17 +43,7 @@ def accuracy_curve(
     Each radius is attacked anew, so that the curve may rise: an honest one does not, beyond its intervals. An honest
     one also ends at 0 once the ball is the whole box.
 
-    Args:
-        model: images to logits, in eval mode.
-        x: images (n, c, h, w) in [0, 1].
-        y: labels (n,).
-        attack: with settings for its own eps; its step is scaled with the radius.
-        radii: in units of [0, 1] pixels.
-        seed: of attack and verdict.
-        index: int64 (n,) image indices.
-        passes: verdict passes.
-        batch_size: images per model call.
-        level: of the intervals.
+    Args as in `evaluate`; the attack holds settings for its own eps, and its step is scaled with the radius.
 
     Returns:
         One point per radius, in the given order.
@@ -72,17 +62,9 @@ def accuracy_curve(
                 for part in torch.arange(len(x), device=x.device).split(batch_size)
             ]
         record = judge(
-            model,
-            torch.cat(parts),
-            y,
-            x=x,
-            distance=torch.zeros(len(x)),
-            tried=torch.ones_like(y, dtype=torch.bool),
-            seed=derive_seed(seed, "verdict"),
-            index=rows,
-            passes=passes,
+            model, torch.cat(parts), y, x=x, distance=torch.zeros(len(x)), tried=torch.ones_like(y, dtype=torch.bool),
+            seed=derive_seed(seed, "verdict"), index=rows, passes=passes, batch_size=batch_size,
             random=False,  # nothing is selected
-            batch_size=batch_size,
-        )
+        )  # fmt: skip
         points.append(CurvePoint(eps, accuracy_interval(record.right, level)))
     return points

@@ -35,26 +35,10 @@ def diagnose(
     progress: Callable[[int, int], None] | None = None,
     differentiable: bool = True,
 ) -> list[Finding]:
-    """Run every check of an evaluation.
+    """Run every check of an evaluation; gives the findings, the gravest first.
 
-    Args:
-        model: classifier or defence.
-        x: all images of the evaluation.
-        y: their labels.
-        index: their indices.
-        clean: the clean control.
-        threats: what the attacks found.
-        attacks: by name.
-        seed: of the evaluation.
-        probes: images that the probing attacks run on, at most; 0 for the checks on records alone.
-        source: undefended classifier for a transfer probe.
-        random: whether the model is.
-        batch_size: limit on the probes in one batch.
-        progress: called with the number of checks done and of all.
-        differentiable: whether the model's answers have any gradient.
-
-    Returns:
-        Findings, the gravest first.
+    Args as in `evaluate`, and: `clean` and `threats` are what it saw; `random` and `differentiable` say what the model
+    is; at most `batch_size` images are probed; `progress` is called with the number of checks done and of all.
     """
     findings = [finding for threat in threats for finding in _from_records(clean, threat, attacks)]
     findings += [] if differentiable else _no_gradient(attacks)
@@ -72,17 +56,10 @@ def diagnose(
         if threat.eps == 0 or len(chosen) == 0:
             continue
         probe = Probe(
-            model=model,
-            x=x[rows],
-            y=y[rows],
-            index=index[rows],
-            seed=derive_seed(seed, "diagnostics"),
-            norm=threat.norm,
-            eps=threat.eps,
-            passes=5 if random else 1,
-            source=source,
+            model=model, x=x[rows], y=y[rows], index=index[rows], seed=derive_seed(seed, "diagnostics"),
+            norm=threat.norm, eps=threat.eps, passes=5 if random else 1, source=source,
             chunk=max(batch_size // len(chosen), 1),
-        )
+        )  # fmt: skip
         run = {getattr(attacks.get(name), "grad", "exact") for name in threat.attacks}
         checks += [partial(check, probe) for check in (zero_gradients, larger_radius, black_box)]
         checks.append(partial(surrogates, probe, run))
@@ -99,24 +76,18 @@ def _from_records(clean: Record, threat: ThreatReport, attacks: Mapping[str, Att
     accuracy = {name: record.right.mean() for name, record in [("clean", clean), ("worst", threat.worst)]}
     gain = threat.worst.right.mean(axis=1) - clean.right.mean(axis=1)
     if gain.mean() > 0 and bootstrap_interval(gain, seed=0).low > 0:
-        findings.append(
-            Finding(
-                "refused",
-                "robust above clean",
-                f"Accuracy under attack ({accuracy['worst']:.1%}) exceeds clean accuracy ({accuracy['clean']:.1%}) in "
-                f"the {threat.name} ball, which contains the clean images: the evaluation is broken.",
-            )
+        text = (
+            f"Accuracy under attack ({accuracy['worst']:.1%}) exceeds clean accuracy ({accuracy['clean']:.1%}) in "
+            f"the {threat.name} ball, which contains the clean images: the evaluation is broken."
         )
+        findings.append(Finding("refused", "robust above clean", text))
     loss = threat.worst.right.mean(axis=1) - threat.noise.right.mean(axis=1)
     if loss.mean() > 0.005 and bootstrap_interval(loss, seed=0).low > 0:
-        findings.append(
-            Finding(
-                "alarm",
-                "noise control",
-                f"Random noise in the {threat.name} ball does better than every attack: accuracy "
-                f"{threat.noise.right.mean():.1%} against {accuracy['worst']:.1%}.",
-            )
+        text = (
+            f"Random noise in the {threat.name} ball does better than every attack: accuracy "
+            f"{threat.noise.right.mean():.1%} against {accuracy['worst']:.1%}."
         )
+        findings.append(Finding("alarm", "noise control", text))
     white = [record for name, record in threat.attacks.items() if not _without_gradient(attacks.get(name))]
     if white:
         # images on which every gradient attack was tried in vain
@@ -124,15 +95,12 @@ def _from_records(clean: Record, threat: ThreatReport, attacks: Mapping[str, Att
         black = np.array([name != "clean" and _without_gradient(attacks.get(name)) for name in threat.chosen], bool)
         alone = int((resisted & black & ~threat.worst.standing).sum())
         if alone > max(1, 0.002 * len(clean)):
-            findings.append(
-                Finding(
-                    "alarm",
-                    "black box beats white box",
-                    f"Attacks without gradients broke {alone} of {len(clean)} images in the {threat.name} ball that "
-                    "every gradient attack left standing: the gradient misleads; trust none but the worst "
-                    "case, and add attacks adapted to this defence.",
-                )
+            text = (
+                f"Attacks without gradients broke {alone} of {len(clean)} images in the {threat.name} ball that "
+                "every gradient attack left standing: the gradient misleads; trust none but the worst "
+                "case, and add attacks adapted to this defence."
             )
+            findings.append(Finding("alarm", "black box beats white box", text))
     return findings
 
 

@@ -87,61 +87,24 @@ def evaluate(
     check_positive(batch_size=batch_size, block_size=block_size, passes=1 if passes is None else passes)
     x, y, index = plain(x), plain(y), None if index is None else plain(index)
     index = admit(model, x, y, attacks, index, pixels=pixels, others={"the source": source})
-    stages = _stages(
-        model, x, y, attacks, index=index, seed=seed, batch_size=batch_size, block_size=block_size, passes=passes,
-        exhaustive=exhaustive, pixels=pixels, folder=folder, shard=shard, progress=progress,
-    )  # fmt: skip
-    report = _report(stages, attacks, exhaustive=exhaustive, level=level)
-    whole = shard[1] == 1  # a part of the images is not diagnosed
-    return _diagnosed(report, stages, attacks, source=source, probes=probes) if whole else report
-
-
-def _stages(
-    model: Classifier,
-    x: Tensor,
-    y: Tensor,
-    attacks: Mapping[str, Attack],
-    *,
-    index: Tensor,
-    seed: int,
-    batch_size: int,
-    block_size: int,
-    passes: int | None,
-    exhaustive: bool,
-    pixels: Pixels,
-    folder: Path | None,
-    shard: tuple[int, int],
-    progress: Callable[[Progress], None] | None,
-) -> Stages:
-    """The fixed parts of the evaluation, and its folder claimed for this very problem."""
     random = is_random(model, x, index=index)
     passes = passes or (RANDOM_PASSES if random else 1)
     problem = describe(
         model, x, y, index, attacks,
         seed=seed, block_size=block_size, passes=passes, exhaustive=exhaustive, pixels=pixels,
     )  # fmt: skip
-    return Stages(
+    stages = Stages(
         model=model, x=x, y=y, index=index, seed=seed, passes=passes, random=random, batch_size=batch_size,
         block_size=block_size, shard=shard, pixels=pixels, store=Store(folder, problem), progress=progress,
     )  # fmt: skip
-
-
-def _report(stages: Stages, attacks: Mapping[str, Attack], *, exhaustive: bool, level: float) -> Report:
-    """All attacks on this process's images, without a diagnosis."""
     clean, rows = stages.clean(), stages.rows
     threats = tuple(_one_threat(stages, clean, ball, group, exhaustive) for ball, group in _by_ball(attacks).items())
-    return Report(
-        index=stages.index.cpu().numpy()[rows],
-        labels=stages.y.cpu().numpy()[rows],
-        clean=clean,
-        threats=threats,
-        findings=(),
-        passes=stages.passes,
-        random=stages.random,
-        level=level,
-        problem=stages.store.problem,
-        seconds=perf_counter() - stages.began,
-    )
+    report = Report(
+        index=index.cpu().numpy()[rows], labels=y.cpu().numpy()[rows], clean=clean, threats=threats, findings=(),
+        passes=passes, random=random, level=level, problem=problem, seconds=perf_counter() - stages.began,
+    )  # fmt: skip
+    whole = shard[1] == 1  # a part of the images is not diagnosed
+    return _diagnosed(report, stages, attacks, source=source, probes=probes) if whole else report
 
 
 def _diagnosed(
@@ -186,11 +149,5 @@ def _one_threat(
         worst = records[name].where(worse, worst)
         images[worse], chosen[worse] = made[worse], name
     return ThreatReport(
-        norm=norm,
-        eps=eps,
-        noise=noise,
-        attacks=records,
-        worst=worst,
-        chosen=tuple(chosen),
-        images=from_pixels(images),
+        norm=norm, eps=eps, noise=noise, attacks=records, worst=worst, chosen=tuple(chosen), images=from_pixels(images)
     )

@@ -45,11 +45,6 @@ def identify(model: Classifier, x: Tensor, index: Tensor) -> dict[str, Any]:
     """The identity of a model as plain values for a JSON file; compare two by `alike`.
 
     What changes when the model is asked (counters, caches) is no part of it. "gradients" is None where there is none.
-
-    Args:
-        model: classifier or defence.
-        x: images (n, c, h, w), of which a few are asked.
-        index: int64 (n,), their indices.
     """
     rows = torch.linspace(0, len(x) - 1, min(len(x), IMAGES)).long().to(x.device)
     first = _answers(model, x[rows], index[rows])

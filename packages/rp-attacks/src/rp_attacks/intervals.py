@@ -22,13 +22,7 @@ class Interval(NamedTuple):
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     """Wilson's score interval of a share.
 
-    Args:
-        successes: how many of n.
-        n: number of trials, at least 1.
-        level: of confidence.
-
-    Returns:
-        The share and its limits. Source: Wilson 1927, JASA 22, 209-212.
+    Source: Wilson 1927, JASA 22, 209-212.
     """
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"successes must be in 0..n with n >= 1, got {successes} of {n}")
@@ -42,14 +36,7 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
 def bootstrap_interval(values: npt.ArrayLike, level: float = 0.95, *, seed: int, resamples: int = 2000) -> Interval:
     """Percentile bootstrap interval of a mean over images.
 
-    Args:
-        values: one number per image, e.g. the share of passes that were right.
-        level: of confidence.
-        seed: of the resampling.
-        resamples: their number.
-
-    Returns:
-        The mean and its limits. Source: Efron 1979, Annals of Statistics 7, 1-26.
+    `values` holds one number per image, e.g. the share of right passes. Source: Efron 1979, Ann. Statist. 7, 1-26.
     """
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or len(sample) == 0:
@@ -65,12 +52,7 @@ def bootstrap_interval(values: npt.ArrayLike, level: float = 0.95, *, seed: int,
 def accuracy_interval(right: npt.ArrayLike, level: float = 0.95) -> Interval:
     """Expected accuracy of one query: Wilson's interval for one pass, a bootstrap over images for several.
 
-    Args:
-        right: (n, K), whether each of K passes was right on each of n images.
-        level: of confidence.
-
-    Returns:
-        The mean and its limits.
+    `right` (n, K) says whether each of K passes was right on each of n images.
     """
     passes = np.asarray(right, dtype=bool)
     mean = passes.mean(axis=1)
@@ -103,14 +85,7 @@ class Comparison(NamedTuple):
 def paired_comparison(first: npt.ArrayLike, second: npt.ArrayLike, level: float = 0.95, *, seed: int = 0) -> Comparison:
     """Compare two defences image by image, which is far sharper than comparing their separate intervals.
 
-    Args:
-        first: share of right passes for each image under the first defence, (n,).
-        second: the same images in the same order under the second.
-        level: of confidence.
-        seed: of the bootstrap.
-
-    Returns:
-        Difference with interval, discordant counts, and McNemar's exact p-value.
+    Both hold (n,) the share of right passes of each image, the same images in the same order.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:

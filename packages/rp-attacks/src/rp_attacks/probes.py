@@ -87,18 +87,9 @@ class Probe:
         """White-box attack on the margin, which a saturated softmax does not hide."""
         eps = self.eps if eps is None else eps
         return PGD(
-            norm=self.norm,
-            eps=eps,
-            step_size=max(2.5 * eps / steps, 1e-12),
-            steps=steps,
-            loss="cw",
-            select="best",
-            early_stop=True,
-            eot=self.passes,
-            eot_chunk=self.chunk,
-            grad=grad,
-            l1_sparsity=0.05,
-        )
+            norm=self.norm, eps=eps, step_size=max(2.5 * eps / steps, 1e-12), steps=steps, loss="cw", select="best",
+            early_stop=True, eot=self.passes, eot_chunk=self.chunk, grad=grad,
+        )  # fmt: skip
 
 
 class _Gradients(TorchFunctionMode):
@@ -144,38 +135,29 @@ def zero_gradients(probe: Probe) -> list[Finding]:
         text += "infinity for the steepest finite slope; a small constant inside the function makes them certain."
         findings.append(Finding("warning", "non-finite gradient", text))
     if none:
-        findings.append(
-            Finding(
-                "alarm",
-                "zero gradients",
-                f"The gradient is exactly zero for {none} of {len(share)} images: something in the defence (rounding, "
-                "sign, argmax, thresholds, detached tensors) has no derivative, and gradient attacks do nothing. Use "
-                "a backward surrogate (BPDA), Square, SPSA or transfer.",
-            )
+        text = (
+            f"The gradient is exactly zero for {none} of {len(share)} images: something in the defence (rounding, "
+            "sign, argmax, thresholds, detached tensors) has no derivative, and gradient attacks do nothing. Use "
+            "a backward surrogate (BPDA), Square, SPSA or transfer."
         )
+        findings.append(Finding("alarm", "zero gradients", text))
     blocked = ((at_image == 0) & (within != 0)).float().flatten(1).mean(dim=1)
     # the two places may take other ways through a random defence: a few pixels are chance
     if blocked.max() > (0.005 if probe.passes == 1 else 0.05):
-        findings.append(
-            Finding(
-                "alarm",
-                "clamped pixels",
-                f"{blocked.mean():.1%} of the pixels (in one image {blocked.max():.1%}) have no gradient at the image "
-                "and one a little inside [0, 1]: a clamp cuts the gradient at its bounds. Clamp with "
-                "`rp_attacks.clamp`, or attack with PGD(inset=1e-4).",
-            )
+        text = (
+            f"{blocked.mean():.1%} of the pixels (in one image {blocked.max():.1%}) have no gradient at the image "
+            "and one a little inside [0, 1]: a clamp cuts the gradient at its bounds. Clamp with "
+            "`rp_attacks.clamp`, or attack with PGD(inset=1e-4)."
         )
+        findings.append(Finding("alarm", "clamped pixels", text))
     vanished = int(((entropy == 0).flatten(1).all(dim=1) & (share < 1)).sum())
     cosine = F.cosine_similarity(entropy.flatten(1), at_image.flatten(1), eps=1e-30)
     if vanished:
-        findings.append(
-            Finding(
-                "alarm",
-                "saturated softmax",
-                f"The cross-entropy has a zero gradient for {vanished} of {len(share)} images where the margin has "
-                "one: the logits are so large that the softmax saturates. Attack with loss='cw' or 'dlr'.",
-            )
+        text = (
+            f"The cross-entropy has a zero gradient for {vanished} of {len(share)} images where the margin has "
+            "one: the logits are so large that the softmax saturates. Attack with loss='cw' or 'dlr'."
         )
+        findings.append(Finding("alarm", "saturated softmax", text))
     if findings:
         return findings
     seen = f"Median share of exactly zero gradient entries per image {share.median():.1%}"
@@ -228,14 +210,11 @@ def black_box(probe: Probe) -> list[Finding]:
     for name, right in rivals.items():
         gain = (white - right).mean().item()
         if gain >= probe.slack:
-            findings.append(
-                Finding(
-                    "alarm",
-                    "black box beats white box",
-                    f"{name} breaks images that white-box PGD does not (accuracy {white.mean() - gain:.1%} against "
-                    f"{white.mean():.1%}, {gain:.1%} of the probed images): the gradient is masked.",
-                )
+            text = (
+                f"{name} breaks images that white-box PGD does not (accuracy {white.mean() - gain:.1%} against "
+                f"{white.mean():.1%}, {gain:.1%} of the probed images): the gradient is masked."
             )
+            findings.append(Finding("alarm", "black box beats white box", text))
     seen = ", ".join(f"{name} {right.mean():.1%}" for name, right in rivals.items())
     text = f"White-box PGD leaves {white.mean():.1%} of the probed images right, and attacks without gradients no fewer"
     return findings or [Finding("ok", "black box", f"{text}, up to chance: {seen}.")]

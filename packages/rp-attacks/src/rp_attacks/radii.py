@@ -45,11 +45,7 @@ def diameter(norm: Norm, values: int) -> float:
 def check_radius(norm: str, eps: float, *, shape: Sequence[int] | None = None, what: str = "eps") -> None:
     """Refuse an unknown norm, a negative radius, and one larger than the whole box [0, 1].
 
-    Args:
-        norm: of the ball.
-        eps: its radius.
-        shape: of an image; None where it is not known yet, and then only Linf has a largest radius.
-        what: what to call it, e.g. "--eps".
+    Where no `shape` (c, h, w) is known yet, only Linf has a largest radius. `what` names the radius, e.g. "--eps".
 
     Raises:
         ValueError: with the fix.

@@ -75,11 +75,6 @@ def is_random(model: Classifier, x: Tensor, *, index: Tensor) -> bool:
     """Whether passes over the same images ever differ by more than rounding, in any logit.
 
     A defence may be random in a few calls or images only, so some groups of images are asked under several seeds each.
-
-    Args:
-        model: classifier or defence.
-        x: images, of which the first are asked.
-        index: their indices.
     """
     groups = torch.arange(len(x), device=x.device).split(_GROUP)[:_GROUPS]
     for seed in range(2, 2 + _CALLS // len(groups)):
@@ -108,19 +103,7 @@ def judge(
 
     The seeds of the passes do not depend on the candidate: two candidates that are the same image get the same record,
     so that an attack of radius 0 reports exactly the clean control.
-
-    Args:
-        model: classifier or defence.
-        x_adv: candidates (n, c, h, w).
-        y: labels (n,).
-        x: clean images; a candidate that was not tried is judged as the clean image.
-        distance: size of each perturbation (n,).
-        tried: (n,) whether the candidate is an attack's.
-        seed: of the run; selecting and reporting passes draw apart.
-        index: image indices (n,).
-        passes: reported passes K.
-        random: whether the model is; then as many other passes select.
-        batch_size: images per model call.
+    Of a random model as many other passes select; a candidate that was not `tried` is judged as the clean image.
     """
     candidates = torch.where(tried[:, None, None, None], x_adv, x)
     wrong, margins = reported = _passes(model, candidates, y, "report", seed, index, passes, batch_size)

@@ -83,8 +83,8 @@ class Stages:
         """The control of random points of a ball."""
 
         def make(number: int, part: slice, rows: Tensor) -> Tensor:
-            x, index = self.x[part], self.index[part]
-            return norms.random_start(x, norm=norm, eps=eps, seed=self.seed, index=index, purpose="control")
+            index = self.index[part]
+            return norms.random_start(self.x[part], norm=norm, eps=eps, seed=self.seed, index=index, purpose="control")
 
         return self._stage(f"noise-{norm}-{eps:.4g}", norm, make, np.ones(len(self.rows), bool))[0]
 
@@ -134,18 +134,10 @@ class Stages:
         stored = to_pixels(on_byte_grid(x_adv, x) if self.pixels == "uint8" else x_adv, self.pixels)
         x_adv = from_pixels(stored).to(x)  # what is judged is what is stored
         record = judge(
-            self.model,
-            x_adv,
-            self.y[part],
-            x=x,
-            distance=norms.size(x_adv - x, norm),
-            tried=rows,
-            seed=derive_seed(self.seed, "verdict"),
-            index=self.index[part],
-            passes=self.passes,
-            random=self.random,
+            self.model, x_adv, self.y[part], x=x, distance=norms.size(x_adv - x, norm), tried=rows,
+            seed=derive_seed(self.seed, "verdict"), index=self.index[part], passes=self.passes, random=self.random,
             batch_size=self.batch_size,
-        )
+        )  # fmt: skip
         return record, stored
 
 

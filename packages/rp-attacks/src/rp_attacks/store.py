@@ -67,10 +67,6 @@ class Store:
 def load_images(folder: str | Path, stage: str) -> Tensor:
     """The adversarial images that an evaluation saved for one attack, in [0, 1], in the order of its images.
 
-    Args:
-        folder: of the evaluation.
-        stage: name of the attack.
-
     Returns:
         Float32 tensor (n, c, h, w).
     """
@@ -115,9 +111,7 @@ def check_bytes(x: Tensor, norm: str, eps: float) -> None:
 def on_byte_grid(x_adv: Tensor, x: Tensor) -> Tensor:
     """The image of 8-bit pixels next to x_adv, on x's side, so that it stays in x's ball.
 
-    Args:
-        x_adv: adversarial images (b, ...).
-        x: clean images whose values are multiples of 1/255.
+    x must hold multiples of 1/255 (see `check_bytes`).
     """
     steps = ((x_adv - x) * 255 * (1 + 1e-5)).trunc()  # a step of 8/255 is 7.9999998 in float32
     return ((x * 255).round() + steps) / 255

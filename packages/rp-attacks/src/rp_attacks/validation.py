@@ -26,25 +26,13 @@ def admit(
     pixels: Pixels = "float",
     others: Mapping[str, Classifier | None] | None = None,
 ) -> Tensor:
-    """Refuse what would give a number without meaning, before any attack has run.
-
-    Args:
-        model: classifier or defence.
-        x: images (n, c, h, w).
-        y: labels (n,).
-        attacks: by name.
-        index: image indices (n,), or None.
-        pixels: as in `evaluate`.
-        others: models that are asked beside the one under attack, by what they are.
-
-    Returns:
-        The image indices.
+    """The image indices; refuses, before any attack has run, what would give a number without meaning.
 
     Raises:
         ValueError: with the fix.
         TypeError: something is not of the kind that it must be.
     """
-    check_attacks(attacks)
+    _check_attacks(attacks)
     for attack in attacks.values():
         index = check_problem(x, y, norm=attack.norm, eps=attack.eps, index=index)
         if pixels == "uint8":
@@ -66,7 +54,7 @@ def admit(
     return index
 
 
-def check_attacks(attacks: Mapping[str, Attack]) -> None:
+def _check_attacks(attacks: Mapping[str, Attack]) -> None:
     """Refuse anything but attacks by names that can name a folder."""
     if not isinstance(attacks, Mapping):
         raise TypeError(
@@ -76,17 +64,13 @@ def check_attacks(attacks: Mapping[str, Attack]) -> None:
     if not attacks:
         raise ValueError("attacks is empty: pass at least one, e.g. rp_attacks.suite('quick')")
     for name, attack in attacks.items():
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name) or _reserved(name):
+        if not isinstance(name, str) or not re.fullmatch(r"(?!clean$|noise-)\w[\w.+-]*", name):
             raise ValueError(
                 f"attack name {name!r} cannot name a folder: use letters, digits, '-', '.', '+', and neither "
                 "'clean' nor 'noise-...'"
             )
         if isinstance(attack, type) or not all(hasattr(attack, part) for part in ("norm", "eps", "__call__")):
             raise TypeError(f"attack {name!r} must be an attack such as PGD(eps=...), got {attack!r}")
-
-
-def _reserved(name: str) -> bool:
-    return name == "clean" or name.startswith("noise-")
 
 
 def _check_model(role: str, model: Classifier, x: Tensor, y: Tensor) -> int:
