@@ -92,13 +92,7 @@ def keep_tokens(x: Tensor, mask: Mask) -> Tensor:
 
 
 def restore_tokens(kept: Tensor, mask: Mask, mask_token: Tensor) -> Tensor:
-    """All tokens (b, n, d) in image order: the kept ones (b, k, d) at their places, the mask token elsewhere.
-
-    Args:
-        kept: (b, k, d), in the order of `mask.ids_keep`.
-        mask: the mask that `keep_tokens` got.
-        mask_token: stands in for each removed token; broadcasts to (b, n - k, d).
-    """
+    """All tokens (b, n, d) in image order: the kept ones (b, k, d) at their places, the mask token elsewhere."""
     b, tokens = mask.ids_restore.shape
     filler = mask_token.to(kept.dtype).expand(b, tokens - kept.shape[1], -1)
     sequence = torch.cat([kept, filler], dim=1)

@@ -97,16 +97,7 @@ class Augmentation:
     translate_frac_std: float = 0.125
 
     def __call__(self, images: Tensor, *, seed: int, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Augmented images and their labels.
-
-        Args:
-            images: (b, c, h, w), any range.
-            seed: of this use, e.g. `derive_seed(run_seed, "augmentation", epoch)`.
-            index: image indices (b,), int64; the same image is augmented alike in every batch.
-
-        Returns:
-            Images (b, c, h, w) and labels (b, 9).
-        """
+        """Augmented images (b, c, h, w) and their labels (b, 9); the draws belong to (seed, image index)."""
         transforms = self.draw(seed=seed, index=index.to(images.device))
         return self.apply(images, transforms), transforms.labels()
 

@@ -56,13 +56,7 @@ class DenoisingLoss:
         return self.weight(sigma) * (denoised - images).square()
 
     def draw(self, shape: Sequence[int], *, seed: int, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The random numbers of one batch, `(rnd, noise)`, of shapes (b,) and (b, *shape).
-
-        Args:
-            shape: of one image, (c, h, w).
-            seed: of this use, e.g. `derive_seed(run_seed, "edm", epoch)`.
-            index: image indices (b,), int64; the same image gets the same numbers in every batch.
-        """
+        """The random numbers of one batch, `(rnd, noise)` of shapes (b,) and (b, *shape), by (seed, image index)."""
         unit_noise = randomness.normal(shape, seed=seed, purpose="edm noise", index=index)
         return self._draw_rnd(seed, index), unit_noise
 

@@ -99,11 +99,7 @@ class MaskDiT(nn.Module):
     def guided(self, x: Tensor, sigma: Tensor | float, class_labels: Tensor, *, scale: float) -> Tensor:
         """The denoised images with the class's influence multiplied by `scale` (classifier-free guidance).
 
-        Args:
-            x: noisy data (b, c, h, w).
-            sigma: noise level, as in `forward`.
-            class_labels: as in `forward`.
-            scale: 1 for no guidance; the paper's figures use 1.5.
+        Other arguments as of `forward`. Scale 1 is no guidance; the paper's figures use 1.5.
 
         Source: Ho and Salimans 2022, arXiv:2207.12598.
         """
@@ -125,14 +121,9 @@ class MaskDiT(nn.Module):
         blocks: int,
         mask: Mask | None = None,
     ) -> Tensor:
-        """Encoder tokens (b, k, d) after the first `blocks` blocks; nothing behind them is computed.
+        """Encoder tokens (b, k, d) after the first `blocks` blocks, 1 to the depth; nothing behind them is computed.
 
-        Args:
-            x: noisy data (b, c, h, w).
-            sigma: noise level, as in `forward`.
-            class_labels: as in `forward`.
-            blocks: how many blocks to run, 1 to the depth.
-            mask: as in `forward`; the result then holds the k visible tokens in the order of `mask.ids_keep`.
+        Other arguments as of `forward`; with a mask the tokens are the visible ones in the order of `mask.ids_keep`.
         """
         depth = len(self.model.blocks)
         if not 1 <= blocks <= depth:
@@ -150,17 +141,10 @@ class MaskDiT(nn.Module):
         mask: Mask | None = None,
         part: Literal["encoder", "decoder"] = "decoder",
     ) -> list[Tensor]:
-        """The softmax weights of each block of one part, in order of depth.
-
-        Args:
-            x: noisy data (b, c, h, w).
-            sigma: noise level, as in `forward`.
-            class_labels: as in `forward`.
-            mask: as in `forward`; the encoder's maps then have k visible tokens.
-            part: which blocks.
+        """The softmax weights of each block of one part, in order of depth; arguments as of `forward`.
 
         Returns:
-            One tensor (b, heads, n, n) per block; rows sum to 1.
+            One tensor (b, heads, n, n) per block; rows sum to 1. With a mask the encoder's have k visible tokens.
         """
         scales, c_noise, labels = self._prepare(x, sigma, class_labels)
         c = self.model.condition(c_noise, labels)

@@ -100,20 +100,10 @@ class Precond(nn.Module):
     def features(
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, *, at: Feature = "bottleneck"
     ) -> Tensor:
-        """Features of the network inside, without computing what comes after them.
+        """Features (b, channels, height, width) inside the network, at its lowest resolution; the rest is not computed.
 
-        Args:
-            x: as in `forward`, like the next two.
-            sigma: see `forward`.
-            class_labels: see `forward`.
-            at: "enc_last", the last encoder block; "mid_in0" or "bottleneck", the first or last middle block;
-                "before_up", the last decoder block before the first up-sampling.
-
-        Returns:
-            Tensor (b, channels, height, width) at the network's lowest resolution.
-
-        Raises:
-            ValueError: as `forward`, and for another `at`.
+        Arguments and errors as of `forward`; `at` is "enc_last", the last encoder block; "mid_in0" or "bottleneck", the
+        first or last middle block; or "before_up", the last decoder block before the first up-sampling.
         """
         x, c, labels = self._prepare(x, sigma, class_labels, None)
         with self._precision(x.device, force_fp32=False):

@@ -183,13 +183,7 @@ def sampler_of(
     flow: FlowSettings | None = None,
     decoder: LatentDecoder | None = None,
 ) -> ImageSampler:
-    """The sampler that fits a model: Heun's for EDM and MaskDiT, Euler's for LightningDiT.
-
-    Args:
-        model: in eval mode.
-        heun: settings for EDM and MaskDiT.
-        flow: settings for LightningDiT.
-        decoder: for a model of latents.
+    """The sampler that fits a model: Heun's for EDM and MaskDiT, Euler's for LightningDiT; a decoder for latents.
 
     Raises:
         TypeError: if the model is none of these.

@@ -38,13 +38,7 @@ class FlowLoss(NamedTuple):
 
 
 def interpolate(data: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
-    """The point x_t = t data + (1 - t) noise of the flow.
-
-    Args:
-        data: (b, c, h, w).
-        noise: standard normal draws (b, c, h, w).
-        t: time in [0, 1]: one number, or one per image (b,).
-    """
+    """The point x_t = t data + (1 - t) noise of the flow, for one time in [0, 1] or one per image (b,)."""
     t = flow_time(t, data).to(data.dtype).view(-1, 1, 1, 1)
     return t * data + (1 - t) * noise
 
@@ -55,14 +49,9 @@ def logit_normal_time(normal: Tensor) -> Tensor:
 
 
 def flow_loss(model: LightningDiT, data: Tensor, y: Tensor | None = None, *, t: Tensor, noise: Tensor) -> FlowLoss:
-    """The velocity loss per image, from draws made outside.
+    """The velocity loss (b,) on normalised latents, from draws made outside: times (b,) and standard normal noise.
 
-    Args:
-        model: the velocity's network.
-        data: normalised latents (b, c, h, w).
-        y: class indices (b,), with dropped labels replaced already (`adaln.drop_labels`); None for no class.
-        t: times (b,), e.g. from `logit_normal_time`.
-        noise: standard normal draws (b, c, h, w).
+    Dropped labels are replaced already (`adaln.drop_labels`); None for no class.
     """
     velocity = model(interpolate(data, noise, t), t, y)
     target = data - noise

@@ -26,9 +26,7 @@ class LightningDiT(nn.Module):
     """The velocity v(x_t, t, y) of the flow from noise to latents. The defaults are the released XL/1.
 
     Args:
-        image_size: height and width of the latent (16 for 256 px images under VA-VAE f16).
-        patch_size: height and width of a patch.
-        in_channels: latent channels.
+        image_size, patch_size, in_channels: of the latent (image size 16 for 256 px under VA-VAE f16).
         width, depth, heads: of the transformer.
         mlp_ratio: hidden width of a plain MLP over `width`; SwiGLU takes 2/3 of it, to have as many parameters.
         class_dropout_prob: share of labels to drop in training (see `adaln.drop_labels`); a null class exists above 0.

@@ -27,15 +27,9 @@ class MaskedAutoencoder(nn.Module):
     `with torch.nn.attention.sdpa_kernel(SDPBackend.MATH): ...`.
 
     Args:
-        image_size: height and width in pixels.
-        patch_size: height and width of a patch, a divisor of `image_size`.
-        in_channels: image channels.
-        width: token width of the encoder, divisible by 4 and by `heads`.
-        depth: encoder blocks.
-        heads: encoder attention heads.
-        decoder_width: token width of the decoder, divisible by 4 and by `decoder_heads`.
-        decoder_depth: decoder blocks.
-        decoder_heads: decoder attention heads.
+        image_size, patch_size, in_channels: of the images; the patch size divides the image size.
+        width, depth, heads: the encoder's; the width is divisible by 4 and by the heads.
+        decoder_width, decoder_depth, decoder_heads: the decoder's, likewise.
         mlp_ratio: hidden width of the MLPs over the token width.
         norm_pix: predict each patch standardised by its own mean and deviation.
         mean: per-channel mean that is subtracted from images in [0, 1]; None for none.
@@ -86,14 +80,9 @@ class MaskedAutoencoder(nn.Module):
         return self.patch_embed.tokens
 
     def encode(self, x: Tensor, mask: Mask | None = None) -> Tensor:
-        """The latent tokens of the visible patches.
+        """Latent tokens (b, 1 + k, d) of the visible patches of images (b, c, h, w) in [0, 1].
 
-        Args:
-            x: images (b, c, h, w) in [0, 1].
-            mask: which patches to hide; None for none, with the tokens in image order.
-
-        Returns:
-            Tensor (b, 1 + k, d), the class token in front, the patches in the order of `mask.ids_keep`.
+        The class token comes first, then the patches in the order of `mask.ids_keep`; in image order without a mask.
         """
         tokens = self._encoder_input(x, mask)
         for block in self.blocks:
@@ -128,15 +117,10 @@ class MaskedAutoencoder(nn.Module):
         return patches
 
     def loss(self, x: Tensor, mask: Mask, *, detach_target: bool = False) -> Tensor:
-        """The mean squared error over the masked patches of each image.
+        """The mean squared error (b,) over the masked patches of each image; its mean is the loss of the public code.
 
-        Args:
-            x: images (b, c, h, w) in [0, 1]; gradients reach them through the visible patches and through the target.
-            mask: which patches to hide, at least one.
-            detach_target: no gradient through the target.
-
-        Returns:
-            Tensor (b,); its mean is the batch loss of the public code.
+        Gradients reach the images (b, c, h, w) in [0, 1] through the visible patches and, unless `detach_target`,
+        through the target.
 
         Raises:
             ValueError: if the mask hides nothing.
@@ -148,15 +132,10 @@ class MaskedAutoencoder(nn.Module):
         return (error * mask.mask).sum(dim=1) / mask.mask.sum(dim=1)
 
     def reconstruct(self, x: Tensor, mask: Mask) -> Tensor:
-        """Images with the hidden patches replaced by their prediction and the visible ones as they were.
+        """Images (b, c, h, w) with the hidden patches replaced by their prediction and the visible ones as they were.
 
-        Args:
-            x: images (b, c, h, w) in [0, 1].
-            mask: which patches to hide.
-
-        Returns:
-            Tensor (b, c, h, w) in the units of `x`. Predictions can leave [0, 1]. With `norm_pix` they get the true
-            mean and deviation of their patch back, hence see a little of what was hidden.
+        Predictions can leave [0, 1]. With `norm_pix` they get the true mean and deviation of their patch back, hence
+        see a little of what was hidden.
         """
         patches = self(x, mask)
         if self.norm_pix:
@@ -169,16 +148,11 @@ class MaskedAutoencoder(nn.Module):
     def attention_maps(
         self, x: Tensor, mask: Mask | None, *, part: Literal["encoder", "decoder"] = "decoder"
     ) -> list[Tensor]:
-        """The attention weights of every layer, the ones that the fused path applies (at one more projection each).
-
-        Args:
-            x: images (b, c, h, w) in [0, 1].
-            mask: which patches to hide; None (encoder only) for none.
-            part: whose layers.
+        """The attention weights of every layer of a part, which the fused path applies too; at one projection more.
 
         Returns:
             One tensor (b, heads, 1 + m, 1 + m) per layer, rows summing to 1, the class token first; m = n patches in
-            image order for the decoder, m = k in the order of `mask.ids_keep` for the encoder.
+            image order for the decoder, m = k in the order of `mask.ids_keep` for the encoder, which needs no mask.
         """
         if part == "encoder":
             return _attention_maps(self.blocks, self._encoder_input(x, mask))

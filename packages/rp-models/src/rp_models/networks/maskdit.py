@@ -22,9 +22,7 @@ class MaskDiTNetwork(nn.Module):
     The decoder always runs, with or without a mask; its blocks take the encoder's condition vector.
 
     Args:
-        image_size: height and width of the image or latent.
-        patch_size: height and width of a patch, a divisor of `image_size`.
-        in_channels: channels of the input and of the output.
+        image_size, patch_size, in_channels: of the image or latent; the patch size divides the image size.
         width, depth, heads: the encoder's.
         decoder_width, decoder_depth, decoder_heads: the decoder's.
         mlp_ratio: hidden width of every MLP over its block's width.
@@ -71,13 +69,9 @@ class MaskDiTNetwork(nn.Module):
         self.final_layer = ModulatedLinear(decoder_width, patch_size**2 * in_channels, condition_width=width)
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, mask: Mask | None = None) -> Tensor:
-        """The raw output F (b, c, h, w), before the preconditioning.
+        """The raw output F (b, c, h, w), before the preconditioning; arguments as of `MaskDiT.forward`, already scaled.
 
-        Args:
-            x: (b, c, h, w), already scaled by c_in.
-            c_noise: (b,), ln(sigma) / 4.
-            labels: one-hot rows (b, num_classes), zero rows for "no class"; None for all zero.
-            mask: removes tokens from the encoder; all are visible if None.
+        `c_noise` is ln(sigma) / 4, (b,); labels are one-hot rows (b, num_classes), None for all zero.
         """
         c = self.condition(c_noise, labels)
         return self.decode(self.encode(x, c, mask), c, mask)

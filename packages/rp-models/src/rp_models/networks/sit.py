@@ -42,9 +42,7 @@ class SiT(nn.Module):
     """The velocity v(x_t, t, y) of the flow between latents (t = 0) and noise (t = 1). The defaults are SiT-XL/2.
 
     Args:
-        image_size: height and width of the latent.
-        patch_size: height and width of a patch.
-        in_channels: latent channels.
+        image_size, patch_size, in_channels: of the latent.
         width, depth, heads: of the transformer.
         mlp_ratio: hidden width of the MLPs over `width`.
         class_dropout_prob: share of labels to drop in training (see `adaln.drop_labels`); a null class exists above 0.
@@ -138,13 +136,8 @@ def repa_loss(
 ) -> RepaLoss:
     """Velocity and alignment loss per image, from draws made outside.
 
-    Args:
-        model: the network.
-        data: latents (b, c, h, w).
-        y: class indices (b,), with dropped labels replaced already; None for no class.
-        t: times (b,) in [0, 1].
-        noise: standard normal draws (b, c, h, w).
-        targets: the encoders' tokens (b, n, z), one tensor for each of the model's projectors.
+    The data are latents (b, c, h, w), `t` (b,) in [0, 1], the noise standard normal, dropped labels are replaced.
+    `targets` are the encoders' tokens (b, n, z), one tensor for each of the model's projectors.
     """
     if len(targets) != len(model.projectors) or not targets:
         raise ValueError(f"expected one target for each of {len(model.projectors)} projectors, got {len(targets)}")

@@ -65,16 +65,10 @@ class UNet(nn.Module):
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
     ) -> Tensor:
-        """The raw network output F.
+        """The raw network output F (b, out_channels, h, w) of scaled noisy images.
 
-        Args:
-            x: scaled noisy images (b, in_channels, h, w).
-            noise_labels: noise conditioning c_noise, (b,) or (1,).
-            class_labels: one-hot (b, label_dim) or (1, label_dim); None leaves the label out.
-            augment_labels: (b, augment_dim); None leaves them out, which equals zeros.
-
-        Returns:
-            Tensor (b, out_channels, h, w).
+        The noise conditioning is (b,) or (1,), class labels are one-hot rows, augmentation labels (b, augment_dim);
+        None leaves a label out, which for the augmentation equals zeros.
         """
         emb = self.embed(noise_labels, class_labels, augment_labels)
         h, skips = self._encode(x, emb)
@@ -89,21 +83,10 @@ class UNet(nn.Module):
         *,
         at: Feature = "bottleneck",
     ) -> Tensor:
-        """The output of one block at the lowest resolution; nothing after it is computed.
+        """The output (b, c, h', w') of one block at the lowest resolution; nothing after it is computed.
 
-        Args:
-            x: as in `forward`, like the next three.
-            noise_labels: see `forward`.
-            class_labels: see `forward`.
-            augment_labels: see `forward`.
-            at: "enc_last", the last encoder block; "mid_in0" or "bottleneck", the first or last middle block;
-                "before_up", the last decoder block before the first up-sampling.
-
-        Returns:
-            Tensor (b, c, h', w').
-
-        Raises:
-            ValueError: for another `at`.
+        Other arguments: see `forward`; `at` is "enc_last", the last encoder block; "mid_in0" or "bottleneck", the first
+        or last middle block; or "before_up", the last decoder block before the first up-sampling.
         """
         if at not in get_args(Feature):
             raise ValueError(f"at must be one of {', '.join(get_args(Feature))}, got {at!r}")

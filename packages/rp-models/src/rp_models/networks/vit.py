@@ -17,13 +17,9 @@ class VisionTransformer(nn.Module):
     """Patch tokens with learned positions through transformer blocks, pooled, and a linear head.
 
     Args:
-        image_size: height and width in pixels.
-        patch_size: height and width of a patch, a divisor of `image_size`.
-        in_channels: image channels.
+        image_size, patch_size, in_channels: of the images; the patch size divides the image size.
         num_classes: number of logits; 0 for no head (the features come out, as for an encoder's weights alone).
-        width: token width, divisible by `heads`.
-        depth: transformer blocks.
-        heads: attention heads.
+        width, depth, heads: of the transformer; the width is divisible by the heads.
         mlp_ratio: hidden width of the MLPs over the token width.
         pool: "token" pools the class token after the last norm; "avg" averages the patches before it.
         class_token: whether there is a class token; "token" needs one, "avg" leaves it out of the mean.

@@ -68,11 +68,6 @@ def average_(average: nn.Module, model: nn.Module, decay: float) -> None:
 
     Buffers (batch-norm statistics) are always the model's own. Deviation: DM-AT's trainer takes them over at the end
     of each epoch by sharing the tensors; the two differ only inside the first epoch.
-
-    Args:
-        average: changed in place; same architecture as `model`.
-        model: the trained model.
-        decay: share of the old average that is kept, in [0, 1].
     """
     for kept, new in zip(average.parameters(), model.parameters(), strict=True):
         if decay == 0.0:

@@ -29,12 +29,7 @@ class Stopped(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """The processes of a run.
-
-    Attributes:
-        rank: number of this process, from 0.
-        count: number of processes.
-    """
+    """The processes of a run: the number `rank` of this one, from 0, and their `count`."""
 
     rank: int = 0
     count: int = 1
@@ -71,10 +66,7 @@ class Processes:
             distributed.barrier()
 
     def rank_zero_first(self, work: Callable[[], T]) -> T | None:
-        """Let the first process do some work alone, while the others wait for it.
-
-        Returns:
-            What the work returns; None in the other processes.
+        """Let the first process do some work alone, while the others wait for it and get None.
 
         Raises:
             Stopped: in the other processes, if the work failed; the first one raises the error itself.

@@ -124,14 +124,9 @@ def build_edm(settings: EdmSettings, images: Images) -> nn.Module:
 
 @torch.no_grad()
 def edm_held_out(denoiser: nn.Module, images: Images, *, seed: int, draws: int = 16, batch_size: int = 500) -> float:
-    """EDM's loss of each image at several noise levels, a mean over values, levels and images.
+    """EDM's loss of each image at `draws` noise levels, a mean over values, levels and images.
 
-    Args:
-        denoiser: the model.
-        images: e.g. those of the validation split, on the model's device.
-        seed: of the noise levels and the noise.
-        draws: noise levels of each image.
-        batch_size: images at a time; changes the result by rounding only.
+    `batch_size` changes the result by rounding only.
     """
     loss, total = EDMLoss(), 0.0
     conditional = int(getattr(denoiser, "label_dim", 0)) > 0

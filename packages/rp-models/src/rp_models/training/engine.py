@@ -18,10 +18,6 @@ class StepLoss(nn.Module):
 
     `DistributedDataParallel` averages the gradients of whatever a forward pass used, however often it used it: an
     adversarial step calls its network many times, but is one forward pass of this module.
-
-    Args:
-        modules: by name; their parameters are trained.
-        loss: maps the parts of a batch to a scalar loss and scalar figures to log.
     """
 
     def __init__(self, modules: dict[str, nn.Module], loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]) -> None:
@@ -38,17 +34,10 @@ class StepLoss(nn.Module):
 class Engine:
     """Does optimiser steps on a loss.
 
-    Attributes:
-        processes: that train together.
-        device: where the parameters live.
-
     Args:
         modules: what is trained, by name.
         loss: maps this process's part of a batch to (scalar loss, scalar figures to log); the loss is a mean over
             images, so that the mean over processes is that of the global batch.
-        optimizer: over the parameters.
-        compute: precision and speed.
-        processes: that train together.
         clean_gradients: replace NaN and infinite gradient entries, as EDM's published trainer does.
     """
 
@@ -74,10 +63,7 @@ class Engine:
         self._step_loss = processes.wrap(StepLoss(modules, loss))
 
     def step(self, *batch: Any) -> dict[str, float]:
-        """One step on this process's part of a batch.
-
-        Args:
-            batch: what the loss takes.
+        """One step on this process's part of a batch, the arguments of the loss.
 
         Returns:
             The figures to log with the loss under "loss", means over all processes' parts; with clipping also the
@@ -112,10 +98,6 @@ def compile_network(module: nn.Module, *, backend: str = "inductor") -> None:
     """Compile what a network computes, in place; its state dict and copies of it stay as they were.
 
     Its `forward_features`, if it has them, are compiled as well: adversarial training calls them directly.
-
-    Args:
-        module: the network; compiled when it is first called.
-        backend: of `torch.compile`.
     """
     module.compile(backend=backend)
     if hasattr(module, "forward_features"):

@@ -35,24 +35,13 @@ class Interrupted(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What training changes.
-
-    Attributes:
-        modules: by name, e.g. model, average, head.
-        optimizer: over their parameters.
-    """
+    """What training changes: modules by name (model, average, head, ...) and the optimiser over their parameters."""
 
     modules: Mapping[str, nn.Module]
     optimizer: Optimizer
 
     def save(self, path: Path, step: int, identity: Mapping[str, Any]) -> None:
-        """Write everything to one file, complete or not at all.
-
-        Args:
-            path: the file.
-            step: number of steps done.
-            identity: what is being trained; `restore` refuses a file of another identity.
-        """
+        """Write everything to one file, complete or not at all; `restore` refuses a file of another identity."""
         tensors = {
             f"module.{name}.{key}": value
             for name, module in self.modules.items()
@@ -65,10 +54,7 @@ class TrainingState:
         save_tensors(copies, path, {"step": step, **identity})
 
     def restore(self, path: Path, identity: Mapping[str, Any]) -> int:
-        """Take everything back from a file.
-
-        Returns:
-            The number of steps done.
+        """Take everything back from a file, and return the number of steps done.
 
         Raises:
             CheckpointError: if the file is damaged or of another training.

@@ -103,15 +103,7 @@ def build_mae(settings: MaeSettings) -> MaskedAutoencoder:
 
 @torch.no_grad()
 def mae_loss(model: MaskedAutoencoder, images: Images, *, mask_rate: float, seed: int, batch_size: int = 500) -> float:
-    """The mean reconstruction loss over a set of images, one mask per image.
-
-    Args:
-        model: the autoencoder.
-        images: e.g. those of the validation split, on the model's device.
-        mask_rate: share of hidden patches.
-        seed: of the masks.
-        batch_size: images at a time.
-    """
+    """The mean reconstruction loss over a set of images on the model's device, one mask an image."""
     total = 0.0
     for x, _, index in in_order(images, batch_size):
         values = noise.uniform((model.tokens,), seed=seed, purpose="mae evaluation", index=index)

@@ -127,20 +127,9 @@ def maskdit_loss(
     mask_rate: float,
     mae_weight: float,
 ) -> Tensor:
-    """MaskDiT's training loss per image, its noise level, noise and mask drawn for each image.
+    """MaskDiT's training loss (b,) of images in [0, 1], noise level, noise and mask drawn for each.
 
-    Args:
-        model: the denoiser.
-        x: images (b, c, h, w) in [0, 1].
-        labels: as in `MaskDiT.forward`.
-        seed: of the draws.
-        purpose: what the draws are for.
-        index: int64 tensor (b,) that numbers the images; each draw belongs to its number.
-        mask_rate: share of masked patches; 0 for none.
-        mae_weight: of the reconstruction term.
-
-    Returns:
-        Tensor (b,).
+    The draws belong to (seed, purpose, number of the image in `index`); a mask rate of 0 hides nothing.
     """
     rnd, unit_noise, ranks = _draws(model, x.shape[1:], seed=seed, purpose=purpose, index=index)
     mask = random_mask(ranks, mask_rate) if mask_rate > 0 else None
@@ -160,17 +149,7 @@ def maskdit_held_out(
     draws: int = 4,
     batch_size: int = 256,
 ) -> float:
-    """The mean training loss over a set of images, some noise levels and masks per image.
-
-    Args:
-        model: the denoiser.
-        images: e.g. those of the validation split, on the model's device.
-        mask_rate: share of masked patches.
-        mae_weight: of the reconstruction term.
-        seed: of the draws.
-        draws: noise levels and masks of each image.
-        batch_size: images at a time.
-    """
+    """The mean training loss over images on the model's device, with `draws` noise levels and masks an image."""
     total = 0.0
     for draw in range(draws):
         for x, labels, index in in_order(images, batch_size):

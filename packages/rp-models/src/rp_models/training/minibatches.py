@@ -34,19 +34,12 @@ class Minibatch(NamedTuple):
 class Minibatches:
     """All images in random order, epoch after epoch: a function of the step.
 
-    Images that are not in memory are read ahead in the background.
-
-    Attributes:
-        plan: which images make up each batch.
-        device: where batches come out.
+    Images that are not in memory are read ahead in the background. `plan` says which images make up each batch.
 
     Args:
-        images: the training images.
         batch_size: images in a step, over all processes.
         seed: of order and augmentation.
         purpose: what is trained; keeps its draws apart from others of the same seed.
-        augmentation: of the images; none by default.
-        processes: that share each batch.
 
     Raises:
         ValueError: if the batch cannot be divided among the processes.

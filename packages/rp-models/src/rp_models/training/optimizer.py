@@ -40,13 +40,7 @@ def build_optimizer(
 def decay_groups(
     model: nn.Module, weight_decay: float, *, without_decay: Callable[[str, nn.Parameter], bool]
 ) -> list[dict[str, Any]]:
-    """Two parameter groups: one that decays, one that does not.
-
-    Args:
-        model: whose trainable parameters are grouped.
-        weight_decay: of the first group.
-        without_decay: tells from name and parameter which ones go to the second.
-    """
+    """Two groups of the trainable parameters: one with weight decay, and those for which `without_decay` holds."""
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

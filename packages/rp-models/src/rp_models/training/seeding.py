@@ -10,12 +10,7 @@ from rp_models.noise import derive_seed
 
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Inside the block torch's global generators start from (seed, purpose); afterwards they are as before.
-
-    Args:
-        seed: the run's seed.
-        purpose: what is drawn, e.g. "weights of the classifier".
-    """
+    """Inside the block torch's global generators start from (seed, purpose); afterwards they are as before."""
     with torch.random.fork_rng(devices=_devices()):
         torch.manual_seed(derive_seed(seed, *purpose) % 2**63)  # noqa: TID251 (the one place that may)
         yield
