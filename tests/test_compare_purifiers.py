@@ -55,9 +55,9 @@ def test_every_row_has_a_cell_for_each_attack_that_fits_it(runs, work) -> None:
     everywhere = {"clean", "noise", "pgd-exact", "apgd-ce", "apgd-dlr", "autoattack-rand", "square", "worst"}
     assert set(rows["none"]["cells"]) == everywhere
     for name in ("noise", "maskdit_denoise"):
-        assert set(rows[name]["cells"]) == everywhere | {"transfer", "bpda"}
+        assert set(rows[name]["cells"]) == everywhere | {"transfer", "bpda", "pgd-cw"}
     assert set(rows["rmae_pure"]["cells"]) == everywhere | {
-        *("transfer", "one-shot", "bpda", "pgd-ste-tanh", "pgd-normalised")
+        *("transfer", "one-shot", "bpda", "pgd-ste-tanh", "pgd-normalised", "pgd-cw", "keep-reconstruction")
     }
 
 
@@ -80,7 +80,7 @@ def test_the_page_and_the_terminal_show_the_numbers_of_the_result(runs, work) ->
         assert line in page
     cell = result(work, "table")["rows"]["rmae_pure"]["cells"]["worst"]
     shown = f"{100 * cell['estimate']:.1f} [{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"
-    (line,) = (line for line in page.splitlines() if line.startswith("| RMAE-Pure |") and "[" in line)
+    (line,) = (line for line in page.splitlines() if line.startswith("| RMAE-Pure ") and "[" in line)
     assert line.split(" | ")[-2].strip() == shown
     assert "Table 1" in page
     assert "62.13" in page

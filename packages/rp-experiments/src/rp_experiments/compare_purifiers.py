@@ -9,17 +9,19 @@ from typing import Any
 import rp_attacks
 from rp_attacks import Attack, Report
 from rp_attacks import Progress as Event
+from rp_attacks.record import Record
+from rp_attacks.settings import SuiteName
 from rp_models.data import describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
-from rp_purify import Defended
+from rp_purify import Defended, NoPurification
 from rp_purify.build import build_purifier
 from rp_purify.settings import PurifierSettings, uses
 
-from rp_experiments.purifier_attacks import attacks_on, cells, is_bare, short_attacks
 from rp_experiments.purifier_networks import PurifierNetworks
 from rp_experiments.recipes.compare_purifiers import GRIDS, TITLES, Comparison
 from rp_experiments.reports import compare_report
+from rp_experiments.results import judged
 from rp_experiments.run import Run
 
 
@@ -62,11 +64,11 @@ class ComparisonJob:
 
     def judge(self, row: str) -> dict[str, Any]:
         """The report of all attacks on one row's purifier and the classifier together; made now if it is not there."""
-        choice, budget = getattr(self.config.rows, row), self.config.budget
+        choice, passes = getattr(self.config.rows, row), self.config.budget.passes
 
         def attack() -> dict[str, Any]:
             defence = self.defence(choice)
-            report = self.evaluated(row, defence, attacks_on(defence, budget, self.one_shot(choice)), budget.passes)
+            report = self.evaluated(row, defence, self.attacks("purifier", defence, self.one_shot(choice)), passes)
             return {"purifier": asdict(choice), "cells": cells(report), **report.to_json()}
 
         found: dict[str, Any] = self.run.alone().once(f"results/{row}.json", attack, stage=row)
@@ -87,6 +89,20 @@ class ComparisonJob:
         """A purifier of one pass with the network of an iterative one: its exact gradient is a guide to the other's."""
         one_pass = choice.one_pass()
         return None if one_pass is None else self.defence(one_pass)
+
+    def attacks(self, name: SuiteName, defence: Defended, one_shot: Defended | None = None) -> dict[str, Attack]:
+        """A suite of attacks with the comparison's budget; without a purifier no average, transfer or other rule."""
+        budget, bare = self.config.budget, is_bare(defence)
+        return rp_attacks.suite(
+            name,
+            eps=budget.eps,
+            random=not bare,
+            classes=self.info.num_classes,
+            defence=None if bare else defence,
+            source=None if bare else defence.classifier,
+            one_shot=one_shot,
+            budget=budget.of_suite(),
+        )
 
     def evaluated(self, row: str, defence: Defended, attacks: Mapping[str, Attack], passes: int) -> Report:
         """The attacks on all images: every attack on each, so that each has an accuracy of its own."""
@@ -138,10 +154,29 @@ class ComparisonJob:
 
         def attack() -> dict[str, Any]:
             defence = self.defence(replace(getattr(self.config.rows, row), **changes))
-            report = self.evaluated(name, defence, short_attacks(defence, self.config.budget), passes=4)
+            report = self.evaluated(name, defence, self.attacks("purifier-quick", defence), passes=4)
             accuracy = {"clean": report.clean, "worst": report.worst, **report.threats[0].attacks}
             values = {key: report.verdict(record).per_query.estimate for key, record in accuracy.items()}
             return {"settings": dict(changes), "accuracy": values}
 
         found: dict[str, Any] = self.run.alone().once(f"results/{name}.json", attack)
         return found
+
+
+def is_bare(defence: Defended) -> bool:
+    """Whether the images reach the classifier as they are."""
+    return isinstance(defence.purifier, NoPurification)
+
+
+def cells(report: Report) -> dict[str, Any]:
+    """The row's accuracies by column, with counts and intervals."""
+    (threat,) = report.threats
+    records = {"clean": report.clean, "noise": threat.noise, **threat.attacks}
+    records["autoattack-rand"] = _worse(threat.attacks["apgd-ce"], threat.attacks["apgd-dlr"])
+    records["worst"] = threat.worst
+    return {name: judged(report, record) for name, record in records.items()}
+
+
+def _worse(first: Record, second: Record) -> Record:
+    """Image by image the record that its own selecting passes call worse."""
+    return first.where(first.worse_than(second), second)

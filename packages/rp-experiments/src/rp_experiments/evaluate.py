@@ -69,8 +69,10 @@ class Attacked:
         info = describe(config.data)
         classifier = load_classifier(model, info).to(run.device)
         defence: nn.Module = classifier
+        one_pass = config.purifier.one_pass() if config.defended else None
         if config.defended:
             defence = Defended(build_purifier(config.purifier, info, run.device), classifier).eval()
+        one_shot = Defended(build_purifier(one_pass, info, run.device), classifier).eval() if one_pass else None
         split = config.split or _split(config.data, model)
         images, index = open_subset(config.data, split, config.sizes.images, device=run.device, root=run.root)
         x, y = images.batch(slice(None))
@@ -87,6 +89,8 @@ class Attacked:
             classes=info.num_classes,
             defence=defence,
             source=source,
+            one_shot=one_shot,
+            budget=config.budget,
         )
         return cls(
             config=config,

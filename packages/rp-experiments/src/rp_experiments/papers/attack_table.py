@@ -9,9 +9,8 @@ from rp_attacks.settings import Budget
 from rp_purify import Defended
 from rp_purify.settings import PurifierSettings
 
-from rp_experiments.compare_purifiers import ComparisonJob
+from rp_experiments.compare_purifiers import ComparisonJob, is_bare
 from rp_experiments.papers.settings import AttackTable, Case, Family
-from rp_experiments.purifier_attacks import is_bare
 from rp_experiments.purifier_networks import PurifierNetworks
 from rp_experiments.results import judged
 from rp_experiments.run import Run

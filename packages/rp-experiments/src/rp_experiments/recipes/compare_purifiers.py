@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
+from rp_attacks.settings import Budget as SuiteBudget
 from rp_models.data.catalog import describe
 from rp_models.settings import require
 from rp_purify.settings import (
@@ -24,10 +25,12 @@ from rp_experiments.recipes import finetuning, pretrain_classifier, pretrain_edm
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMae, PretrainMaskDit
 
+SHARED = ("steps", "eot", "curved_steps", "curved_eot", "queries", "query_passes")  # settings of both budgets
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """The attacks on each row of the table, in the maximum norm; the defaults are those of the field."""
+    """How hard each row of the table is attacked in the maximum norm; the defaults are those of the field."""
 
     eps: float = 8 / 255  # radius, in [0, 1] pixel units
     step_size: float | None = None  # of PGD, in [0, 1] pixel units; None for 2.5 eps / steps
@@ -41,16 +44,16 @@ class Budget:
 
     def __post_init__(self) -> None:
         require(0 < self.eps <= 1, f"budget.eps must be in (0, 1] pixel units, got {self.eps}; divide by 255")
-        for name in ("steps", "eot", "curved_steps", "curved_eot", "queries", "query_passes", "passes"):
+        for name in (*SHARED, "passes"):
             require(getattr(self, name) >= 1, f"budget.{name} must be at least 1, got {getattr(self, name)}")
         require(
             self.step_size is None or 0 < self.step_size <= 1,
             f"budget.step_size must be in (0, 1] pixel units, got {self.step_size}; divide by 255",
         )
 
-    def pgd_step(self, steps: int) -> float:
-        """The step size of a PGD of so many steps, in [0, 1] pixel units."""
-        return 2.5 * self.eps / steps if self.step_size is None else self.step_size
+    def of_suite(self) -> SuiteBudget:
+        """The budget of the suite "purifier"."""
+        return SuiteBudget(step_size=self.step_size, **{name: getattr(self, name) for name in SHARED})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rp_attacks.radii import Norm, check_radius
-from rp_attacks.settings import SUITE_NORMS, SuiteName
+from rp_attacks.settings import SUITE_NORMS, Budget, SuiteName
 from rp_models.data.catalog import describe
 from rp_models.settings import require
 from rp_purify.settings import MAEPureSettings, PurifierSettings
@@ -47,6 +47,7 @@ class Evaluation:
     batch_size: int = 128  # images attacked at a time
     # images of a saved file, the unit of resuming and of sharing between processes; None: 128, for a first look 25
     block_size: int | None = None
+    budget: Budget = field(default_factory=Budget)  # of the suites purifier, gradient and blackbox
     defended: bool = False  # put the purifier of the settings below in front of the classifier
     purifier: PurifierSettings = field(default_factory=MAEPureSettings)
 
@@ -56,7 +57,7 @@ class Evaluation:
             shape = (info.channels, info.image_size, info.image_size)
             check_radius(self.ball, self.eps, shape=shape, what="--eps")
         require(
-            self.defended or self.suite not in ("bpda-eot20", "purifier"),
+            self.defended or self.suite not in ("bpda-eot20", "purifier", "purifier-quick"),
             f"suite {self.suite} replaces a purifier's backward pass; put one in front with --defended",
         )
         require(self.probes is None or self.probes >= 0, f"probes must not be negative, got {self.probes}")

@@ -21,9 +21,11 @@ COLUMNS = {
     "transfer": "transfer",
     "pgd-exact": "PGD exact",
     "bpda": "BPDA",
+    "pgd-cw": "PGD margin",
     "one-shot": "one-shot transfer",
     "pgd-ste-tanh": "PGD ste-tanh",
     "pgd-normalised": "PGD normalised",
+    "keep-reconstruction": "low loss",
     "autoattack-rand": "AutoAttack rand",
     "square": "Square",
     "worst": "WORST CASE",
@@ -170,11 +172,12 @@ def _attacks_in_words(budget: Mapping[str, Any]) -> str:
     return (
         f"PGD: {budget['steps']} steps{size}, gradients averaged over {budget['eot']} passes, best iterate; through "
         f"the curved rules (ste-tanh, normalised) {budget['curved_steps']} steps and {budget['curved_eot']} passes. "
-        "BPDA: PGD with the identity as the purifier's gradient. Transfer: PGD on the margin of the classifier alone. "
-        "One-shot transfer, against iterative purifiers: PGD with the exact gradient of a purifier of one pass with "
-        f"the same network. AutoAttack rand: APGD-CE and APGD-DLR, {budget['steps']} steps, {budget['eot']} passes. "
-        f"Square: {budget['queries']} queries of {budget['query_passes']} passes. A dash: the attack does not apply, "
-        "or the purifier does not offer that rule."
+        "BPDA: PGD with the identity as the purifier's gradient. PGD margin: on the margin in place of the "
+        "cross-entropy. Low loss: PGD that keeps the purifier's reconstruction loss low as well. Transfer: PGD on the "
+        "margin of the classifier alone. One-shot transfer, against iterative purifiers: PGD with the exact gradient "
+        f"of a purifier of one pass with the same network. AutoAttack rand: APGD-CE and APGD-DLR, {budget['steps']} "
+        f"steps, {budget['eot']} passes. Square: {budget['queries']} queries of {budget['query_passes']} passes. A "
+        "dash: the attack does not apply, or the purifier does not offer that rule."
     )
 
 
