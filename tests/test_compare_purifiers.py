@@ -116,12 +116,14 @@ def test_processes_and_other_rows_change_no_number_and_networks_are_made_once(ru
     assert networks["mae"] != networks["rmae"] == result(work, "again")["networks"]["rmae"]
 
 
-@pytest.mark.slow  # joining under torchrun is tested with other apps, sharing above
-def test_processes_of_torchrun_share_the_rows(runs, work) -> None:
-    done = two_processes(*SHARED, "--classifier", "classifier.safetensors", "--out", "two", "--only", *ROWS, cwd=work)
+@pytest.mark.slow  # some seconds for each process, and networks are made
+def test_processes_of_torchrun_share_the_rows_with_an_empty_cache(runs, work) -> None:
+    words = ("compare_purifiers", "--recipe", "smoke", "--device", "cpu", "--cache", "empty", "--out", "two")
+    done = two_processes(*words, "--classifier", "classifier.safetensors", "--only", *ROWS, cwd=work)
     first, again = (result(work, run)["rows"] for run in ("table", "two"))
     assert {name: row["cells"] for name, row in again.items()} == {name: row["cells"] for name, row in first.items()}
     assert done.stdout.count("WORST CASE") == runs["table"].stdout.count("WORST CASE")
+    assert len(list((work / "empty").glob("rmae-digits-*"))) == 1
 
 
 def test_without_a_given_classifier_a_standard_one_is_trained(runs, work) -> None:

@@ -90,12 +90,36 @@ def test_processes_share_an_evaluation_and_change_no_number(classifier, tmp_path
     assert "findings: 100%" in two.stderr
 
 
-@pytest.mark.slow  # joining under torchrun is tested with other apps, sharing above
+@pytest.mark.slow  # some seconds for each process
 def test_processes_of_torchrun_share_an_evaluation(classifier, tmp_path):
     app("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "one"), "--processes", 1, cwd=tmp_path)
     done = two_processes("evaluate", *attacked_behind_a_purifier(classifier, tmp_path / "two"), cwd=tmp_path)
     assert without_times(tmp_path / "one") == without_times(tmp_path / "two")
     assert done.stdout.count("WORST CASE") == 1
+
+
+@pytest.mark.slow  # trains a classifier
+def test_torchrun_with_an_empty_cache_makes_the_standard_classifier_first(tmp_path):
+    few = ("--images", 4, "--block-size", 2, "--passes", 2, "--probes", 0, "--purifier.steps", 1)
+    done = two_processes("evaluate", "--defended", *few, "--device", "cpu", cwd=tmp_path)
+    assert done.stderr.count("no classifier is named: taking the standard one for digits") == 1
+    assert done.stdout.count("WORST CASE") == 1
+    assert len(list((tmp_path / "runs" / "cache").glob("classifier-digits-*"))) == 1
+
+
+def test_another_s_network_is_attacked_by_the_name_of_its_factory(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+        "    with torch.no_grad():\n"
+        "        net[1].weight.copy_(torch.linspace(-1, 1, 640).reshape(10, 64).sin())\n"
+        "    return net.eval()\n"
+    )
+    few = ("--images", 4, "--probes", 0, "--device", "cpu")
+    done = app("evaluate", "--model", "mine.py:build", *few, cwd=tmp_path)
+    assert "4 images of digits, split test, mine-build, purifier none, suite quick" in done.stdout
+    assert (tmp_path / "runs" / "evaluate" / "mine-build-quick" / "result.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -123,6 +147,9 @@ def test_a_first_look_behind_a_purifier_does_with_less(arguments, budget, tmp_pa
         (["--model", "mae-digits"], "does not take the images of digits"),
         (["--model", "x", "--suite", "autoatack"], "invalid choice 'autoatack'"),
         (["--model", "x", "--eps", "-1"], "eps must not be negative"),
+        (["--model", "x", "--eps", "8"], "--eps 8 is larger than any linf distance of images in [0, 1], 1"),
+        (["--model", "x", "--norm", "l2", "--eps", "100"], "--eps 100 is larger than any l2 distance of 1x8x8 images"),
+        (["--model", "weights.pt"], "convert.py"),
         (["--model", "x", "--images", "0"], "images must be at least 1, got 0"),
         (["--model", "x", "--block-size", "0"], "block_size must be at least 1, got 0"),
         (["--model", "mae-digits", "--processes", "0"], "--processes must be at least 1, got 0"),

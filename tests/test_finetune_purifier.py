@@ -10,7 +10,7 @@ from rp_models.checkpoint import read_header, read_tensors
 from rp_models.data import describe, load_images, read_synthetic
 from rp_models.training import seeded
 
-from .running import app, process, without_torch
+from .running import app, process, two_processes, without_torch
 from .tiny_networks import tiny_classifier, tiny_maskdit
 
 SMOKE = ("--recipe", "smoke", "--device", "cpu", "--classifier", "classifier.safetensors", "--out")
@@ -89,6 +89,16 @@ def test_an_interrupted_fine_tuning_ends_with_the_same_weights(runs, work) -> No
     assert "stage I:" in runs["rmae"].stderr
     assert "stage I:" not in runs["completed"].stderr  # the stored adversarial images were used
     assert runs["completed"].stdout.splitlines()[:-1] == runs["rmae"].stdout.splitlines()[:-1]
+
+
+@pytest.mark.slow  # some seconds for each process
+def test_processes_of_torchrun_share_both_stages(runs, work) -> None:
+    two_processes("finetune_purifier", *SMOKE, "two", cwd=work)
+    images = [read_synthetic(work / run / "adversarial", describe("digits")).images for run in ("rmae", "two")]
+    assert torch.equal(*images)
+    first, second = (read_tensors(work / run / "checkpoints" / "rmae.safetensors") for run in ("rmae", "two"))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, atol=2e-5, rtol=1e-4)  # sums in another order, Adam's root
 
 
 @pytest.mark.parametrize(
