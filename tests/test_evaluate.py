@@ -149,7 +149,6 @@ def test_a_first_look_behind_a_purifier_does_with_less(arguments, budget, tmp_pa
         (["--model", "x", "--eps", "-1"], "eps must not be negative"),
         (["--model", "x", "--eps", "8"], "--eps 8 is larger than any linf distance of images in [0, 1], 1"),
         (["--model", "x", "--norm", "l2", "--eps", "100"], "--eps 100 is larger than any l2 distance of 1x8x8 images"),
-        (["--model", "weights.pt"], "convert.py"),
         (["--model", "x", "--images", "0"], "images must be at least 1, got 0"),
         (["--model", "x", "--block-size", "0"], "block_size must be at least 1, got 0"),
         (["--model", "mae-digits", "--processes", "0"], "--processes must be at least 1, got 0"),
@@ -157,3 +156,11 @@ def test_a_first_look_behind_a_purifier_does_with_less(arguments, budget, tmp_pa
 )
 def test_bad_input_to_an_evaluation_ends_in_one_sentence(arguments, message, tmp_path):
     assert message in app("evaluate", *arguments, cwd=tmp_path, status=2).message
+
+
+def test_a_file_of_torch_save_is_refused_with_the_way_to_read_it(tmp_path):
+    import torch
+
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "weights.pt")
+    assert "convert.py" in app("evaluate", "--model", "weights.pt", cwd=tmp_path, status=2).message
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
