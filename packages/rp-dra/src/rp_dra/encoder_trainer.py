@@ -16,8 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rp_dra.diffusion_encoder import DiffusionClassifier, EncoderClassifier, NoisyClassifier
-from rp_dra.encoder_settings import EncoderSettings
+from rp_dra.encoder_settings import EncoderSettings, ProbeSettings
 from rp_dra.objectives import Objective
+
+
+def augmented_batches(
+    images: Images, settings: EncoderSettings | ProbeSettings, *, seed: int, purpose: str, processes: Processes
+) -> Minibatches:
+    """The batches of a training with these settings."""
+    augmentation = Augmentation(crop_padding=settings.crop_padding, flip=settings.flip)
+    return Minibatches(
+        images, settings.batch_size, seed=seed, purpose=purpose, augmentation=augmentation, processes=processes
+    )
 
 
 class EncoderTrainer(BaseTrainer):
@@ -44,14 +54,7 @@ class EncoderTrainer(BaseTrainer):
         seed: int,
     ) -> None:
         self.settings, self.seed = settings, seed
-        batches = Minibatches(
-            images,
-            settings.batch_size,
-            seed=seed,
-            purpose="encoder",
-            augmentation=Augmentation(crop_padding=settings.crop_padding, flip=settings.flip),
-            processes=processes,
-        )
+        batches = augmented_batches(images, settings, seed=seed, purpose="encoder", processes=processes)
         self.steps_per_epoch = batches.plan.batches_per_epoch
         self.model = model.to(batches.device).train()
         average = MovingAverage(self.model, half_life=settings.ema_half_life)

@@ -5,11 +5,9 @@
 
 import torch
 from rp_models import noise
-from rp_models.data.augmentation import Augmentation
 from rp_models.data.images import Images
 from rp_models.settings import ComputeSettings
 from rp_models.training.distributed import ALONE, Processes
-from rp_models.training.minibatches import Minibatches
 from rp_models.training.schedule import cosine
 from rp_models.training.seeding import seeded
 from rp_models.training.trainer import BaseTrainer
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rp_dra.encoder_settings import ProbeSettings
+from rp_dra.encoder_trainer import augmented_batches
 from rp_dra.probe import DiffusionProbe, new_probe
 from rp_dra.targets.target import FrozenTarget
 
@@ -44,14 +43,7 @@ class ProbeTrainer(BaseTrainer):
         seed: int,
     ) -> None:
         self.settings, self.seed = settings, seed
-        batches = Minibatches(
-            images,
-            settings.batch_size,
-            seed=seed,
-            purpose="probe",
-            augmentation=Augmentation(crop_padding=settings.crop_padding, flip=settings.flip),
-            processes=processes,
-        )
+        batches = augmented_batches(images, settings, seed=seed, purpose="probe", processes=processes)
         self.steps_per_epoch = batches.plan.batches_per_epoch
         with seeded(seed, "probe weights"):
             self.model: DiffusionProbe = new_probe(target, images, seed=seed)

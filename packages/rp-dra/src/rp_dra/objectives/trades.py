@@ -1,5 +1,6 @@
 """TRADES, as DM-AT runs it and as its authors published it."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -53,66 +54,65 @@ class Trades(Objective):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
         """See `Objective`."""
         check_batch(x, y, start_noise)
-        start = uniform_start(x, start_noise, self.eps) if self.norm == "linf" else near_start(x, start_noise)
-        with batch_statistics(model):
+        with self._attacked(model):
             x_adv = raise_divergence(
-                model, x, start, norm=self.norm, eps=self.eps, step_size=self.step_size, steps=self.steps
+                model,
+                x,
+                self._start(x, start_noise),
+                norm=self.norm,
+                eps=self.eps,
+                step_size=self.step_size,
+                steps=self.steps,
             )
         logits, features, logits_adv = classify_both(model, x, x_adv, joint=self.joint_forward)
         natural = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
-        robust = divergence(logits, logits_adv)
+        robust = divergence(self._again(model, x, logits), logits_adv)
         metrics = two_part_metrics(natural, robust, logits, logits_adv, y)
         return Outcome(natural + self.beta * robust, features, x_adv, metrics)
 
+    def _start(self, x: Tensor, start_noise: Tensor) -> Tensor:
+        """Where the attack starts."""
+        return uniform_start(x, start_noise, self.eps) if self.norm == "linf" else near_start(x, start_noise)
+
+    def _attacked(self, model: nn.Module) -> AbstractContextManager[None]:
+        """The model's mode during the attack."""
+        return batch_statistics(model)
+
+    def _again(self, model: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
+        """The natural logits of the KL term."""
+        return logits
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TradesOriginal(Objective):
+class TradesOriginal(Trades):
     """TRADES as its authors published it.
 
     The attack runs in eval mode (running statistics) from x + 0.001 N(0, 1). Then three train-mode passes follow, in
     this order: natural images for the cross-entropy, adversarial images, natural images again for the KL term; running
     statistics of batch norms move three times. The gradient flows through all three. Labels may be probabilities; only
-    the cross-entropy sees them.
-
-    Attributes:
-        step_size: of the attack, in the same norm; the published L2 attack takes 2 * eps / steps whatever is set.
-        joint_forward: natural and adversarial images in one pass instead of three, without the second natural one;
-            see `classify_both` for what batch norms make of it.
+    the cross-entropy sees them. `joint_forward` makes one pass of the three, without the second natural one.
 
     Source: Zhang et al. 2019, arXiv:1901.08573, and their published code.
     """
 
-    beta: float = 6.0  # weight of the robust term
-    label_smoothing: float = 0.0  # of the natural cross-entropy; published: none
-    eps: float = 0.031  # radius, in [0, 1] pixel units
+    beta: float = 6.0
+    label_smoothing: float = 0.0
+    eps: float = 0.031
     step_size: float = 0.007
-    steps: int = 10  # of the attack
-    norm: Ball = "linf"  # of ball and step
-    joint_forward: bool = False
-
-    def __post_init__(self) -> None:
-        check_attack(self.norm, self.eps, self.step_size, self.steps)
-        check_loss(self.beta, self.label_smoothing)
 
     @property
     def noise(self) -> Noise:
         """Normal, in both norms."""
         return "normal"
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
-        """See `Objective`."""
-        check_batch(x, y, start_noise)
-        start = near_start(x, start_noise)
-        with eval_mode(model):
-            x_adv = raise_divergence(
-                model, x, start, norm=self.norm, eps=self.eps, step_size=self.step_size, steps=self.steps
-            )
-        logits, features, logits_adv = classify_both(model, x, x_adv, joint=self.joint_forward)
-        again = logits if self.joint_forward else classify(model, x)[1]
-        natural = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
-        robust = divergence(again, logits_adv)
-        metrics = two_part_metrics(natural, robust, logits, logits_adv, y)
-        return Outcome(natural + self.beta * robust, features, x_adv, metrics)
+    def _start(self, x: Tensor, start_noise: Tensor) -> Tensor:
+        return near_start(x, start_noise)
+
+    def _attacked(self, model: nn.Module) -> AbstractContextManager[None]:
+        return eval_mode(model)
+
+    def _again(self, model: nn.Module, x: Tensor, logits: Tensor) -> Tensor:
+        return logits if self.joint_forward else classify(model, x)[1]
 
 
 def divergence(logits: Tensor, logits_adv: Tensor) -> Tensor:
