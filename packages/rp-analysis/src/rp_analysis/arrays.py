@@ -17,8 +17,6 @@ def as_matrix(x: Matrix, name: str, *, rows: int = 1, keep_half: bool = False) -
 
     Args:
         x: (n, d) features, memory-mapped or not.
-        name: the argument's name in error messages.
-        rows: the least number of samples.
         keep_half: leave float16 and bfloat16 as they are, for callers that convert block by block; otherwise they
             become float32. Float32 and float64 stay.
 

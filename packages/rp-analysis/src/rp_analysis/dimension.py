@@ -76,10 +76,6 @@ def component_accuracy(
     O(n d c) for the whole curve.
 
     Args:
-        features: (n, d) penultimate features.
-        labels: (n,) int64 classes.
-        weight: (c, d) of the head.
-        bias: (c,) of the head, or None.
         components: of the clean features, V = the first K directions.
         variant: "recentred" mean + (x - mean) V V^T; "uncentred" x V V^T, as the public code of Feng et al. does;
             "centred" (x - mean) V V^T, with the mean left out, which does not recover the full accuracy.
@@ -124,9 +120,6 @@ def classification_dimension(
 
     Args:
         features: (n, d) penultimate features of clean images.
-        labels: (n,) int64 classes.
-        weight: (c, d) of the classification head.
-        bias: (c,) of the head, or None.
         adversarial: (n, d) features of the adversarial images made from them, in the same order.
         components: directions to project on; None takes those of `features`.
 

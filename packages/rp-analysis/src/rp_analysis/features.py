@@ -47,12 +47,10 @@ def extract_features(
         model: any module; run in eval mode without gradients, its mode is restored.
         batches: pairs of image indices (b,) and images (b, c, h, w) on the model's device.
         path: of the features; `<path>.index.npy` and `<path>.json` are written beside it.
-        n: number of images in all.
         layer: name of a submodule, as in `named_modules()`, whose output is taken; None takes `forward_features`
             if the model has it and the model's output otherwise.
         pool: "mean" over space (b, c, h, w) or tokens (b, t, d); "first" token; "flatten" keeps everything.
         forward: what is called on a batch if not `model(x)`, e.g. `lambda x: model(x, sigma)`.
-        dtype: of the file.
         flush_every: batches between two records of progress.
 
     Raises:

@@ -16,9 +16,6 @@ class GaussianMoments:
 
     Batches are merged by their own means (Chan et al. 1982), so that a large common offset costs no digits. The result
     does not depend on the batches but for rounding.
-
-    Attributes:
-        count: number of samples so far.
     """
 
     def __init__(self) -> None:
@@ -84,8 +81,6 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     Args:
         mean1: (d,), floating; computed in float64.
         cov1: (d, d), symmetric and positive semi-definite up to rounding.
-        mean2: (d,).
-        cov2: (d, d).
 
     Raises:
         ValueError: if shapes differ, a value is not finite, or a matrix is not symmetric or has negative eigenvalues.

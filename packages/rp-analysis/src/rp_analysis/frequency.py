@@ -14,16 +14,13 @@ Quantity = Literal["magnitude", "log1p", "power"]
 def frequency_map(
     images: Tensor | Iterable[Tensor], *, transform: Transform = "fft", quantity: Quantity = "magnitude"
 ) -> Tensor:
-    """Computes the mean spectrum of images over samples and channels.
+    """Computes the mean spectrum of images over samples and channels; (h, w) float64 on the device of the images.
 
     Args:
         images: (n, c, h, w) perturbations or gradients, or an iterable of such batches.
         transform: "fft" unnormalised DFT, zero frequency moved to (h // 2, w // 2); "dct" orthonormal DCT-II, zero
             frequency at (0, 0).
         quantity: mean of |F|, of log(1 + |F|), or of |F|^2.
-
-    Returns:
-        (h, w) float64 on the device of the images.
     """
     if transform not in get_args(Transform) or quantity not in get_args(Quantity):
         raise ValueError(

@@ -50,7 +50,6 @@ def uniformity_loss(x: Matrix, *, t: float = 2.0, normalize: bool = True, block:
         t: inverse width of the Gaussian, positive.
         normalize: scale rows to unit length first, as the definition assumes; False takes rows as they are, and
             then far-apart rows can give -inf.
-        block: rows per tile.
 
     Returns:
         Scalar tensor in the dtype of `x`, differentiable; for unit rows in [-4t, 0], lower is more uniform, -2t in

@@ -26,9 +26,7 @@ class TopKSae(nn.Module):
     `encoder.weight` (n, d), `decoder.weight` (d, n).
 
     Args:
-        d: number of features.
         n_latents: size of the dictionary; 8 to 32 times `d` is common.
-        k: latents kept per sample.
         input_norm: "none"; "sample": each sample minus its mean over features, divided by its standard deviation;
             "dataset": minus the features' mean, divided by one number, both found by `fit_inputs` and stored with
             the weights. The reconstruction is mapped back in each case.

@@ -45,7 +45,6 @@ def evaluate_reconstruction(sae: TopKSae, features: Matrix) -> Reconstruction:
     """Computes the reconstruction loss of features, sums taken over all samples before dividing.
 
     Args:
-        sae: a trained model.
         features: (n, d), n >= 2, not those that it was trained on.
 
     Source: Gao et al. 2025, arXiv:2406.04093; reported in Fig. 6 of the DRA paper.
@@ -81,12 +80,7 @@ def sae_sweep(
     """Trains one autoencoder per sparsity and seed and evaluates each on held-out features (DRA Fig. 6).
 
     Args:
-        train: (n, d) features to train on.
-        validation: (m, d) features to report on.
-        config: everything but k and seed.
-        ks: latents kept per sample.
         seeds: of weights and batch order.
-        callback: called with each finished run.
     """
     runs = []
     for k in ks:
@@ -103,9 +97,7 @@ def top_activations(sae: TopKSae, features: Matrix, m: int = 9) -> TopActivation
     """Finds the m samples that activate each latent most, in one pass with O(n_latents m) memory.
 
     Args:
-        sae: a trained model.
         features: (n, d); indices of the result count its rows.
-        m: samples per latent.
 
     Returns:
         Indices int64 and activations float32, (n_latents, m).

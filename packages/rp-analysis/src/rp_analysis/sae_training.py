@@ -66,10 +66,6 @@ class SaeTrainer:
     Args:
         features: (n, d) array or tensor; a memory-mapped array is read batch by batch.
         device: where to train; None is the device of `features`, or the CPU for arrays.
-
-    Attributes:
-        sae: the model in training.
-        step: optimiser steps made.
     """
 
     def __init__(self, features: Matrix, config: SaeConfig, *, device: torch.device | str | None = None) -> None:
@@ -125,12 +121,7 @@ class SaeTrainer:
         return SaeStep(self.step, float(recons_loss.detach()), float(aux_loss.detach()), dead)
 
     def train(self, steps: int | None = None, callback: Callable[[SaeStep], None] | None = None) -> TopKSae:
-        """Trains to the end of the configured epochs, or for `steps` more steps.
-
-        Args:
-            steps: at most this many further steps.
-            callback: called after every step.
-        """
+        """Trains to the end of the configured epochs, or for `steps` more steps."""
         last = self.config.epochs * self.steps_per_epoch
         last = last if steps is None else min(last, self.step + steps)
         for x in self._batches(last):

@@ -71,8 +71,6 @@ def input_gradients(model: Classifier, x: Tensor, y: Tensor, *, normalize: bool 
 
     Args:
         model: a classifier of images in [0, 1]; evaluated in eval mode, its mode is restored.
-        x: (b, c, h, w) images.
-        y: (b,) labels.
         normalize: scale each sample's gradient to unit Euclidean norm.
 
     Raises:

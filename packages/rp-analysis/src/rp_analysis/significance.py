@@ -90,7 +90,6 @@ def half_sample_interval(
         a: (n, d1) features, n >= 8.
         k: neighbours per sample (not used by `cka`).
         resamples: number of half-samples, at least 2.
-        level: coverage of the interval.
 
     Source: Politis, Romano & Wolf 1999, Subsampling (Springer).
     """

@@ -57,10 +57,7 @@ def cknna_matrix(
 
     Args:
         rows: r matrices (n, d) of the same n samples: layers of one model, or several models.
-        columns: c matrices (n, d) of these samples.
-        k: neighbours per sample.
         eps: added to the denominator, as in `cknna`.
-        normalize: scale samples to unit length first.
     """
     if not rows or not columns:
         raise ValueError(f"rows and columns must not be empty, got {len(rows)} and {len(columns)} matrices")
@@ -90,7 +87,6 @@ def similarity_scatter(
         reference: (n, d) features to compare with, e.g. of a diffusion model.
         models: features (n, d) of the same samples by model name.
         robust_accuracy: in [0, 1] by model name, e.g. RobustBench's.
-        k: neighbours per sample.
     """
     missing = sorted(set(models) - set(robust_accuracy))
     if missing:
@@ -127,7 +123,6 @@ def cka(a: Matrix, b: Matrix, *, unbiased: bool = False, eps: float = 1e-6, norm
         a: (n, d1) features, n >= 4.
         unbiased: use the unbiased HSIC estimator. The biased one is inflated when d is not far below n:
             independent features with n = 200 and d = 40, 56 give 0.19 biased and 0.0008 unbiased.
-        eps: added to the denominator.
 
     Returns:
         The score: in [0, 1] if biased; possibly slightly negative, or NaN where a self-HSIC is negative, if not.

@@ -26,10 +26,7 @@ class Alignment(nn.Module):
     the loss is the mean of the two; `shared` lets one head predict both.
 
     Args:
-        width: features of the classifier.
-        target_width: features of the target.
         hidden: width of the head's two hidden layers.
-        representations: of each image.
         shared: one head for all representations.
 
     Source: a three-layer MLP as in Yu et al. 2025, arXiv:2410.06940 (Appendix D of the DRA paper).
@@ -52,7 +49,6 @@ class Alignment(nn.Module):
         """The alignment loss of classifier features with their targets.
 
         Args:
-            features: (b, width).
             target: (b, target_width), or (b, r, target_width) for r representations of each image.
         """
         if target.dim() == 2:

@@ -17,7 +17,6 @@ def objective_of(
         training: names the objective, and holds the constants.
         robust: False for plain cross-entropy, the comparison.
         method: of a run; those that name an objective (at+ikl, at+adr, standard) go before the setting.
-        num_classes: needed by IKL.
 
     Raises:
         ValueError: if IKL is asked for without the number of classes.

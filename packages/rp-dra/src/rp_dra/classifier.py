@@ -20,8 +20,6 @@ def build_classifier(settings: ClassifierSettings, info: DatasetInfo, *, pretrai
     """The classifier of a data set's images and classes, with its input normalisation inside.
 
     Args:
-        settings: network and its arguments.
-        info: the data set.
         pretrained: whether to fill in the weights that the settings name.
 
     Returns:

@@ -65,9 +65,7 @@ class EncoderClassifier(nn.Module):
 
     Args:
         denoiser: the EDM network whose encoder is copied.
-        num_classes: number of logits.
         sigma: noise level in EDM's units (images in [-1, 1]).
-        layer: where the features are taken.
         head: "linear", or "mlp" with one hidden layer of the features' width.
     """
 
@@ -113,11 +111,9 @@ class DiffusionClassifier(EncoderClassifier):
 
     Args:
         denoiser: the pre-trained EDM network whose encoder is copied.
-        num_classes: number of logits.
         noise_seed: of one noise tensor that is added to all images, as in `DiffusionProbe`; None for no noise.
         dropout: of the encoder's blocks; by default none, because an attack on one random network says little about the
             next.
-        **options: as in `EncoderClassifier`.
 
     Source: Section 5.6 of the DRA paper.
     """

@@ -36,7 +36,6 @@ class EncoderTrainer(BaseTrainer):
     Args:
         model: the classifier; in train mode from here on.
         images: the training images, on the device where the training shall run.
-        kept: what else training changes.
     """
 
     model: EncoderClassifier
@@ -84,9 +83,7 @@ class EncoderFineTuner(EncoderTrainer):
     """Fine-tunes a diffusion model's encoder and its head together, adversarially.
 
     Args:
-        model: with the pre-trained encoder.
         settings: see `EncoderTrainer`; a pre-trained encoder wants a low rate.
-        objective: of adversarial training, e.g. `Trades()`.
 
     Source: Section 5.6 of the DRA paper, under the recipe of adversarial training without synthetic images.
     """

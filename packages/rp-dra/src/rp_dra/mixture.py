@@ -30,12 +30,7 @@ class Mixture:
     Every random draw belongs to an image's place in the training, counted over all processes: one process or eight see
     the same images, crops and noise. Images that are not in memory are read ahead in the background.
 
-    Attributes:
-        plan: which images make up each batch.
-        device: where batches come out.
-
     Args:
-        real: real images.
         synthetic: synthetic images, or None; larger ones are scaled down to the real ones' size.
 
     Raises:

@@ -34,9 +34,6 @@ class DiffusionProbe(nn.Module):
 
     Args:
         target: the frozen features; a `JoinedTarget` for several noise levels or layers at once.
-        shape: of one image, (c, h, w).
-        width: number of features.
-        num_classes: number of logits.
     """
 
     mean: Tensor
@@ -111,8 +108,6 @@ def fit_probe(
     """Fit the probe by multinomial logistic regression (L-BFGS, float64) on features without augmentation.
 
     Args:
-        target: the frozen diffusion features.
-        images: training images, on the target's device.
         noise: "shared" fits on the noise that the probe keeps; "per-image" on other noise for each image, for a probe
             that is used as a `NoisyProbe`.
         draws: with "per-image", how often each image is taken, with other noise each time.
@@ -208,14 +203,8 @@ def eot_gap(
     independent of the noise that judges.
 
     Args:
-        model: the random classifier.
-        x: images (n, c, h, w) in [0, 1].
-        y: labels (n,).
         eps: Linf radius, in [0, 1] pixel units.
-        steps: of each attack.
         passes: draws averaged in each gradient of the attack with EOT.
-        seed: of attacks and verdicts.
-        batch_size: images attacked at a time.
 
     Source: Appendix C of the DRA paper; Athalye et al. 2018, arXiv:1707.07397.
     """

@@ -26,9 +26,6 @@ class ProbeTrainer(BaseTrainer):
     Attributes:
         model: the probe; use it as a `NoisyProbe`, because it has seen all kinds of noise.
 
-    Args:
-        images: training images, on the target's device.
-
     Source: Xiang et al. 2023, arXiv:2303.09769, and their published code.
     """
 

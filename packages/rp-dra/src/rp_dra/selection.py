@@ -19,11 +19,7 @@ from rp_dra.settings import TrainingSettings
 
 
 class Best(nn.Module):
-    """The best average so far, with its score: part of the training state, so that a resumed run knows it.
-
-    Args:
-        model: copied.
-    """
+    """The best average so far, with its score: part of the training state, so that a resumed run knows it."""
 
     score: Tensor
     offers: Tensor
@@ -47,7 +43,6 @@ class Validation:
     """Judges a classifier on the validation images: clean, and under projected gradient ascent on the margin.
 
     Args:
-        images: the validation images.
         training: ball, step size, steps and batch size of the attack.
     """
 
@@ -59,7 +54,6 @@ class Validation:
         """Clean and robust accuracy of a classifier in eval mode; an image must be right both times to be robust.
 
         Args:
-            model: images to logits.
             precision: in which the model is asked, e.g. the engine's autocast.
         """
         clean, robust = torch.zeros((), device=self.device), torch.zeros((), device=self.device)

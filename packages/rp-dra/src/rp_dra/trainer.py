@@ -35,14 +35,11 @@ class ClassifierTrainer(BaseTrainer):
 
     Attributes:
         best: the average that resisted the validation attack best.
-        plan: which images make up each batch.
 
     Args:
         real: training images, on the device where the training shall run.
         objective: what a step minimises; `objective_of(training)` for TRADES.
-        synthetic: synthetic images, or None.
         validation: images that choose the best average; None takes the last.
-        target: the alignment's target, or None for no alignment.
     """
 
     def __init__(

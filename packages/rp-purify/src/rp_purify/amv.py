@@ -91,7 +91,6 @@ def variation(
     """AMV between clean and other images under the same masks, in batches that keep only numbers.
 
     Args:
-        other: attacked or purified images of the same shape.
         index: int64 (b,), image indices: they choose the masks.
     """
     if clean.shape != other.shape:
@@ -149,8 +148,6 @@ def curve_over_steps(
 
     Args:
         view: the model that looks; its masks are not those that the purifier descends on.
-        attacked: the images that are purified.
-        purifier: MAE-Pure or MaskDiT-Pure.
         every: steps between two points; the first and the last step are always there.
     """
     images = enumerate(purifier.trajectory(attacked, seed=seed, index=index))

@@ -26,7 +26,6 @@ class SignDescent(Purifier):
         eta: radius in pixel units of [0, 1]; None for no limit.
         halve: use half the step size in the second half of the steps.
         fresh: whether each call that names no seed draws other noise.
-        seed: of the noise in such calls.
         grad: the backward rule. "exact": a pixel follows the input with derivative 1, or 0 where [0, 1] stopped it;
             "identity": 1 everywhere; "ste-tanh" and "normalised": see `rp_purify.gradient`.
     """

@@ -50,7 +50,6 @@ def adversarial_images(
 
     Args:
         defended: the whole system, whose purifier must be the one that stage II trains through.
-        images: training images, with batches on the system's device.
         attack: `attack(model, x, y)`; it starts from the noisy images.
         noise_std: of the noise, in pixel units of [0, 1].
         done: called with the number of images made so far.
@@ -69,11 +68,7 @@ def adversarial_images(
 def adversarial_batch(
     defended: Defended, images: Images, attack: Attack, rows: slice, *, noise_std: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Some rows of `adversarial_images`, for those who store them as they come.
-
-    Args:
-        rows: consecutive positions, `slice(start, stop)`.
-    """
+    """Some rows of `adversarial_images`, for those who store them as they come."""
     x, y = images.batch(rows)
     index = torch.arange(rows.start, rows.start + len(x), device=x.device)
     unit = noise.normal(x.shape[1:], seed=seed, purpose="stage I noise", index=index)

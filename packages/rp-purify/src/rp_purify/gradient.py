@@ -20,11 +20,7 @@ from rp_purify.purifier import frozen
 
 
 def ste_tanh(g: Tensor) -> Tensor:
-    """sign(g), differentiated as tanh(g / tau); tau is the image's mean |g|, taken as a constant.
-
-    Args:
-        g: gradients (b, c, h, w).
-    """
+    """sign(g), differentiated as tanh(g / tau); tau is the image's mean |g|, taken as a constant."""
     unit = _scaled(g)
     return _straight_through(g.sign(), (unit / _mean_size(unit.detach())).tanh())
 
@@ -117,7 +113,6 @@ def smooth_step(
     """One true step of sign descent with a graph through a curved rule: to `x`, to the center, and to the weights.
 
     Args:
-        x: images (b, c, h, w) that require gradients.
         center: the images that came in, around which the result is clipped.
     """
     with plain_attention():

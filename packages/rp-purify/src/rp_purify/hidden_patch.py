@@ -11,11 +11,7 @@ from torch import Tensor
 
 
 def central_target(mask: Mask) -> Tensor:
-    """The hidden patch nearest to the middle of each image, int64 (b,); of several the first, row by row.
-
-    Args:
-        mask: over a square grid of patches.
-    """
+    """The hidden patch nearest to the middle of each image, int64 (b,); of several the first, row by row."""
     tokens = mask.mask.shape[1]
     grid = round(tokens**0.5)
     patch = torch.arange(tokens, device=mask.mask.device)
@@ -28,7 +24,6 @@ def target_attention(attention: Tensor, mask: Mask, patch: int | Tensor) -> Tens
 
     Args:
         attention: an MAE decoder layer's weights (b, h, 1 + n, 1 + n), usually the last layer's.
-        mask: the masks that were used.
         patch: number of the target patch, row by row from 0, hidden: one for all images or int64 (b,).
 
     Returns:

@@ -29,7 +29,6 @@ class MAEPure(SignDescent):
         masks: new masks in each step, or one per image for all steps.
         masks_per_step: number of masks whose losses are averaged in a step.
         complementary: add to each mask the one that hides the other patches.
-        grad: the backward rule, see `SignDescent`.
     """
 
     model: MaskedAutoencoder

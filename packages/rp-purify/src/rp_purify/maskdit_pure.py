@@ -34,7 +34,6 @@ class MaskDiTPure(SignDescent):
         masks: new masks in each step, or one per image for all steps.
         noise: new noise (and grid level) in each step, or one per image for all steps.
         mae_weight: weight of the reconstruction of the masked noisy patches.
-        grad: the backward rule, see `SignDescent`.
     """
 
     model: MaskDiT

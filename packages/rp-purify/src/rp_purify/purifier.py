@@ -47,7 +47,6 @@ class Purifier(nn.Module):
     Args:
         seed: of the noise in calls that name none. None: fresh noise comes from the system's entropy, which nobody can
             predict; noise that is not fresh has seed 0.
-        fresh: whether each such call draws other noise.
         grad: the backward rule, one of `gradients`; the images are the same with each.
 
     Attributes:
@@ -63,10 +62,6 @@ class Purifier(nn.Module):
 
     def forward(self, x: Tensor, *, seed: int | None = None, index: Tensor | None = None) -> Tensor:
         """The purified images.
-
-        Args:
-            seed: of this call's noise; None: see the class.
-            index: int64 (b,), image indices; None: see the class.
 
         Raises:
             ValueError: for anything but an image batch in [0, 1], or indices that do not fit it.

@@ -40,7 +40,6 @@ def kernel_variation(
 
     Args:
         z: inputs (..., n, d) of a layer.
-        delta: their shift (..., n, d).
         w_q: query weights (..., d, d_head), z @ w_q being the queries; leading axes broadcast with those of `z`.
         w_k: key weights (..., d, d_head).
         features: number m of random features, the same for all matrices.
@@ -72,10 +71,6 @@ def decoder_kernel_variation(
 
     The layer's inputs Z are the normalised tokens that its projections get. Their biases are left in the queries and
     keys, as rows of the weights that the shift does not reach.
-
-    Args:
-        other: attacked images of the same shape.
-        generator: of the features, on the images' device.
     """
     results = []
     before, after = (_attention_inputs(mae, x, mask) for x in (clean, other))
@@ -120,7 +115,6 @@ def descent_bound(
     gap <= bound whenever L is convex, which a reconstruction loss is not.
 
     Args:
-        loss: a scalar function of an image tensor.
         minimum: x*, what the theorem calls the clean image.
     """
     x, total, squares = start.detach(), torch.zeros_like(start), 0.0

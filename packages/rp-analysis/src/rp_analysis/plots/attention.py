@@ -27,9 +27,6 @@ def plot_target_attention(examples: Sequence[TargetMaps]) -> Plot:
 
     The first column is the masked image with the target in a red frame; in the others, a deeper red means more
     attention, on one colour scale a row, from 0 to its largest weight.
-
-    Args:
-        examples: with the same versions each.
     """
     require(examples, "examples")
     versions = list(examples[0].maps)

@@ -146,7 +146,6 @@ def plot_component_accuracy(result: ClassificationDimension, *, largest: int | N
     """Draws clean and robust accuracy over the number of principal components, dimensions marked (Fig. 7).
 
     Args:
-        result: of `classification_dimension`.
         largest: draw up to this K; None draws all.
     """
     with style():

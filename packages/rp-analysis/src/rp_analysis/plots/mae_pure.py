@@ -125,7 +125,6 @@ def plot_layer_amv(
 
     Args:
         panels: model to the places on the axis and, for each place, the AMV of every layer from the first to the last.
-        xlabel: of the axis.
         scale: what the places are multiplied with, 255 for budgets.
     """
     require(panels, "panels")
@@ -174,7 +173,6 @@ def plot_kernel_approximation(
 
     Args:
         panels: title to groups of points by name, e.g. by budget; a group is true and approximate values.
-        ylabel: what the approximate values are.
     """
     require(panels, "panels")
     with style():

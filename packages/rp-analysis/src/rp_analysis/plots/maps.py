@@ -59,7 +59,6 @@ def plot_latent_sheet(images: Tensor, top: TopActivations, latents: Sequence[int
     Args:
         images: (n, c, h, w) in [0, 1], c 1 or 3; row i is sample i of the features.
         top: of `top_activations` on those features.
-        latents: which latents, one row of the sheet each.
         columns: images per latent, at most the m of `top`.
     """
     require(latents, "latents")

@@ -21,7 +21,6 @@ def plot_image_grid(images: Mapping[str, Tensor], *, title: str = "", columns: S
     Args:
         images: per row, float (m, c, h, w) in [0, 1] with c 1 or 3, at least one image; values outside are clipped,
             NaN pixels (e.g. hidden patches) are drawn in a colour of their own. Rows may differ in m.
-        title: of the sheet.
         columns: names of the columns, as many as the longest row has images; none by default.
 
     Returns:

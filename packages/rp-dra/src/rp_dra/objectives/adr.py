@@ -20,7 +20,6 @@ def trust(q: Tensor, y: Tensor, lam: float) -> Tensor:
 
     Args:
         q: the teacher's probabilities (b, k).
-        lam: lambda, in [0, 1].
 
     Returns:
         Tensor (b,) in [0, 1]. Source: Wu et al. 2024, arXiv:2305.12118.
@@ -36,7 +35,6 @@ def adr_labels(logits: Tensor, y: Tensor, *, tau: float, lam: float) -> Tensor:
     preference for another class faster than the one-hot part loses its lead.
 
     Args:
-        logits: the teacher's, (b, k).
         tau: temperature of the teacher's prediction.
         lam: lambda, the largest share that the teacher gets, in [0, 1].
 
@@ -124,8 +122,6 @@ def follow_(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move an average towards the model, running statistics like parameters; counters are taken over.
 
     Args:
-        average: changed in place.
-        model: the same architecture.
         decay: share of the old average that is kept.
     """
     new = model.state_dict()

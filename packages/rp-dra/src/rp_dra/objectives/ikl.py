@@ -93,11 +93,7 @@ def _process_mean(tensor: Tensor) -> Tensor:
 
 
 class ClassMeans(nn.Module):
-    """The mean prediction on each class, collected over an epoch and used in the next.
-
-    Args:
-        num_classes: k.
-    """
+    """The mean prediction on each class, collected over an epoch and used in the next."""
 
     prior: Tensor  # (k, k), row y is the mean prediction on class y over the last epoch; uniform at first
     sums: Tensor  # (k, k), the predictions of this epoch added up by class

@@ -68,14 +68,7 @@ class Objective(ABC):
         return {}
 
     def begin_step(self, model: nn.Module, *, step: int, steps_per_epoch: int, epochs: int) -> None:
-        """To be called before each step.
-
-        Args:
-            model: the classifier as the last step left it.
-            step: from 0, over the whole training.
-            steps_per_epoch: steps of one epoch.
-            epochs: of the whole training.
-        """
+        """To be called before each step."""
         del model, step, steps_per_epoch, epochs
 
     @abstractmethod
@@ -83,7 +76,6 @@ class Objective(ABC):
         """The outcome on one batch.
 
         Args:
-            model: the classifier, in train mode.
             x: images (b, c, h, w) in [0, 1]; left as they are.
             y: labels (b,), or probabilities (b, k) where the objective can use them.
             start_noise: draws like x, of the kind `noise`; where the attack starts.

@@ -22,8 +22,6 @@ def classify_both(model: nn.Module, x: Tensor, x_adv: Tensor, *, joint: bool) ->
     """Natural logits (b, k), adversarial features (b, d) and adversarial logits (b, k).
 
     Args:
-        x: natural images (b, c, h, w).
-        x_adv: adversarial images, the same shape.
         joint: one pass of 2 b images instead of two of b. In train mode this changes what batch norms compute: both
             halves are normalised by the statistics of their mixture, and the running statistics move once, towards
             the mixture, instead of twice, the second time towards the adversarial images. Without batch norms, and

@@ -30,7 +30,6 @@ def alignment_target(
     """The frozen features that a method aligns its classifier with.
 
     Args:
-        settings: which features.
         denoiser: the run's EDM network, for `target="edm"`.
         device: where to compute; "meta" looks at files and sizes alone.
         synthetic: synthetic images that the method trains on; with many the second representation is on ("auto").

@@ -27,8 +27,6 @@ class CachedTarget:
     Args:
         images: sets of images, numbered one after another as `BatchPlan` does (real ones first, then synthetic ones).
         augmented: whether the images will be augmented before they are asked about; must be False.
-        seed: of the fixed noise.
-        batch_size: images in one pass of the target.
         verify: check in each call that the images are the cached ones (on a GPU this waits for the device).
 
     Raises:

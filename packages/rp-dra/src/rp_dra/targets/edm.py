@@ -20,7 +20,6 @@ class EdmTarget(FrozenTarget):
         random_level: give a second representation of each image at a random noise level (see `represent`).
         P_mean: mean of ln sigma at a random level, as in the denoiser's training.
         P_std: its standard deviation.
-        precision: of the frozen network.
 
     Source: Section 4.2 and Appendix D of the DRA paper.
     """
@@ -59,7 +58,6 @@ class EncoderTarget(EdmTarget):
 
     Args:
         classifier: trained, see `NoisyClassifier`; its encoder is frozen and put into eval mode.
-        precision: of the frozen network.
 
     Source: Section 5.6 and Appendix E of the DRA paper, where this target makes the robust accuracy worse.
     """

@@ -27,9 +27,7 @@ class LightningDitTarget(FrozenTarget):
     Args:
         transformer: LightningDiT; frozen, like the other two.
         autoencoder: VA-VAE, of which only the encoder runs.
-        normalization: of its latents.
         t: time, 0 for noise and 1 for data.
-        blocks: how many blocks are run.
         zero_channels: the massive channels of this checkpoint.
         modulated_by: whose norm and modulation is applied, see `LightningDiT.features`.
         zero_at: whether the channels are zeroed before the norm or after it.
@@ -37,7 +35,6 @@ class LightningDitTarget(FrozenTarget):
         noisy: False passes the clean latent, with the same t.
         label: "class" conditions on the label, "null" on the class that stands for none.
         random_level: give a second representation of each image at a random time (see `represent`).
-        precision: of the frozen networks.
 
     Source: Appendix D of the DRA paper; Yao et al. 2025, arXiv:2501.01423.
     """
@@ -116,9 +113,6 @@ class LightningDitTarget(FrozenTarget):
 
 def fit_image(x: Tensor, size: int) -> Tensor:
     """Images scaled until their shorter side is `size` (bicubic, antialiased), then cropped in the centre.
-
-    Args:
-        size: height and width of the result.
 
     Returns:
         Tensor (b, c, size, size) in [0, 1].

@@ -15,7 +15,6 @@ class ModuleTarget(FrozenTarget):
         network: images (b, c, h, w) in [0, 1] to features (b, d), maps (b, d, h', w') or tokens (b, n, d), the last two
             averaged over positions; frozen and put into eval mode.
         sigma: standard deviation of Gaussian noise on the images, in [0, 1] pixel units; 0 for none.
-        precision: of the frozen network.
     """
 
     def __init__(self, network: nn.Module, *, sigma: float = 0.0, precision: Precision = "float32") -> None:

@@ -66,15 +66,12 @@ class FrozenTarget(nn.Module, ABC):
         return self.differentiable(x, y, noise=noise, level=level)
 
     def differentiable(self, x: Tensor, y: Tensor | None, *, noise: Tensor, level: Tensor | None = None) -> Tensor:
-        """Features of images, differentiable in the images.
+        """Features of images, differentiable in the images; Tensor (b, d), float32.
 
         Args:
             y: labels (b,), the condition; None for the unconditional features.
             noise: standard normal draws (b, *noise_shape).
             level: standard normal draws (b,) that choose each image's noise level; None for the target's own level.
-
-        Returns:
-            Tensor (b, d), float32.
         """
         expected = (len(x), *self.noise_shape(x.shape[1:]))
         if tuple(noise.shape) != expected:
@@ -114,7 +111,6 @@ def represent(target: Target, x: Tensor, y: Tensor | None, *, seed: int, draw: T
     with more than one million synthetic images.
 
     Args:
-        y: labels (b,), or None.
         draw: int64 (b,), the number that each image's draws belong to.
 
     Returns:
