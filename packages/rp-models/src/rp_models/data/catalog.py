@@ -1,6 +1,7 @@
 """What is known of each data set without reading it; importing this module does not import torch."""
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from rp_models.data.info import DatasetInfo
@@ -61,18 +62,6 @@ CATALOG: dict[str, DatasetInfo] = {
         source=_KRIZHEVSKY,
         licence="none stated",
     ),
-    "cifar100": DatasetInfo(
-        name="cifar100",
-        class_names=_CIFAR100,
-        channels=3,
-        image_size=32,
-        mean=(0.5071, 0.4865, 0.4409),
-        std=(0.2673, 0.2564, 0.2762),
-        eps={"linf": 8 / 255, "l2": 128 / 255},
-        split_sizes={"train": 48_976, "validation": 1024, "test": 10_000},
-        source=_KRIZHEVSKY,
-        licence="none stated",
-    ),
     "svhn": DatasetInfo(
         name="svhn",
         class_names=tuple("0123456789"),
@@ -97,19 +86,17 @@ CATALOG: dict[str, DatasetInfo] = {
         source=_RUSSAKOVSKY,
         licence="non-commercial research",
     ),
-    "imagenet-256": DatasetInfo(  # for diffusion models
-        name="imagenet-256",
-        class_names=tuple(f"class {number}" for number in range(1000)),
-        channels=3,
-        image_size=256,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        eps={"linf": 4 / 255},
-        split_sizes={"train": 1_271_167, "validation": 10_000, "test": 50_000},
-        source=_RUSSAKOVSKY,
-        licence="non-commercial research",
-    ),
 }
+CATALOG["cifar100"] = replace(
+    CATALOG["cifar10"],
+    name="cifar100",
+    class_names=_CIFAR100,
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+)
+CATALOG["imagenet-256"] = replace(  # for diffusion models
+    CATALOG["imagenet"], name="imagenet-256", image_size=256, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+)
 
 
 def describe(name: str) -> DatasetInfo:

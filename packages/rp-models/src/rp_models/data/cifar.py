@@ -4,6 +4,8 @@ Source: Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
 """
 
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ _PIXELS = 3 * 32 * 32
 class _Layout:
     """The files of one of the two data sets."""
 
+    place: Place
     train: tuple[str, ...]
     test: tuple[str, ...]
     label_key: bytes  # in the pickles
@@ -30,27 +33,23 @@ def read_cifar10(
     split: str, *, root: str | Path | None = None, download: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 3, 32, 32) and labels (n,) of one split of CIFAR-10; arguments and errors as in `load_images`."""
-    return _read(_CIFAR10, _PLACE10, split, root, download)
+    return _read(_CIFAR10, split, root, download)
 
 
 def read_cifar100(
     split: str, *, root: str | Path | None = None, download: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 3, 32, 32) and the 100 fine labels (n,) of one split of CIFAR-100; arguments as in `read_cifar10`."""
-    return _read(_CIFAR100, _PLACE100, split, root, download)
+    return _read(_CIFAR100, split, root, download)
 
 
-def _read(
-    layout: _Layout, place: Place, split: str, root: str | Path | None, download: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _read(layout: _Layout, split: str, root: str | Path | None, download: bool) -> tuple[np.ndarray, np.ndarray]:
     """All batch files of a split."""
     names = layout.test if split == "test" else layout.train
-    folder = place.find((names[0], f"{names[0]}.bin"), root=root, download=download)
-    batches = [_read_batch(folder, name, layout) for name in names]
-    images = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
-    labels = np.concatenate([labels for _, labels in batches])
+    folder = layout.place.find((names[0], f"{names[0]}.bin"), root=root, download=download)
+    images, labels = zip(*(_read_batch(folder, name, layout) for name in names), strict=True)
     part = of_official(split)
-    return images[part], labels[part]
+    return np.concatenate(images).reshape(-1, 3, 32, 32)[part], np.concatenate(labels)[part]
 
 
 def _read_batch(folder: Path, name: str, layout: _Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -74,41 +73,34 @@ def _read_batch(folder: Path, name: str, layout: _Layout) -> tuple[np.ndarray, n
     return records[:, layout.label_bytes :], records[:, layout.label_bytes - 1].astype(np.int64)
 
 
-def _download10(target: Path) -> None:
-    from torchvision.datasets import CIFAR10
+def _download(name: str, target: Path) -> None:
+    """Torchvision's download of its class of that name."""
+    getattr(import_module("torchvision.datasets"), name)(str(target), download=True)
 
-    CIFAR10(str(target), download=True)
 
-
-def _download100(target: Path) -> None:
-    from torchvision.datasets import CIFAR100
-
-    CIFAR100(str(target), download=True)
+def _place(number: str, pickles: str, binary: str, *others: str) -> Place:
+    """Where one of the two lies; `others` hold its binary files themselves."""
+    return Place(
+        name=f"cifar{number}",
+        folders=(pickles, f"cifar{number}/{pickles}", binary, f"cifar{number}/{binary}", *others),
+        torchvision=partial(_download, f"CIFAR{number}"),
+        advice=f"unpack cifar-{number}-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html there",
+    )
 
 
 _CIFAR10 = _Layout(
+    place=_place("10", "cifar-10-batches-py", "cifar-10-batches-bin", "cifar10", ""),
     train=tuple(f"data_batch_{number}" for number in range(1, 6)),
     test=("test_batch",),
     label_key=b"labels",
     label_bytes=1,
 )
-_CIFAR100 = _Layout(train=("train",), test=("test",), label_key=b"fine_labels", label_bytes=2)
-_PLACE10 = Place(
-    name="cifar10",
-    folders=(
-        *("cifar-10-batches-py", "cifar10/cifar-10-batches-py"),
-        *("cifar-10-batches-bin", "cifar10/cifar-10-batches-bin", "cifar10", ""),
-    ),
-    torchvision=_download10,
-    advice="unpack cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html there",
-)
-_PLACE100 = Place(
-    name="cifar100",
-    # no "": files called `train` and `test` may be anything
-    folders=(
-        *("cifar-100-python", "cifar100/cifar-100-python"),
-        *("cifar-100-binary", "cifar100/cifar-100-binary"),
-    ),
-    torchvision=_download100,
-    advice="unpack cifar-100-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html there",
+_CIFAR100 = _Layout(
+    place=_place(
+        "100", "cifar-100-python", "cifar-100-binary"
+    ),  # not "": files called `train` and `test` may be anything
+    train=("train",),
+    test=("test",),
+    label_key=b"fine_labels",
+    label_bytes=2,
 )
