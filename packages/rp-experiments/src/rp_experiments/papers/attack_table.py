@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from rp_attacks import Attack, Report, suite
-from rp_attacks.settings import Budget
 from rp_purify import Defended
 from rp_purify.settings import PurifierSettings
 
@@ -22,7 +21,7 @@ def attack(config: AttackTable, run: Run) -> dict[str, Any]:
     rows, comparison = {case.name: job.judge(case) for case in config.cases}, config.comparison
     setting = {"data": comparison.data, "split": "test", "images": len(job.jobs[""].x)}
     result = {
-        "setting": {**setting, "strength": asdict(config.strength), "seed": comparison.seed},
+        "setting": {**setting, "budget": {**asdict(config.budget), "passes": config.passes}, "seed": comparison.seed},
         "rows": rows,
         "networks": job.jobs[""].networks.digests(),
         "seconds": run.folder.seconds(),
@@ -47,7 +46,7 @@ class AttackTableJob:
             attacks: dict[str, Attack] = {}
             for family in case.families:
                 attacks |= self.attacks(family, defence)
-            report = job.evaluated(name, defence, attacks, self.config.strength.passes)
+            report = job.evaluated(name, defence, attacks, self.config.passes)
             return {"purifier": asdict(choice), **accuracies(report)}
 
         found: dict[str, Any] = self.run.once(f"results/{name}.json", make, stage=case.name)
@@ -55,28 +54,16 @@ class AttackTableJob:
 
     def attacks(self, family: Family, defence: Defended) -> dict[str, Attack]:
         """The attacks of one family on one system, cheap ones first."""
-        strength, bare, classes = self.config.strength, is_bare(defence), self.jobs[""].info.num_classes
-        source = defence.classifier
+        config, bare, source = self.config, is_bare(defence), defence.classifier
+        classes = self.jobs[""].info.num_classes
         if family == "short":
-            return suite("purifier-quick", eps=self.config.comparison.budget.eps, classes=classes, source=source)
-        known: dict[str, Any] = {"random": not bare, "classes": classes}
-        budget = Budget(
-            steps=strength.steps,
-            eot=strength.eot,
-            queries=max(1, strength.queries // 5),
-            query_passes=strength.query_passes,
-            label_queries=strength.queries,
-            label_passes=strength.query_passes,
-            search=strength.search,
-            search_steps=strength.search_steps,
-            fab_steps=strength.fab_steps,
-        )
+            return suite("purifier-quick", eps=config.comparison.budget.eps, classes=classes, source=source)
+        known: dict[str, Any] = {"random": not bare, "classes": classes, "budget": config.budget}
         if family == "black-box":
-            attacks = suite("blackbox", eps=self.config.radius("linf"), source=source, budget=budget, **known)
+            attacks = suite("blackbox", eps=config.radius("linf"), source=source, **known)
             del attacks["pgd-transfer"]  # not among the paper's three
             return attacks
-        eps, source_ = self.config.radius(family), None if bare else source
-        return suite("gradient", norm=family, eps=eps, source=source_, budget=budget, **known)
+        return suite("gradient", norm=family, eps=config.radius(family), source=None if bare else source, **known)
 
     def _defence(self, case: Case) -> tuple[ComparisonJob, Defended, PurifierSettings]:
         """The system of a case; its purifier keeps the networks that were made for the first classifier."""

@@ -1,9 +1,12 @@
 """The plan of a scale: which products its items are made from; importing this does not import torch."""
 
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from rp_attacks.settings import Budget
 from rp_dra.settings import Method
 
 from rp_experiments.artifacts import Artifact
@@ -12,9 +15,9 @@ from rp_experiments.papers.settings import (
     AttackTable,
     Case,
     DescentCheck,
+    Family,
     Networks,
     Representations,
-    Strength,
     Timing,
 )
 from rp_experiments.recipes import analyze_purifier, probe, sweep
@@ -24,54 +27,33 @@ from rp_experiments.recipes.dra_settings import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 
 OTHER_METHODS: tuple[Method, ...] = ("at+adr", "at+ikl", "dm-at+ikl")  # of Table 2 of the DRA paper
+_MINUTES = tomllib.loads((Path(__file__).parent / "minutes.toml").read_text(encoding="utf-8"))
 OTHER_NETWORKS = ("larger", "other")  # classifiers behind purifiers that were tuned for another one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The products of one scale, each made for several items.
-
-    Attributes:
-        scale: its name.
-        runs: of train_dra.py, by recipe; the first one is analysed.
-        others: the first run's settings with the methods of Table 2 of the DRA paper that no run has; by its recipe.
-        noisy: the same with the noisy-input encoder as the alignment's target.
-        probe: of probe.py.
-        analysis: of analyze.py.
-        sparse: of analyze.py, whose sparse autoencoders Fig. 6 shows.
-        representations: features of the run's classifiers and diffusion model.
-        sweep: over the alignment's weight.
-        networks: behind the purifiers, by data set; the first one is that of figures, Tables 6 to 12 and theorems.
-        comparisons: of compare_purifiers.py, by data set.
-        norms: attacks in L2 and L1, by data set.
-        black_box: attacks without gradients, by data set.
-        classifiers: attacks on purifiers behind other classifiers.
-        sensitivity: attacks on other settings of the purifiers.
-        views: of analyze_purifier.py.
-        before_larger: attacks on purifiers behind a larger classifier, by data set; the first is `classifiers`.
-        timings: of the purifiers, by data set.
-        descent: Theorem J.1.
-    """
+    """The artifacts of one scale, each made for several items; several of a kind by data set, or by recipe."""
 
     scale: str
-    runs: Mapping[str, Artifact]
-    others: Mapping[str, Artifact]
-    noisy: Artifact
+    runs: Mapping[str, Artifact]  # of train_dra.py; the first one is analysed
+    others: Mapping[str, Artifact]  # its settings with the methods of Table 2 of the DRA paper that no run has
+    noisy: Artifact  # the same with the noisy-input encoder as the alignment's target
     probe: Artifact
-    analysis: Artifact
-    sparse: Artifact
-    representations: Artifact
-    sweep: Artifact
-    networks: Mapping[str, Artifact]
-    comparisons: Mapping[str, Artifact]
-    norms: Mapping[str, Artifact]
-    black_box: Mapping[str, Artifact]
-    classifiers: Artifact
-    before_larger: Mapping[str, Artifact]
-    sensitivity: Artifact
-    views: Artifact
+    analysis: Artifact  # of analyze.py
+    sparse: Artifact  # of analyze.py, whose sparse autoencoders Fig. 6 shows
+    representations: Artifact  # features of the run's classifiers and diffusion model
+    sweep: Artifact  # over the alignment's weight
+    networks: Mapping[str, Artifact]  # behind the purifiers; the first one is that of figures and theorems
+    comparisons: Mapping[str, Artifact]  # of compare_purifiers.py
+    norms: Mapping[str, Artifact]  # attacks in L2 and L1
+    black_box: Mapping[str, Artifact]  # attacks without gradients
+    classifiers: Artifact  # attacks on purifiers behind other classifiers
+    before_larger: Mapping[str, Artifact]  # behind a larger one; the first is `classifiers`
+    sensitivity: Artifact  # attacks on other settings of the purifiers
+    views: Artifact  # of analyze_purifier.py
     timings: Mapping[str, Artifact]
-    descent: Artifact
+    descent: Artifact  # Theorem J.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +63,15 @@ class Sizes:
     scale: str
     comparisons: Mapping[str, Comparison]
     runs: Mapping[str, TrainDra]
-    sparse_run: str  # the recipe whose run has the sparse autoencoders
-    sweep_base: str
-    sweep_images: int | None
+    sparse_run: str = ""  # the recipe whose run has the sparse autoencoders; by default the first
+    sweep_base: str = ""  # recipe; by default the first run's
+    sweep_images: int | None = None
     weights: tuple[str, ...] = ("0", "0.3", "0.6", "1.2", "2.4")
     probe: probe.ProbeStudy
     views: analyze_purifier.PurifierAnalysis
     table_images: int | None  # of the attack tables; None as many as the comparison
-    strength: Strength
+    budget: Budget  # of the attack tables
+    passes: int = 20  # that report there, and as many that select
     sensitivity: Mapping[str, tuple[Mapping[str, object], ...]]  # by row
     larger: Mapping[str, PretrainClassifier]
     larger_elsewhere: Mapping[str, PretrainClassifier] = field(default_factory=dict)  # by further data set
@@ -96,7 +79,6 @@ class Sizes:
     timing_repeats: int = 5
     eps: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by data set and norm
     analysis: Mapping[str, object] = field(default_factory=dict)
-    minutes: Mapping[str, float] = field(default_factory=dict)  # of each kind of product
 
 
 def build(sizes: Sizes) -> Plan:
@@ -125,7 +107,7 @@ def _classifier_products(sizes: Sizes) -> dict[str, Any]:
         "noisy": noisy_run,
         "probe": study,
         "analysis": _product(sizes, "analyze", analysis, run=runs[name]),
-        "sparse": _product(sizes, "analyze", analysis, run=runs[sizes.sparse_run]),
+        "sparse": _product(sizes, "analyze", analysis, run=runs[sizes.sparse_run or name]),
         "representations": _product(sizes, "representations", features, run=runs[name], noisy=noisy_run),
         "sweep": _product(sizes, "sweep", _sweep(sizes)),
     }
@@ -147,11 +129,14 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
     first, comparison = next(iter(sizes.comparisons.items()))
 
     def table(data: str, cases: tuple[Case, ...], kind: str, **options: Any) -> Artifact:
-        of = replace(sizes.comparisons[data], only=())
-        of = replace(of, images=sizes.table_images or of.images)
+        of = sizes.comparisons[data]
+        of = replace(of, only=(), images=sizes.table_images or of.images)
         eps = dict(sizes.eps.get(data, {}))
-        config = AttackTable(comparison=of, cases=cases, strength=sizes.strength, eps=eps, **options)
+        config = AttackTable(comparison=of, cases=cases, budget=sizes.budget, passes=sizes.passes, eps=eps, **options)
         return _product(sizes, "attacks", config, kind=kind, networks=networks[data])
+
+    def each(make: Callable[[str, Comparison], Artifact]) -> dict[str, Artifact]:
+        return {data: make(data, of) for data, of in sizes.comparisons.items()}
 
     def look(job: str, config: Any, data: str = first) -> Artifact:
         return _product(sizes, job, config, networks=networks[data])
@@ -160,31 +145,29 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
         cases = _before(sizes.comparisons[data], ("first", "larger"))
         return table(data, cases, "classifiers", classifiers={"larger": classifier})
 
-    classifiers = table(first, _other_classifiers(comparison), "classifiers", classifiers=dict(sizes.larger))
-
+    # Table 8 puts purifiers before a larger classifier, Table 5 some before another; "first" is their own
+    before = _before(comparison, ("first", "larger", "other"))
+    classifiers = table(first, before, "classifiers", classifiers=dict(sizes.larger))
+    elsewhere = {data: before_larger(data, classifier) for data, classifier in sizes.larger_elsewhere.items()}
     return {
         "networks": networks,
-        "comparisons": {
-            data: _product(sizes, "compare", of, networks=networks[data]) for data, of in sizes.comparisons.items()
-        },
-        "norms": {data: table(data, _norms(of), "norms") for data, of in sizes.comparisons.items()},
-        "black_box": {data: table(data, _black_box(of), "black box") for data, of in sizes.comparisons.items()},
+        "comparisons": each(lambda data, of: look("compare", of, data)),
+        "norms": each(lambda data, of: table(data, _rows(of, "l2", "l1"), "norms")),
+        "black_box": each(lambda data, of: table(data, _rows(of, "black-box"), "black box")),
         "classifiers": classifiers,
-        "before_larger": {first: classifiers}
-        | {data: before_larger(data, classifier) for data, classifier in sizes.larger_elsewhere.items()},
+        "before_larger": {first: classifiers} | elsewhere,
         "sensitivity": table(first, _sensitivity(sizes), "sensitivity"),
         "views": look("views", sizes.views),
-        "timings": {
-            data: look("timing", Timing(comparison=of, repeats=sizes.timing_repeats), data)
-            for data, of in sizes.comparisons.items()
-        },
+        "timings": each(
+            lambda data, of: look("timing", Timing(comparison=of, repeats=sizes.timing_repeats), data),
+        ),
         "descent": look("descent", DescentCheck(comparison=comparison, **sizes.descent)),  # type: ignore[arg-type]
     }
 
 
 def _product(sizes: Sizes, job: str, config: Any, *, kind: str = "", **needs: Artifact) -> Artifact:
     """A product with the minutes that its kind takes at this scale."""
-    return Artifact(job=job, config=config, minutes=sizes.minutes.get(kind or job, 0.0), needs=needs)
+    return Artifact(job=job, config=config, minutes=_MINUTES.get(sizes.scale, {}).get(kind or job, 0.0), needs=needs)
 
 
 def _sweep(sizes: Sizes) -> sweep.Sweep:
@@ -192,7 +175,7 @@ def _sweep(sizes: Sizes) -> sweep.Sweep:
     grid = {"alignment.weight": sizes.weights}
     if sizes.sweep_images is not None:
         grid = {"evaluation.images": (str(sizes.sweep_images),), **grid}
-    return sweep.Sweep(base=sizes.sweep_base, method=("dm-at+dra",), grid=grid)
+    return sweep.Sweep(base=sizes.sweep_base or next(iter(sizes.runs)), method=("dm-at+dra",), grid=grid)
 
 
 def _present(comparison: Comparison) -> tuple[str, ...]:
@@ -206,17 +189,8 @@ def _roles(comparison: Comparison) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["classifier", *filter(None, names)]))
 
 
-def _norms(comparison: Comparison) -> tuple[Case, ...]:
-    return tuple(Case(name=row, row=row, families=("l2", "l1")) for row in ("none", *_present(comparison)))
-
-
-def _black_box(comparison: Comparison) -> tuple[Case, ...]:
-    return tuple(Case(name=row, row=row, families=("black-box",)) for row in ("none", *_present(comparison)))
-
-
-def _other_classifiers(comparison: Comparison) -> tuple[Case, ...]:
-    """Table 8 puts purifiers before a larger classifier, Table 5 some before another; "first" is their own."""
-    return _before(comparison, ("first", "larger", "other"))
+def _rows(comparison: Comparison, *families: Family) -> tuple[Case, ...]:
+    return tuple(Case(name=row, row=row, families=families) for row in ("none", *_present(comparison)))
 
 
 def _before(comparison: Comparison, classifiers: tuple[str, ...]) -> tuple[Case, ...]:
@@ -236,13 +210,14 @@ def _before(comparison: Comparison, classifiers: tuple[str, ...]) -> tuple[Case,
 
 
 def _sensitivity(sizes: Sizes) -> tuple[Case, ...]:
+    """A case for each changed setting."""
     return tuple(
-        Case(
-            name=" ".join([row, *(f"{key}={value:.4g}" for key, value in changes.items())]),
-            row=row,
-            families=("short",),
-            changes=dict(changes),
-        )
+        Case(name=_changed(row, changes), row=row, families=("short",), changes=dict(changes))
         for row, settings in sizes.sensitivity.items()
         for changes in settings
     )
+
+
+def _changed(row: str, changes: Mapping[str, object]) -> str:
+    """`mae_pure steps=5`."""
+    return " ".join([row, *(f"{key}={value:.4g}" for key, value in changes.items())])

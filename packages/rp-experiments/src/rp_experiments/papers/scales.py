@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
+from rp_attacks.settings import Budget
 from rp_dra.encoder_settings import EncoderSettings
 from rp_dra.settings import Method
 
 from rp_experiments.papers.paper_scale import EPS_L2_IMAGENET, paper_comparison, paper_purifier_analysis
 from rp_experiments.papers.plan import OTHER_NETWORKS, Plan, Sizes, build
-from rp_experiments.papers.settings import PURIFIERS, Strength
+from rp_experiments.papers.settings import PURIFIERS
 from rp_experiments.recipes import analyze_purifier, compare_purifiers, dra, probe
 from rp_experiments.recipes.dra_cifar import CIFAR
 from rp_experiments.recipes.dra_imagenet import IMAGENET
 from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 
 ROWS = ("none", "noise", "rmae_reconstruction", *PURIFIERS)
+WIDE = "wrn-70-16-swish"
 METHODS: tuple[Method, ...] = ("standard", "at", "at+dra", "dm-at", "dm-at+dra")
 
 
@@ -26,27 +30,19 @@ def digits() -> Plan:
     comparison = replace(comparison, only=ROWS)
     study = replace(probe.digits(), baselines=tuple(probe.BASELINES), models=run)
     classifier = comparison.pretrain_classifier
-    larger = {
-        "larger": replace(classifier, standard=replace(classifier.standard, sizes={"depth": 16, "width": 2})),
-        "other": replace(
-            classifier,
-            standard=replace(classifier.standard, network="vit-digits", sizes={}, optimizer="adamw", lr=2e-3),
-        ),
-    }
+    vit = {"network": "vit-digits", "sizes": {}, "optimizer": "adamw", "lr": 2e-3}
+    larger = {"larger": _other(classifier, sizes={"depth": 16, "width": 2}), "other": _other(classifier, **vit)}
     return build(
         Sizes(
             scale="digits",
             comparisons={"digits": comparison},
             runs={"digits": run},
-            sparse_run="digits",
-            sweep_base="digits",
             sweep_images=150,
             probe=study,
             views=replace(analyze_purifier.digits(), images=100, radii=(0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0), every=4),
             table_images=60,
-            strength=Strength(
-                steps=15, eot=2, queries=200, query_passes=2, search=3, search_steps=15, fab_steps=20, passes=4
-            ),
+            budget=_budget(steps=15, eot=2, queries=200, passes=2, search=3, fab=20),
+            passes=4,
             sensitivity={
                 "mae_pure": _one_by_one(steps=(0, 5, 10, 20, 40), step_size=(0.01, 0.02, 0.08), mask_rate=(0.25, 0.75)),
                 "maskdit_pure": _one_by_one(steps=(3, 6, 12, 18)),
@@ -54,12 +50,6 @@ def digits() -> Plan:
             },
             larger=larger,
             analysis={"sae_epochs": 100, "sae_seeds": (0, 1)},
-            minutes={
-                **{"train_dra": 11, "others": 7, "probe": 7, "noisy": 2, "analyze": 3, "representations": 0.5},
-                **{"sweep": 9},
-                **{"networks": 14, "compare": 25, "norms": 8, "black box": 7, "classifiers": 9, "sensitivity": 5},
-                **{"views": 3, "timing": 0.5, "descent": 0.5},
-            },
         )
     )
 
@@ -76,16 +66,12 @@ def smoke() -> Plan:
             scale="smoke",
             comparisons={"digits": comparison},
             runs={"smoke": run},
-            sparse_run="smoke",
-            sweep_base="smoke",
-            sweep_images=None,
             weights=("0", "1.2"),
             probe=replace(probe.smoke(), models=run),
             views=analyze_purifier.smoke(),
             table_images=8,
-            strength=Strength(
-                steps=1, eot=1, queries=2, query_passes=1, search=1, search_steps=1, fab_steps=1, passes=2
-            ),
+            budget=_budget(steps=1, eot=1, queries=2, passes=1, search=1, fab=1),
+            passes=2,
             sensitivity={
                 "mae_pure": _one_by_one(steps=(0, 1), step_size=(0.02,)),
                 "maskdit_pure": _one_by_one(steps=(1,)),
@@ -101,19 +87,13 @@ def smoke() -> Plan:
 
 def fashion_mnist() -> Plan:
     """Fashion-MNIST, 28x28, as large as two CPU cores do in a working day: few images, few steps of the attacks."""
-    strength = Strength(steps=10, eot=2, queries=100, query_passes=2, search=2, search_steps=10, fab_steps=10, passes=4)
     return build(
         replace(
             _fashion_mnist(dra.fashion_mnist()),
             comparisons={"fashion-mnist": compare_purifiers.fashion_mnist()},
             table_images=30,
-            strength=strength,
-            minutes={
-                **{"train_dra": 95, "others": 40, "probe": 90, "noisy": 20, "analyze": 60, "representations": 5},
-                **{"sweep": 90},
-                **{"networks": 44, "compare": 65, "norms": 30, "black box": 15, "classifiers": 40},
-                **{"sensitivity": 20, "views": 15, "timing": 3, "descent": 5},
-            },
+            budget=_budget(steps=10, eot=2, queries=100, passes=2, search=2, fab=10),
+            passes=4,
         )
     )
 
@@ -122,9 +102,6 @@ def fashion_mnist_gpu() -> Plan:
     """Fashion-MNIST on a GPU: the classifiers of `train_dra.py --recipe fashion-mnist-gpu`, more images and steps."""
     comparison = replace(compare_purifiers.fashion_mnist(), only=ROWS, images=500)
     budget = replace(comparison.budget, steps=50, eot=10, curved_steps=50, curved_eot=5, queries=500, passes=10)
-    strength = Strength(
-        steps=50, eot=10, queries=1000, query_passes=5, search=5, search_steps=50, fab_steps=50, passes=10
-    )
     return build(
         replace(
             _fashion_mnist(dra.fashion_mnist_gpu()),
@@ -133,7 +110,8 @@ def fashion_mnist_gpu() -> Plan:
             analysis={"images": 1000, "sae_epochs": 20, "sae_seeds": (0, 1)},
             comparisons={"fashion-mnist": replace(comparison, budget=budget)},
             table_images=200,
-            strength=strength,
+            budget=_budget(steps=50, eot=10, queries=1000, passes=5, search=5, fab=50),
+            passes=10,
         )
     )
 
@@ -151,23 +129,17 @@ def _fashion_mnist(run: TrainDra) -> Sizes:
     )
     classifier = compare_purifiers.fashion_mnist().pretrain_classifier
     larger = {
-        "larger": replace(classifier, standard=replace(classifier.standard, sizes={"depth": 16, "width": 2})),
-        "other": replace(
-            classifier,
-            standard=replace(classifier.standard, network="preact-resnet18", sizes={}),
-        ),
+        "larger": _other(classifier, sizes={"depth": 16, "width": 2}),
+        "other": _other(classifier, network="preact-resnet18", sizes={}),
     }
     return Sizes(
         scale="fashion-mnist",
         comparisons={},
         runs={"fashion-mnist": run},
-        sparse_run="fashion-mnist",
-        sweep_base="fashion-mnist",
-        sweep_images=None,
         probe=study,
         views=analyze_purifier.fashion_mnist(),
         table_images=None,
-        strength=Strength(),
+        budget=Budget(),
         sensitivity={
             "mae_pure": _one_by_one(steps=(0, 5, 10, 20), step_size=(0.01, 0.04), mask_rate=(0.25, 0.75)),
             "maskdit_pure": _one_by_one(steps=(3, 6, 12)),
@@ -182,17 +154,13 @@ def paper() -> Plan:
     """The papers' own models, data sets and budgets: CIFAR-10, CIFAR-100, SVHN, ImageNet; for many GPUs."""
     comparisons = {data: paper_comparison(data) for data in ("cifar10", "cifar100", "svhn", "imagenet")}
     first = dra.RECIPES["cifar10-wrn-28-10-1m"]()
-    methods: tuple[Method, ...] = ("standard", "at", "at+dra", "dm-at", "dm-at+dra")
-    runs = {"cifar10-wrn-28-10-1m": replace(first, method=methods)}
+    runs = {"cifar10-wrn-28-10-1m": replace(first, method=METHODS)}
     runs |= {name: make() for name, make in {**CIFAR, **IMAGENET}.items() if name not in runs}
     runs["imagenet-vit-b16"] = replace(runs["imagenet-vit-b16"], method=("at", "dm-at", "dm-at+dra"))
     runs["cifar10-wrn-34-10"] = replace(runs["cifar10-wrn-34-10"], method=("at", "at+adr", "at+ikl", "at+dra"))
     runs["cifar10-wrn-28-10-20m"] = replace(runs["cifar10-wrn-28-10-20m"], method=("dm-at", "dm-at+ikl", "dm-at+dra"))
     standard, svhn = (comparisons[data].pretrain_classifier for data in ("cifar10", "svhn"))
-    larger = {
-        "larger": replace(standard, standard=replace(standard.standard, network="wrn-70-16-swish")),
-        "other": replace(standard, standard=replace(standard.standard, network="resnet50-cifar")),
-    }
+    larger = {name: _other(standard, network=of) for name, of in (("larger", WIDE), ("other", "resnet50-cifar"))}
     return build(
         Sizes(
             scale="paper",
@@ -200,11 +168,10 @@ def paper() -> Plan:
             runs=runs,
             sparse_run="imagenet-vit-b16",
             sweep_base="cifar100-wrn-28-10-1m",
-            sweep_images=None,
             probe=probe.ProbeStudy(models=first, baselines=tuple(probe.BASELINES), passes=20, noisy_steps=20),
             views=paper_purifier_analysis(),
             table_images=None,
-            strength=Strength(),
+            budget=Budget(query_passes=5),
             sensitivity={
                 "mae_pure": _one_by_one(
                     steps=(0, 50, 100, 150, 200), step_size=(0.5 / 255, 2 / 255, 4 / 255), mask_rate=(0.5, 0.75)
@@ -213,10 +180,22 @@ def paper() -> Plan:
                 "rmaskdit_pure": _one_by_one(steps=(15, 20, 25, 30)),
             },
             larger=larger,
-            larger_elsewhere={"svhn": replace(svhn, standard=replace(svhn.standard, network="wrn-70-16-swish"))},
+            larger_elsewhere={"svhn": _other(svhn, network=WIDE)},
             eps={"imagenet": {"l2": EPS_L2_IMAGENET}},
         )
     )
+
+
+def _budget(*, steps: int, eot: int, queries: int, passes: int, search: int, fab: int) -> Budget:
+    """Of gradient attacks and of RayS; Square takes a fifth of its queries, since each of them is several passes."""
+    square = max(1, queries // 5)
+    black_box = {"queries": square, "query_passes": passes, "label_queries": queries, "label_passes": passes}
+    return Budget(steps=steps, eot=eot, search=search, search_steps=steps, fab_steps=fab, **black_box)
+
+
+def _other(classifier: PretrainClassifier, **changes: Any) -> PretrainClassifier:
+    """Another network, trained as this one but for these changes."""
+    return replace(classifier, standard=replace(classifier.standard, **changes))
 
 
 def _one_by_one(**values: tuple[object, ...]) -> tuple[Mapping[str, object], ...]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rp_attacks.radii import Norm, usual_radius
+from rp_attacks.settings import Budget
 from rp_models.data.catalog import describe
 from rp_models.settings import require
 
@@ -12,24 +13,6 @@ from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 
 PURIFIERS = ("diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
 Family = Literal["linf", "l2", "l1", "black-box", "short"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Strength:
-    """How hard an attack table attacks; the defaults are the field's."""
-
-    steps: int = 200  # of gradient attacks
-    eot: int = 20  # passes averaged in a gradient
-    queries: int = 5000  # of RayS; Square takes a fifth, since each of its queries is several passes
-    query_passes: int = 5  # asked for each query
-    search: int = 5  # values of C&W's constant
-    search_steps: int = 200  # of Adam for each
-    fab_steps: int = 100  # of FAB on the classifier
-    passes: int = 20  # that report, and as many that select
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "eot", "queries", "query_passes", "search", "search_steps", "fab_steps", "passes"):
-            require(getattr(self, name) >= 1, f"strength.{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +37,8 @@ class AttackTable:
     comparison: Comparison  # data, images, seed, networks and rows
     cases: tuple[Case, ...]
     classifiers: dict[str, PretrainClassifier] = field(default_factory=dict)
-    strength: Strength = field(default_factory=Strength)
+    budget: Budget = field(default_factory=Budget)
+    passes: int = 20  # that report, and as many that select
     eps: dict[str, float] = field(default_factory=dict)  # radius of a norm; by default in proportion
 
     def __post_init__(self) -> None:
