@@ -1,7 +1,10 @@
 """Who imports whom inside the packages: no circles, not even through imports inside functions."""
 
 import ast
+import contextlib
 import graphlib
+import importlib
+import re
 
 import pytest
 
@@ -63,3 +66,34 @@ def test_a_public_face_has_at_most_25_names(face):
     assert 10 < len(names) <= 25
     # a function of its module's name would be hidden as soon as somebody imports the module
     assert not names.keys() & {file.stem for file in stub.parent.glob("*.py")} - {"noise"}
+
+
+def resolves(name):
+    """Whether a dotted name is a module or something in one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        with contextlib.suppress(ModuleNotFoundError):
+            found = importlib.import_module(".".join(parts[:length]))
+            break
+    for part in parts[length:]:
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True
+
+
+def test_every_dotted_name_that_code_and_pages_speak_of_exists():
+    """Messages send readers to functions: those have to be there, also after a move."""
+    spoken = {}
+    for file in [
+        *ROOT.glob("packages/*/src/**/*.py"),
+        *ROOT.glob("apps/*.py"),
+        *ROOT.glob("tests/*.py"),
+        *ROOT.glob("packages/*/README.md"),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/*.md"),
+    ]:
+        for name in re.findall(rf"(?<![\w/.-])((?:{'|'.join(PACKAGES)})(?:\.[A-Za-z_]\w*)+)", file.read_text()):
+            spoken.setdefault(name, file.name)
+    assert len(spoken) > 100
+    assert {name: file for name, file in spoken.items() if not resolves(name)} == {}

@@ -196,7 +196,9 @@ def surroundings(files, monkeypatch):
         TrainDraJob, "attacks", lambda job: {"pgd": PGD(eps=job.config.evaluation.eps, step_size=0.01, steps=1)}
     )
     monkeypatch.setattr("rp_experiments.dra_judgement.PGD", lambda **settings: PGD(**{**settings, "steps": 1}))
-    monkeypatch.setattr("rp_analysis.Plot.save", lambda plot, stem: [])  # figures cost more than all the rest
+    monkeypatch.setattr(
+        "rp_analysis.plots.style.Plot.save", lambda plot, stem: []
+    )  # figures cost more than all the rest
     return files
 
 

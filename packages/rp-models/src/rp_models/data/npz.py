@@ -41,7 +41,7 @@ class Member:
         if self.offset is None:
             raise DataError(
                 f"{self.path}: `{self.name}` is compressed, so it cannot be mapped; rewrite the file once with "
-                f"rp_models.data.uncompress({str(self.path)!r})"
+                f"rp_models.data.npz.uncompress({str(self.path)!r})"
             )
         if 0 in self.shape:
             return np.zeros(self.shape, self.dtype)
