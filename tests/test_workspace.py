@@ -96,3 +96,18 @@ def test_golden_files_and_their_recipe_stand_once():
     assert len(list((support / "golden").glob("*.npz"))) > 70
     assert [path for path in ROOT.glob("packages/*/tests/**/*") if path.suffix in (".npz", ".pkl")] == []
     assert list(ROOT.glob("packages/*/tests/**/recipe.py")) == []
+
+
+def test_attacks_and_training_draw_from_one_generator() -> None:
+    import torch
+    from rp_attacks import noise as of_attacks
+    from rp_models import noise as of_models
+
+    index, like = torch.tensor([0, 7, 2**31 + 5, 2**40]), torch.zeros(())
+    for seed in (0, -3, 2**70):
+        assert of_attacks.derive_seed(seed, "a", 1) == of_models.derive_seed(seed, "a", 1)
+        for shape in ((), (5,), (2, 3, 7)):
+            for name in ("uniform", "normal"):
+                ours = getattr(of_attacks, name)(shape, seed=seed, purpose="p", index=index, like=like)
+                theirs = getattr(of_models, name)(shape, seed=seed, purpose="p", index=index)
+                assert torch.equal(ours, theirs)

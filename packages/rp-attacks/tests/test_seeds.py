@@ -109,12 +109,12 @@ def test_starts_are_where_they_are_documented() -> None:
 @pytest.mark.parametrize("attack", [ATTACKS["square"], ATTACKS["spsa"], ATTACKS["rays"]])
 def test_random_searches_differ_by_seed_from_the_first_image_on(attack) -> None:
     first, second = record(attack, 0).asked, record(attack, 1).asked
-    differ = [not torch.equal(a, b) for a, b in zip(first, second, strict=True)]
+    differ = [not torch.allclose(a, b, rtol=0, atol=1e-5) for a, b in zip(first, second, strict=True)]
     if isinstance(attack, RayS):  # deterministic but for the defence
         assert not any(differ)
-    elif isinstance(attack, Square):
+    elif isinstance(attack, Square):  # the stripes in two passes, then the squares
         assert differ[0]
-        assert differ[-1]
+        assert any(differ[2:])
     else:
         assert differ[1]  # the first estimate; before it stands the clean image
     squares = record(Square(eps=EPS, queries=2)).asked
