@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,19 @@ def test_the_same_model_in_another_place_goes_on() -> None:
     assert not same(NoisyModel(model, 0.1), NoisyModel(model, 0.2))
     frozen = copy.deepcopy(model).requires_grad_(False)
     assert same(model, frozen)
+
+
+def test_compiled_and_traced_models_are_evaluated_and_resume(tmp_path: Path) -> None:
+    model, x, y = problem()
+    whole = evaluate(model, x, y, ATTACK, seed=0, folder=tmp_path / "whole", probes=0)
+    compiled = torch.compile(model, backend="eager")
+    again = evaluate(compiled, x, y, ATTACK, seed=0, folder=tmp_path / "whole", probes=0)
+    assert np.array_equal(again.worst.right, whole.worst.right)
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated, and still in use
+        traced = torch.jit.trace(model, x)
+    for _ in range(2):
+        report = evaluate(traced, x, y, ATTACK, seed=0, folder=tmp_path / "traced", probes=0)
+        assert np.array_equal(report.worst.right, whole.worst.right)
 
 
 def test_answers_may_be_rounded_differently_but_no_more() -> None:

@@ -142,8 +142,8 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
     """What an object is made of, by name."""
     if isinstance(thing, nn.Module):
         yield from _public(thing, skip=_MODULE_INTERNALS | ({"seed"} if isinstance(thing, Randomised) else set()))
-        for group in (thing._parameters, thing._buffers, thing._modules):
-            yield from group.items()
+        yield from (*thing.named_parameters(recurse=False), *thing.named_buffers(recurse=False))
+        yield from thing.named_children()
     elif isinstance(thing, Mapping):
         yield from ((str(key), value) for key, value in thing.items())
     elif isinstance(thing, (list, tuple)):
@@ -189,7 +189,7 @@ def _unwrapped(thing: Any) -> Any:
     """The module inside what compiles or distributes it."""
     while isinstance(thing, nn.Module):
         parallel = isinstance(thing, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = thing.__dict__["_modules"].get("module" if parallel else "_orig_mod")
+        inner = dict(thing.named_children()).get("module" if parallel else "_orig_mod")
         if inner is None:
             return thing
         thing = inner

@@ -91,10 +91,7 @@ class Report:
         return self.verdict(self.worst).per_query.estimate
 
     def verdict(self, record: Record) -> Verdict:
-        """Accuracies of a record with their intervals.
-
-        Args:
-            record: of this report, or some rows of one.
+        """Accuracies of a record of this report, or of some rows of one, with their intervals.
 
         Raises:
             ValueError: the record is empty, as that of a process without a block is.
@@ -157,33 +154,25 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the images, as plain lists and numbers for a JSON file."""
+        table = [
+            {"ball": ball, "name": name, "images": images}
+            | ({} if verdict is None else {key: value._asdict() for key, value in verdict._asdict().items()})
+            for ball, name, images, verdict in self.rows()
+        ]
+        balls = {
+            threat.name: {
+                "noise": threat.noise.right.mean(axis=1).tolist(),
+                "worst": threat.worst.right.mean(axis=1).tolist(),
+                "chosen": list(threat.chosen),
+                "distance": threat.worst.distance.tolist(),
+            }
+            for threat in self.threats
+        }
         return {
             "problem": dict(self.problem),
             "images": {"index": self.index.tolist(), "labels": self.labels.tolist()},
-            "passes": self.passes,
-            "random": self.random,
-            "level": self.level,
-            "seconds": self.seconds,
-            "table": [
-                {
-                    "ball": ball,
-                    "name": name,
-                    "images": images,
-                    **({} if verdict is None else {key: v._asdict() for key, v in verdict._asdict().items()}),
-                }
-                for ball, name, images, verdict in self.rows()
-            ],
+            **{key: getattr(self, key) for key in ("passes", "random", "level", "seconds")},
+            "table": table,
             "findings": [finding._asdict() for finding in self.findings],
-            "per_image": {
-                "clean": self.clean.right.mean(axis=1).tolist(),
-                **{
-                    threat.name: {
-                        "noise": threat.noise.right.mean(axis=1).tolist(),
-                        "worst": threat.worst.right.mean(axis=1).tolist(),
-                        "chosen": list(threat.chosen),
-                        "distance": threat.worst.distance.tolist(),
-                    }
-                    for threat in self.threats
-                },
-            },
+            "per_image": {"clean": self.clean.right.mean(axis=1).tolist(), **balls},
         }

@@ -18,11 +18,7 @@ from rp_attacks.norms import repaired
 
 @contextmanager
 def isolated(device: torch.device) -> Iterator[None]:
-    """Restore on leaving what library attacks change: the random states of torch, numpy and Python, and the tracer.
-
-    Args:
-        device: whose generator is restored beside the CPU's.
-    """
+    """Restore on leaving what library attacks change: the random states of torch, numpy and Python, and the tracer."""
     tracer = sys.gettrace()
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002 read, to be put back
     try:
