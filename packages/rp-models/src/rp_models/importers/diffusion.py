@@ -1,4 +1,4 @@
-"""What the files of MaskDiT, REPA and LightningDiT have in common: an average beside the weights, prefixes, sizes."""
+"""What transformers' files have in common: an average beside the weights, sizes, and heads that leave no trace."""
 
 from collections.abc import Callable, Mapping
 from math import isqrt
@@ -50,7 +50,7 @@ def patch_arguments(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, 
     }
 
 
-def official_heads(width: int, heads: int | None, argument: str = "heads") -> int:
+def official_heads(width: int, heads: int | None, argument: str = "heads", known: Mapping[int, int] = _HEADS) -> int:
     """The given heads, else those of the official size of that width, since shapes do not tell them.
 
     Raises:
@@ -58,9 +58,9 @@ def official_heads(width: int, heads: int | None, argument: str = "heads") -> in
     """
     if heads is not None:
         return heads
-    if width not in _HEADS:
+    if width not in known:
         raise CheckpointError(f"no official size is {width} wide, and the heads leave no trace; give {argument}=")
-    return _HEADS[width]
+    return known[width]
 
 
 def described(

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rp_models.checkpoint import CheckpointError
+from rp_models.importers.diffusion import described, official_heads
 from rp_models.importers.imported import Imported, count_blocks
 from rp_models.importers.torch_file import read_torch_file
 from rp_models.importers.weights import find_weights
@@ -47,50 +47,43 @@ def read_mae(
     """
     content = read_torch_file(path, allow_namespace=True)
     state = find_weights(content, ("patch_embed.proj.weight",), "a masked autoencoder", path).state
-    arguments = {**_encoder(state, heads, path), "mean": mean, "std": std}
-    if "decoder_pred.weight" in state:
-        arguments |= _decoder(state, decoder_heads, path)
-        arguments["norm_pix"] = _predicts_standardised_patches(content, path) if norm_pix is None else norm_pix
-        return Imported("mae", arguments, state)
-    arguments["pool"] = "avg" if "fc_norm.weight" in state else "token"
-    arguments["num_classes"] = len(state["head.weight"]) if "head.weight" in state else 0
-    return Imported("vit", arguments, state)
+    normalised: dict[str, Any] = {"mean": mean, "std": std}
+    if "decoder_pred.weight" not in state:
+        return described("vit", lambda: {**_encoder(state, heads), **_head(state), **normalised}, state, path)
+    normalised["norm_pix"] = _predicts_standardised_patches(content, path) if norm_pix is None else norm_pix
+    return described(
+        "mae", lambda: {**_encoder(state, heads), **_decoder(state, decoder_heads), **normalised}, state, path
+    )
 
 
-def _encoder(state: Mapping[str, Tensor], heads: int | None, path: str | Path) -> dict[str, Any]:
+def _encoder(state: Mapping[str, Tensor], heads: int | None) -> dict[str, Any]:
     """The arguments that the encoder's shapes tell."""
-    try:
-        width, in_channels, patch_size, _ = state["patch_embed.proj.weight"].shape
-        grid = isqrt(state["pos_embed"].shape[1] - 1)
-        hidden = len(state["blocks.0.mlp.fc1.weight"])
-    except KeyError as missing:
-        raise CheckpointError(f"{path}: these are no weights of a masked autoencoder: there is no {missing}") from None
+    width, in_channels, patch_size, _ = state["patch_embed.proj.weight"].shape
     return {
-        "image_size": grid * patch_size,
+        "image_size": isqrt(state["pos_embed"].shape[1] - 1) * patch_size,
         "patch_size": patch_size,
         "in_channels": in_channels,
         "width": width,
         "depth": count_blocks(state, "blocks."),
-        "heads": heads or _official_heads(width, "heads", path),
-        "mlp_ratio": hidden / width,
+        "heads": official_heads(width, heads, "heads", _HEADS),
+        "mlp_ratio": len(state["blocks.0.mlp.fc1.weight"]) / width,
     }
 
 
-def _decoder(state: Mapping[str, Tensor], heads: int | None, path: str | Path) -> dict[str, Any]:
+def _head(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the keys tell of a classifier's pooling and head."""
+    classes = len(state["head.weight"]) if "head.weight" in state else 0
+    return {"pool": "avg" if "fc_norm.weight" in state else "token", "num_classes": classes}
+
+
+def _decoder(state: Mapping[str, Tensor], heads: int | None) -> dict[str, Any]:
     """The arguments that the decoder's shapes tell."""
     width = len(state["decoder_embed.weight"])
     return {
         "decoder_width": width,
         "decoder_depth": count_blocks(state, "decoder_blocks."),
-        "decoder_heads": heads or _official_heads(width, "decoder_heads", path),
+        "decoder_heads": official_heads(width, heads, "decoder_heads", _HEADS),
     }
-
-
-def _official_heads(width: int, argument: str, path: str | Path) -> int:
-    """The heads of an official size; shapes do not tell them."""
-    if width not in _HEADS:
-        raise CheckpointError(f"{path}: no official size is {width} wide, and heads leave no trace; give {argument}=")
-    return _HEADS[width]
 
 
 def _predicts_standardised_patches(content: Mapping[str, Any], path: str | Path) -> bool:
