@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rp_models.data.datasets import DataError
+from rp_models.data.errors import DataError
+from rp_models.data.synthetic import part_path
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ShardPlan:
 
     def path(self, shard: int) -> Path:
         """The file of a shard."""
-        return self.folder / f"{self.stem}-{shard:05d}-of-{len(self):05d}.npz"
+        return part_path(self.folder / f"{self.stem}.npz", shard, len(self))
 
     @property
     def paths(self) -> list[Path]:
