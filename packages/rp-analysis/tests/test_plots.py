@@ -195,6 +195,16 @@ def test_numbers_that_json_has_no_word_for_become_null(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "f.json").read_text())[1]["score"] is None
 
 
+def test_a_file_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
+    plot = plot_cknna_scatter(POINTS)
+    files = {path: path.read_bytes() for path in plot.save(tmp_path / "f")}
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    plot.rows.append({"score": {1, 2}})  # type: ignore[dict-item]
+    with pytest.raises(TypeError):
+        plot.save(tmp_path / "f", formats=())
+    assert (tmp_path / "f.json").read_bytes() == files[tmp_path / "f.json"]
+
+
 def test_labels_of_points_that_lie_close_cover_neither_each_other_nor_the_points() -> None:
     names = ["standard", "at", "at+dra", "dm-at", "dm-at+dra", "dm-at+ikl"]
     far = [0.1 * (i == 5) for i in range(6)]  # an outlier pushes the others together

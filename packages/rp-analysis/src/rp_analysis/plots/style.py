@@ -55,21 +55,28 @@ class Plot:
 
     def save(self, stem: str | Path, formats: Sequence[str] = ("pdf", "svg", "png")) -> list[Path]:
         """Writes `<stem>.pdf`, `.svg`, `.png` and the numbers as `<stem>.json` and `<stem>.csv`."""
-        stem = Path(stem)
+        stem, written = Path(stem), []
         stem.parent.mkdir(parents=True, exist_ok=True)
-        written = [stem.with_name(f"{stem.name}.{ending}") for ending in (*formats, "json", "csv")]
-        for path in written[:-2]:
-            undated = {} if path.suffix == ".png" else {"Date" if path.suffix == ".svg" else "CreationDate": None}
-            with style():
-                self.figure.savefig(path, metadata=undated)
-        rows = [{key: _finite(value) for key, value in row.items()} for row in self.rows]
-        written[-2].write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        with written[-1].open("w", newline="") as file:
-            table = csv.DictWriter(file, columns)
-            table.writeheader()
-            table.writerows(rows)
+        for ending in (*formats, "json", "csv"):
+            temporary = stem.with_name(f"{stem.name}.{ending}.tmp")
+            self._write(temporary, ending)
+            written.append(temporary.replace(stem.with_name(f"{stem.name}.{ending}")))
         return written
+
+    def _write(self, path: Path, ending: str) -> None:
+        """One of the files."""
+        rows = [{key: _finite(value) for key, value in row.items()} for row in self.rows]
+        if ending == "json":
+            path.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
+        elif ending == "csv":
+            with path.open("w", newline="") as file:
+                table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+                table.writeheader()
+                table.writerows(rows)
+        else:
+            undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(ending, {})
+            with style():
+                self.figure.savefig(path, format=ending, metadata=undated)
 
 
 @contextmanager
