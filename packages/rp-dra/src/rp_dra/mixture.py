@@ -1,15 +1,13 @@
 """The batches of a training: real and synthetic images mixed as in DM-AT, augmented, a function of the step alone."""
 
-import itertools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from rp_models import noise
-from rp_models.data import BatchPlan, DataError, Images, ImageSet
+from rp_models.data import BatchPlan, DataError, Images
 from rp_models.data.augment import augmented_batch
-from rp_models.data.prefetch import prefetch
 from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.minibatches import StepBatches
 from torch import Tensor
 
 from rp_dra.settings import TrainingSettings
@@ -24,7 +22,7 @@ class Batch(NamedTuple):
     draw: Tensor  # int64 (b,), the number of each image in the whole training; its random draws belong to it
 
 
-class Mixture:
+class Mixture(StepBatches[Batch]):
     """Makes this process's part of each step's batch.
 
     Every random draw belongs to an image's place in the training, counted over all processes: one process or eight see
@@ -46,9 +44,7 @@ class Mixture:
         seed: int,
         processes: Processes = ALONE,
     ) -> None:
-        self.batch_size, self.augmentation = training.batch_size, training.augmentation
-        self.real, self.synthetic, self.seed = real, synthetic, seed
-        self.processes, self.device = processes, real.device
+        self.real, self.synthetic, self.augmentation, self.seed = real, synthetic, training.augmentation, seed
         if training.batch_size % processes.count:
             raise DataError(
                 f"training.batch_size {training.batch_size} cannot be divided among {processes.count} processes; "
@@ -56,7 +52,7 @@ class Mixture:
             )
         if synthetic is not None:
             _check_pair(real, synthetic)
-        self.plan = BatchPlan(
+        plan = BatchPlan(
             real=len(real),
             synthetic=len(synthetic) if synthetic is not None else 0,
             batch_size=training.batch_size,
@@ -64,25 +60,10 @@ class Mixture:
             epoch_images=training.epoch_images or len(real),
             seed=noise.derive_seed(seed, "batches"),
         )
-        self._ahead: Iterator[Batch] = iter(())
-        self._next = -1
+        super().__init__((real, *([] if synthetic is None else [synthetic])), plan, training.batch_size, processes)
 
-    def part(self, step: int) -> Batch:
-        """This process's part of a step's batch."""
-        if all(isinstance(images, ImageSet) for images in (self.real, self.synthetic) if images is not None):
-            return self._take(step, self.processes)
-        if step != self._next:
-            self._ahead = prefetch(lambda number: self._take(number, self.processes), itertools.count(step))
-        self._next = step + 1
-        return next(self._ahead)
-
-    def whole(self, step: int) -> Batch:
-        """The whole batch of a step."""
-        return self._take(step, ALONE)
-
-    def _take(self, step: int, processes: Processes) -> Batch:
-        chosen = processes.part(self.plan.indices(*divmod(step, self.plan.batches_per_epoch)))
-        draw = processes.part(torch.arange(step * self.batch_size, (step + 1) * self.batch_size))
+    def take(self, chosen: Tensor, draw: Tensor) -> Batch:
+        """The images of these positions; from the number of real images on they are synthetic."""
         made = chosen >= len(self.real)  # found out on the CPU, so that no GPU has to be waited for
         groups = [
             (self.real, chosen[~made], draw[~made]),

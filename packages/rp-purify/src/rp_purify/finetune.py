@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 from rp_models import noise
-from rp_models.data.batches import BatchPlan
 from rp_models.data.images import Images
 from rp_models.diffusion.edm_loss import EDMLoss
 from rp_models.diffusion.maskdit import MaskDiT
@@ -23,6 +22,7 @@ from rp_models.mask import random_mask
 from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.settings import ComputeSettings
 from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.minibatches import StepBatches, plan_of_all
 from rp_models.training.schedule import cosine
 from rp_models.training.trainer import BaseTrainer
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class Pairs(NamedTuple):
     draw: Tensor
 
 
-class PairBatches:
+class PairBatches(StepBatches[Pairs]):
     """The clean images of each step with their adversarial ones; arguments as of `Finetuner`."""
 
     def __init__(
@@ -95,29 +95,20 @@ class PairBatches:
         found = tuple(adversarial.shape) if isinstance(adversarial, Tensor) else _shape(adversarial)
         if found != expected:
             raise ValueError(f"expected one adversarial image for each clean one {expected}, got {found}")
-        self.images, self.adversarial, self.batch_size, self.processes = images, adversarial, batch_size, processes
-        order = noise.derive_seed(seed, "finetune")
-        self.plan = BatchPlan(real=len(images), batch_size=batch_size, epoch_images=len(images), seed=order)
-        processes.part(torch.empty(batch_size))
-
-    def part(self, step: int) -> Pairs:
-        """This process's part of a step's batch."""
-        return self._take(step, self.processes)
-
-    def whole(self, step: int) -> Pairs:
-        """The whole batch of a step."""
-        return self._take(step, ALONE)
+        self.images, self.adversarial = images, adversarial
+        sources = (images,) if isinstance(adversarial, Tensor) else (images, adversarial)
+        plan = plan_of_all(images, batch_size, seed=seed, purpose="finetune")
+        super().__init__(sources, plan, batch_size, processes)
 
     def attacked(self, rows: Tensor | slice) -> Tensor:
         """Adversarial images of some positions."""
         stored = self.adversarial
         return stored[rows] if isinstance(stored, Tensor) else stored.batch(rows)[0]
 
-    def _take(self, step: int, processes: Processes) -> Pairs:
-        device = self.adversarial.device
-        chosen = processes.part(self.plan.indices(*divmod(step, self.plan.batches_per_epoch))).to(device)
-        draw = processes.part(torch.arange(step * self.batch_size, (step + 1) * self.batch_size)).to(device)
-        return Pairs(self.attacked(chosen), *self.images.batch(chosen), draw)
+    def take(self, chosen: Tensor, draw: Tensor) -> Pairs:
+        """Both kinds of images of these positions."""
+        chosen = chosen.to(self.device)
+        return Pairs(self.attacked(chosen), *self.images.batch(chosen), draw.to(self.device))
 
 
 class Finetuner(BaseTrainer):

@@ -1,8 +1,9 @@
 """The images of each step of a training, and the numbers to which their random draws belong."""
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,10 +32,53 @@ class Minibatch(NamedTuple):
     draw: Tensor
 
 
-class Minibatches:
-    """All images in random order, epoch after epoch: a function of the step.
+B = TypeVar("B", bound=tuple[Tensor, ...])
 
-    Images that are not in memory are read ahead in the background. `plan` says which images make up each batch.
+
+class StepBatches(ABC, Generic[B]):
+    """The images of each step, a function of its number; those that are not in memory are read ahead in the background.
+
+    Args:
+        sources: the sets that are read.
+        plan: which images make up each batch.
+        batch_size: images in a step, over all processes.
+
+    Raises:
+        ValueError: if the batch cannot be divided among the processes.
+    """
+
+    def __init__(self, sources: Sequence[Images], plan: BatchPlan, batch_size: int, processes: Processes) -> None:
+        self.plan, self.batch_size, self.processes = plan, batch_size, processes
+        self.device = sources[0].device
+        processes.part(torch.empty(batch_size))
+        self._in_memory = all(isinstance(images, ImageSet) for images in sources)
+        self._ahead: Iterator[B] = iter(())
+        self._next = -1
+
+    def part(self, step: int) -> B:
+        """This process's part of a step's batch."""
+        if self._in_memory:
+            return self._taken(step, self.processes)
+        if step != self._next:
+            self._ahead = prefetch(lambda number: self._taken(number, self.processes), itertools.count(step))
+        self._next = step + 1
+        return next(self._ahead)
+
+    def whole(self, step: int) -> B:
+        """The whole batch of a step."""
+        return self._taken(step, ALONE)
+
+    def _taken(self, step: int, processes: Processes) -> B:
+        chosen = processes.part(self.plan.indices(*divmod(step, self.plan.batches_per_epoch)))
+        return self.take(chosen, processes.part(torch.arange(step * self.batch_size, (step + 1) * self.batch_size)))
+
+    @abstractmethod
+    def take(self, chosen: Tensor, draw: Tensor) -> B:
+        """The images of these positions of the plan (b,), whose random draws have the numbers draw (b,); on the CPU."""
+
+
+class Minibatches(StepBatches[Minibatch]):
+    """All images in random order, epoch after epoch.
 
     Args:
         batch_size: images in a step, over all processes.
@@ -55,35 +99,23 @@ class Minibatches:
         augmentation: Augmentation | None = None,
         processes: Processes = ALONE,
     ) -> None:
-        self.images, self.batch_size, self.processes = images, batch_size, processes
-        self.seed, self.purpose, self.augmentation = seed, purpose, augmentation or Augmentation()
-        self.device = images.device
-        order = noise.derive_seed(seed, purpose)
-        self.plan = BatchPlan(real=len(images), batch_size=batch_size, epoch_images=len(images), seed=order)
-        processes.part(torch.empty(batch_size))
-        self._ahead: Iterator[Minibatch] = iter(())
-        self._next = -1
+        self.images, self.seed, self.purpose = images, seed, purpose
+        self.augmentation = augmentation or Augmentation()
+        super().__init__((images,), plan_of_all(images, batch_size, seed=seed, purpose=purpose), batch_size, processes)
 
-    def part(self, step: int) -> Minibatch:
-        """This process's part of a step's batch."""
-        if isinstance(self.images, ImageSet):
-            return self._take(step, self.processes)
-        if step != self._next:
-            self._ahead = prefetch(lambda number: self._take(number, self.processes), itertools.count(step))
-        self._next = step + 1
-        return next(self._ahead)
-
-    def whole(self, step: int) -> Minibatch:
-        """The whole batch of a step."""
-        return self._take(step, ALONE)
-
-    def _take(self, step: int, processes: Processes) -> Minibatch:
-        chosen = processes.part(self.plan.indices(*divmod(step, self.plan.batches_per_epoch)))
-        draw = processes.part(torch.arange(step * self.batch_size, (step + 1) * self.batch_size)).to(self.device)
+    def take(self, chosen: Tensor, draw: Tensor) -> Minibatch:
+        """The images of these positions, augmented."""
+        chosen, draw = chosen.to(self.device), draw.to(self.device)
         x, labels = augmented_batch(
-            self.images, chosen.to(self.device), self.augmentation, seed=self.seed, purpose=self.purpose, draw=draw
+            self.images, chosen, self.augmentation, seed=self.seed, purpose=self.purpose, draw=draw
         )
         return Minibatch(x, labels, draw)
+
+
+def plan_of_all(images: Images, batch_size: int, *, seed: int, purpose: str) -> BatchPlan:
+    """All images in random order, epoch after epoch."""
+    order = noise.derive_seed(seed, purpose)
+    return BatchPlan(real=len(images), batch_size=batch_size, epoch_images=len(images), seed=order)
 
 
 def in_order(images: Images, batch_size: int) -> Iterator[Minibatch]:
