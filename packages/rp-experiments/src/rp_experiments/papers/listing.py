@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from rp_experiments import tables
 from rp_experiments.artifacts import Artifact, Store, in_order
 from rp_experiments.papers.item import Item, data_sets
 from rp_experiments.papers.items import ITEMS
@@ -33,18 +34,18 @@ def chosen(names: tuple[str, ...]) -> list[Item]:
 
 def listing(plan: Plan, store: Store) -> str:
     """One line an item: whether it is made at this scale, minutes of one core, data, what it is about, its weights."""
-    lines = [f"{'item':28} {'status':17} {'minutes':>7}  {'data':40} about; weights"]
+    rows: list[tables.Row] = []
     missing: set[str] = set()
     for item in ITEMS.values():
         needed, minutes = item.needed(plan), item.minutes(plan)
         weights = ingredients(needed)
         missing |= {name for name, source in weights.items() if source == "missing"}
         about = f"{item.title}; {_by_source(weights)}" if weights else item.title
-        data = ", ".join(data_of(needed))
-        time = f"{minutes:.0f}" if minutes else "-"
-        lines.append(f"{item.key:28} {_status(needed, store):17} {time:>7}  {data:40} {about}")
+        row = {"item": item.key, "status": _status(needed, store), "minutes": round(minutes) if minutes else None}
+        rows.append({**row, "data": ", ".join(data_of(needed)), "about; weights": about})
     total = sum(one.minutes for one in in_order(one for item in ITEMS.values() for one in item.needed(plan)))
-    lines.append(f"\nscale {plan.scale}, folder {store.path}; minutes on one core of everything that an item needs;")
+    lines = [tables.text(rows), ""]
+    lines.append(f"scale {plan.scale}, folder {store.path}; minutes on one core of everything that an item needs;")
     lines.append(f"items share most of it: all together about {total:.0f}" if total else "unknown at this scale")
     if missing:
         lines.append("not here, and to be given (checkpoints after convert.py, sets of synthetic images):")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rp_experiments import tables
 from rp_experiments.purifier_figures import Curves
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 
@@ -40,18 +41,19 @@ def sentence(config: PurifierAnalysis, setting: Mapping[str, Any]) -> str:
 
 def summary(config: PurifierAnalysis, result: Mapping[str, Any], radii: Curves, steps: Curves) -> str:
     """The main numbers for the terminal."""
-    lines = [sentence(config, result["setting"]), "", f"{'':30}{'AMV':>9}{'loss':>9}"]
+    rows: list[tables.Row] = []
     at = config.radii.index(1)
     for name in steps:
         end = {kind: points[-1] for kind, points in steps[name].items()}
-        rows = {
+        found = {
             f"{name}, clean": radii[name][ADVERSARIAL][0],
             f"{name}, {NOISY}": radii[name][NOISY][at],
             f"{name}, {ADVERSARIAL}": radii[name][ADVERSARIAL][at],
             f"{name}, {ADVERSARIAL}, purified": end[ADVERSARIAL],
             f"{name}, {CLEAN}, purified": end[CLEAN],
         }
-        lines += [f"{title:30}{point.amv:>9.4f}{point.loss:>9.4f}" for title, point in rows.items()]
+        rows += [{"images": title, "AMV": point.amv, "loss": point.loss} for title, point in found.items()]
+    lines = [sentence(config, result["setting"]), "", tables.text(rows)]
     lines.append("")
     for row in result["rank_correlation"]:
         if row["images"] == ADVERSARIAL:
