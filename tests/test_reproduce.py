@@ -10,7 +10,7 @@ from rp_experiments.artifacts import Artifact, Store, in_order
 from rp_experiments.papers import items, printed
 from rp_experiments.papers.scales import SCALES
 
-from .running import app, process, without_torch
+from .running import ROOT, app, process, without_torch
 
 ITEMS = {
     *(f"mae-pure/fig-{name}" for name in ("1", "2-8", "4", "5", "6", "7")),
@@ -280,3 +280,17 @@ def test_what_is_missing_is_one_sentence(runs) -> None:
     assert done["no data"].returncode == 2
     assert "cifar100" in done["no data"].message.lower().replace("-", "")
     assert "Traceback" not in done["no data"].stderr
+
+
+def test_the_committed_claims_are_those_of_the_committed_numbers() -> None:
+    from rp_experiments.papers.report import Run, claims_markdown
+
+    files = [ROOT / "docs" / "results" / f"reproduce-{scale}.json" for scale in ("digits", "fashion-mnist")]
+    found = [json.loads(file.read_text()) for file in files]
+    runs = [Run(ROOT, {record["item"]: record for record in one["items"]}) for one in found]
+    assert claims_markdown(list(items.ITEMS.values()), runs) == (ROOT / "docs" / "report" / "claims.md").read_text()
+    page = Page((ROOT / "docs" / "report" / "index.html").read_text())
+    assert {key.replace("/", "-") for key in ITEMS} <= page.ids
+    said = " ".join(" ".join(page.words).split())
+    evidence = {claim["evidence"] for run in runs for record in run.items.values() for claim in record["claims"]}
+    assert all(" ".join(one.split()) in said for one in evidence)
