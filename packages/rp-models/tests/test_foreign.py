@@ -7,7 +7,7 @@ import sys
 import pytest
 import rp_models
 import torch
-from rp_models.checkpoint import CheckpointError, load_state, read_tensors, save_tensors
+from rp_models.checkpoint import CheckpointError, save_tensors
 from rp_models.data import describe
 from rp_models.loading import load_classifier, load_denoiser, load_mae, load_network
 from torch import nn
@@ -117,14 +117,15 @@ def test_a_checkpoint_never_executes_the_code_that_its_header_names(file, tmp_pa
         code = f"import rp_models; rp_models.load({str(path)!r})"
         place = {**os.environ, "PYTHONPATH": str(file.parent)}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=place, check=False)
-        assert "which no file may start; build it yourself and fill it" in done.stderr
+        assert "which no file may start; if you trust it, name it" in done.stderr
         assert not mark.exists()
 
 
-def test_the_weights_of_a_foreign_network_are_kept_and_taken_back_by_hand(file, tmp_path):
+def test_the_weights_of_a_foreign_network_are_read_by_whoever_names_its_code(file, tmp_path):
     model = rp_models.build(f"{file}:Net", hidden=5)
     rp_models.save(model, tmp_path / "model.safetensors")
-    twin = rp_models.build(f"{file}:Net", hidden=5)
-    load_state(twin, read_tensors(tmp_path / "model.safetensors"))
+    with pytest.raises(CheckpointError, match="which no file may start"):
+        rp_models.load(tmp_path / "model.safetensors", code=f"{file}:made")
+    twin = rp_models.load(tmp_path / "model.safetensors", code=f"{file}:Net")
     for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(mine, theirs)

@@ -161,7 +161,8 @@ class _Pretraining:
 
     def report(self) -> None:
         """Figures, `result.json`, `card.md`, and the end of the run on the terminal."""
-        folder, model = self.run.folder, rp_models.load(self.product, device=self.validation.device)
+        folder, code = self.run.folder, getattr(self.settings, "network", None)
+        model = rp_models.load(self.product, device=self.validation.device, code=code)
         header, info = read_header(self.product), self.images.info
         plots = self.kind.figures(self.config, model, self.validation)
         plots["loss"] = figures.loss_curve(folder.metrics("train"))

@@ -159,7 +159,7 @@ class TrainDraJob:
 
     def judge(self, method: Method, watch: Callable[[EvaluationProgress], None] | None = None) -> None:
         """Write a method's accuracy under AutoAttack, and what its features look like, on the test images."""
-        model = rp_models.load(self.checkpoint(method), device=self.run.device)
+        model = rp_models.load(self.checkpoint(method), device=self.run.device, code=self.config.classifier.network)
         settings, seed, folder = self.config.evaluation, self.config.seed, self.run.folder
         report = dra_judgement.attacked(
             model, self.test, self.attacks(), settings, seed=seed, method=method, run=self.run, watch=watch

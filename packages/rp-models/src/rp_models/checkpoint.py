@@ -65,17 +65,20 @@ def save(
 
 
 @torch.inference_mode(False)  # weights made in that mode could never be differentiated through
-def load(path: str | Path, *, device: torch.device | str = "cpu") -> nn.Module:
+def load(path: str | Path, *, device: torch.device | str = "cpu", code: str | None = None) -> nn.Module:
     """Rebuild the model of a checkpoint and fill it, strictly; returned in eval mode, on `device`.
 
-    `path` is a file written by `save`, or a name that `named_checkpoints` knows, e.g. "mae-digits".
+    `path` is a file written by `save`, or a name that `named_checkpoints` knows, e.g. "mae-digits". A network of code
+    outside rp-models is built only if the caller names it too: `code="file.py:factory"`.
 
     Raises:
-        CheckpointError: if the file is missing, damaged or of another format, or its tensors do not fit.
+        CheckpointError: if the file is missing, damaged or of another format, its tensors do not fit, or its network is
+            of code outside rp-models that the caller has not named.
     """
     header = read_header(path)
     try:
-        model = zoo.build_entry(header.architecture, **header.arguments)
+        build = zoo.build if header.architecture == code else zoo.build_entry
+        model = build(header.architecture, **header.arguments)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     load_state(model, read_tensors(path), origin=str(path))

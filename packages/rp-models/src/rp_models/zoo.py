@@ -234,8 +234,8 @@ def build_entry(name: str, **arguments: Any) -> nn.Module:
     """
     if is_foreign(name):
         raise ValueError(
-            f"the network is made by code outside rp-models ({name}), which no file may start; build it yourself and "
-            "fill it with load_state(model, read_tensors(path)) of rp_models.checkpoint"
+            f"the network is made by code outside rp-models ({name}), which no file may start; if you trust it, name "
+            "it: rp_models.load(path, code=...)"
         )
     return build(name, **arguments)
 
