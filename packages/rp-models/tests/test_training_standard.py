@@ -150,3 +150,17 @@ def test_processes_share_a_batch_and_read_ahead_without_a_change():
 def test_a_batch_that_cannot_be_divided_is_refused_before_training():
     with pytest.raises(ValueError, match="a batch of 16 cannot be divided among 3 processes"):
         Minibatches(digits(), 16, seed=0, purpose="test", processes=Processes(0, 3))
+
+
+def test_a_foreign_network_that_normalises_by_itself_is_trained(tmp_path):
+    code = (
+        "from torch import nn\n\n"
+        "def net(num_classes, in_channels, width=4):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, width, 8), nn.Flatten(), nn.Linear(width, num_classes))\n"
+    )
+    (tmp_path / "net.py").write_text(code)
+    settings = dataclasses.replace(SETTINGS, network=f"{tmp_path / 'net.py'}:net", sizes={"width": 6})
+    trainer = StandardTrainer(settings, digits(), seed=0)
+    assert trainer.model[0].out_channels == 6
+    first, *_, last = [trainer.step(step)["loss"] for step in range(12)]
+    assert last < first

@@ -1,5 +1,6 @@
 """Training a standard classifier, without an adversary, on one data set."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from rp_models.data.augmentation import Augmentation, ResizedCrop
 from rp_models.data.images import Images
+from rp_models.foreign import is_foreign
 from rp_models.settings import ComputeSettings, StandardSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes, synchronise_batch_norms
@@ -16,7 +18,7 @@ from rp_models.training.optimizer import build_optimizer, decay_groups
 from rp_models.training.schedule import cosine
 from rp_models.training.seeding import seeded
 from rp_models.training.trainer import BaseTrainer
-from rp_models.zoo import build
+from rp_models.zoo import build, constructor
 
 
 class StandardTrainer(BaseTrainer):
@@ -74,7 +76,11 @@ def build_standard(settings: StandardSettings, images: Images) -> nn.Module:
     """
     info = images.info
     data: dict[str, Any] = {"num_classes": info.num_classes, "in_channels": info.channels}
-    return build(settings.network, **data, mean=list(info.mean), std=list(info.std), **settings.sizes)
+    statistics = {"mean": list(info.mean), "std": list(info.std)}
+    if is_foreign(settings.network):  # which may normalise by itself
+        taken = inspect.signature(constructor(settings.network)).parameters
+        statistics = {name: value for name, value in statistics.items() if name in taken}
+    return build(settings.network, **data, **statistics, **settings.sizes)
 
 
 @torch.no_grad()
