@@ -17,6 +17,7 @@ from rp_purify import (
     MaskDiTPure,
     OneStepDenoise,
     Purifier,
+    SignDescent,
 )
 from rp_purify.gradient import CURVED
 from torch import Tensor, nn
@@ -134,6 +135,23 @@ def test_a_curved_backward_pass_leaves_the_process_its_fused_attention(rule: str
     purifier, x = Watching(tiny_mae(), steps=2, grad=rule), tiny_images().requires_grad_()
     purifier(x, seed=0).sum().backward()
     assert purifier.seen == (True,) * 4
+
+
+class Foreign(SignDescent):
+    """A loss through torch's own attention module, in which a mode of ours does not see the fused kernel."""
+
+    def loss(self, x: Tensor, *, seed: int, index: Tensor, step: int) -> Tensor:
+        tokens = x.flatten(2).mT.expand(-1, -1, 8)
+        return self.model(tokens, tokens, tokens, need_weights=False)[0].square().mean(dim=(1, 2))
+
+
+def test_a_curved_rule_differentiates_torchs_own_attention_module_twice() -> None:
+    with torch.random.fork_rng():
+        model = nn.MultiheadAttention(8, 2, batch_first=True)
+    purifier = Foreign(model, step_size=0.1, steps=2, eta=None, halve=False, fresh=True, grad="ste-tanh")
+    x = tiny_images(low=0.3, high=0.7).requires_grad_()
+    (grad,) = torch.autograd.grad(purifier(x, seed=0).sum(), x)
+    assert (grad - 1).abs().max() > 1e-3  # the curvature shows
 
 
 def test_threads_that_differentiate_through_one_model_do_not_disturb_each_other() -> None:

@@ -131,6 +131,8 @@ class plain_attention(TorchFunctionMode):
         """The function's result, from plain operations if it is attention."""
         if func is F.scaled_dot_product_attention:
             return torch.ops.aten._scaled_dot_product_attention_math(*args, **(kwargs or {}))[0]
+        if func is F.multi_head_attention_forward:  # inside it this mode is off; asked for weights, it spells them out
+            return func(*args, **{**(kwargs or {}), "need_weights": True})
         return func(*args, **(kwargs or {}))
 
 
