@@ -109,6 +109,8 @@ def start(options: AppOptions, work: Callable[[AppOptions, "Run"], None]) -> Non
             out, device=options.device, cache=options.cache, root=options.data_root, resume=options.resume
         ) as run:
             work(options, run)
+    if first_process():
+        print(f"\neverything is in {out}/", file=sys.stderr, flush=True)
 
 
 def folder(options: Options) -> Path:

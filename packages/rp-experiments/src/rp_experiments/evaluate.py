@@ -191,7 +191,6 @@ def _leave(report: Report, attacked: Attacked, run: Run) -> None:
     of = f"{len(report.clean)} images of {config.data}, split {attacked.split}"
     print(f"{of}, {config.model_name}, purifier {front}, suite {config.suite}")
     print(report)
-    print(f"\neverything else is in {run.path}/")
 
 
 def _split(data: str, model: str) -> str:

@@ -60,7 +60,6 @@ def probe(config: ProbeStudy, run: Run) -> None:
     plot_robustness_curves(curves).save(run.path / "figures" / "curves")
     run.finish(result)
     print(tables(result))
-    print(f"\neverything else is in {run.path}/", file=sys.stderr)
 
 
 class ProbeJob:

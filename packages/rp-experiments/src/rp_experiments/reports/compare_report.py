@@ -54,7 +54,7 @@ def write(run: Run, config: Comparison, rows: Mapping[str, Row], networks: Mappi
     page = run.folder.write_text(f"{name}.md", markdown(result, figure=f"figures/{name}.png"))
     print(table(result))
     print("\n".join(result["claims"][key]["text"] for key in result["claims"]))
-    print(f"\neverything else is in {run.path}/; the page is {page}", file=sys.stderr)
+    print(f"\nthe page is {page}", file=sys.stderr)
 
 
 def setting(config: Comparison, row: Row) -> dict[str, Any]:

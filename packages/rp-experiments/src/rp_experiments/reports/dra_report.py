@@ -1,6 +1,5 @@
 """What a run of `train_dra.py` leaves for a reader: the table, `result.json`, and two figures."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -72,7 +71,6 @@ def write(
         return
     print(table(setting, rows, seconds))
     print(*beside_the_paper(recipe, rows), sep="\n", end="")
-    print(f"\neverything else is in {folder.path}/", file=sys.stderr)
 
 
 def table(setting: Mapping[str, Any], rows: Mapping[str, Row], seconds: Mapping[str, float]) -> str:

@@ -1,6 +1,5 @@
 """What a sweep leaves for a reader: the table, `result.json`, and a figure where one number was varied."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -53,7 +52,6 @@ def write(
     text = table(setting, rows)
     folder.write_text("table.txt", text + "\n")
     print(text)
-    print(f"\neverything else is in {folder.path}/", file=sys.stderr)
 
 
 def table(setting: Mapping[str, Any], rows: Mapping[Series, Mapping[str, Any]]) -> str:
