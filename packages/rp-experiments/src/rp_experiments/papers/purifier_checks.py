@@ -19,12 +19,7 @@ from rp_experiments.papers.settings import DescentCheck, Timing
 
 
 def timing(job: ComparisonJob, config: Timing) -> dict[str, Any]:
-    """Seconds for purifying one batch, by row: the rows take turns, the median counts.
-
-    Args:
-        job: of the comparison.
-        config: rows, images, repeats.
-    """
+    """Seconds for purifying one batch, by row: the rows take turns, the median counts."""
     x, index = job.x[: config.images], job.index[: config.images]
     rows = [row for row in config.rows if row in job.config.chosen]
     purifiers = {row: job.defence(getattr(job.config.rows, row)).purifier for row in rows}
@@ -50,12 +45,7 @@ def timing(job: ComparisonJob, config: Timing) -> dict[str, Any]:
 
 
 def descent(job: ComparisonJob, config: DescentCheck) -> dict[str, Any]:
-    """Both sides of Theorem J.1, a mean over masks, for each image, step size and number of steps.
-
-    Args:
-        job: of the comparison, for its images and networks.
-        config: images, masks, step sizes.
-    """
+    """Both sides of Theorem J.1, a mean over masks, for each image, step size and number of steps."""
     x, y, index = job.x[: config.images], job.y[: config.images], job.index[: config.images]
     classifier = load_classifier(job.networks.path("classifier"), job.info).to(x.device)
     eps = job.config.budget.eps

@@ -31,16 +31,7 @@ def row(report: Report) -> dict[str, Any]:
 def write(
     folder: RunFolder, config: TrainDra, test: Images, rows: Mapping[str, Row], recipe: str = "", *, show: bool = True
 ) -> None:
-    """Write `result.json` and the figures, and print the table.
-
-    Args:
-        folder: of the run.
-        config: of the run.
-        test: the images that the classifiers were judged on.
-        rows: what was found, by method.
-        recipe: where the settings started from; the paper's figures for it are shown beside.
-        show: print the table.
-    """
+    """Write `result.json` and the figures, and print the table, with the paper's figures for this recipe below it."""
     seconds = folder.seconds()
     setting = {
         "data": config.data,
