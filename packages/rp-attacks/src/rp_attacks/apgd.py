@@ -13,7 +13,7 @@ from rp_attacks.defence import Classifier, query, with_gradient
 from rp_attacks.eot import Sample, expected_gradient
 from rp_attacks.losses import LOSSES, targeted_dlr
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, project_l1_in_box, size, unit
+from rp_attacks.norms import Norm, project, project_l1_in_box, unit
 from rp_attacks.problem import check_choice, check_logits, check_positive, check_radius
 
 
@@ -146,17 +146,11 @@ class _HalvingRule:
         if self.checked_loss is None:
             self.checked_loss = state.best_loss
         direction = state.grad.sign() if self.norm == "linf" else unit(state.grad, "l2")
-        plain = self._project(state.x_adv + self.step * direction, x)
+        plain = project(state.x_adv + self.step * direction, x, norm=self.norm, eps=self.eps)
         a = 1.0 if first else 0.75
         inertia = state.x_adv - state.previous
-        return self._project(state.x_adv + (plain - state.x_adv) * a + inertia * (1 - a), x)
-
-    def _project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        if self.norm == "linf":
-            return torch.minimum(torch.maximum(x_adv, x - self.eps), x + self.eps).clamp(0, 1)
-        delta = x_adv - x
-        length = size(delta, "l2").clamp_max(self.eps).reshape(-1, 1, 1, 1)
-        return (x + unit(delta, "l2") * length).clamp(0, 1)
+        moved = state.x_adv + (plain - state.x_adv) * a + inertia * (1 - a)
+        return project(moved, x, norm=self.norm, eps=self.eps)
 
     def adapt(self, state: _State, x: Tensor) -> None:
         """Count rises; at a checkpoint halve the steps that do not pay, and go back to the best point there."""

@@ -96,19 +96,9 @@ def expected_gradient(
 def margins(
     model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor, passes: int = 1, check: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Mean margin and share of wrong passes of each image, without gradients.
+    """Mean margin (b,) and share of misclassified passes (b,) of each image, without gradients.
 
-    Args:
-        model: classifier or defence.
-        x: images.
-        y: labels (b,).
-        seed: pass s draws its noise from (seed, s).
-        index: int64 (b,), image indices.
-        passes: number of passes.
-        check: refuse logits that are not finite or too few for the labels (waits for the device).
-
-    Returns:
-        (mean margin, share of passes misclassified), each (b,).
+    Pass s draws its noise from (seed, s); `check` as in `expected_gradient`.
     """
     total, wrong = torch.zeros(2, len(x), device=x.device)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Losses that attacks raise: each gives one number per image, larger when the classifier is more wrong."""
+"""Losses that attacks raise: from logits (b, k) and labels (b,) to one number per image, larger when more wrong."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -14,14 +14,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of each image, exact for confident predictions too.
 
     For labels it is log(1 + sum over the wrong classes of exp(logit - true logit)): its usual form rounds to 0 in
-    float32, and the true logit's derivative with it, once the margin exceeds 17.
-
-    Args:
-        logits: (b, k).
-        y: labels (b,) of int64, or probabilities (b, k).
-
-    Returns:
-        Tensor (b,).
+    float32, and the true logit's derivative with it, once the margin exceeds 17. Labels may be probabilities (b, k).
     """
     if y.is_floating_point():
         return F.cross_entropy(logits, y, reduction="none")
@@ -32,12 +25,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def cw_margin(logits: Tensor, y: Tensor) -> Tensor:
     """Largest wrong logit minus the true one: positive where the image is misclassified, 0 at a tie.
 
-    Args:
-        logits: (b, k).
-        y: labels (b,) of int64.
-
-    Returns:
-        Tensor (b,). Source: the loss f_6 of Carlini & Wagner 2017, arXiv:1608.04644.
+    Source: the loss f_6 of Carlini & Wagner 2017, arXiv:1608.04644.
     """
     _require_classes(logits, 2, "margin")
     true = logits.gather(1, y[:, None])
@@ -57,14 +45,8 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     """Difference of logits ratio: the margin divided by the gap between first and third logit.
 
     Invariant to shift and scale of the logits, so that a classifier cannot hide behind saturated softmax outputs.
-    Unbounded near ties of first and third: compare it only within one image.
-
-    Args:
-        logits: (b, k) with k >= 3.
-        y: labels (b,) of int64.
-
-    Returns:
-        Tensor (b,). Source: Eq. 6 of Croce & Hein 2020, arXiv:2003.01690.
+    Unbounded near ties of first and third: compare it only within one image. Needs three classes.
+    Source: Eq. 6 of Croce & Hein 2020, arXiv:2003.01690.
     """
     _require_classes(logits, 3, "DLR")
     ordered = logits.sort(dim=1, descending=True).values
@@ -72,15 +54,9 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """The DLR loss towards one wrong class.
+    """The DLR loss towards one wrong class `target` (b,); needs four classes.
 
-    Args:
-        logits: (b, k) with k >= 4.
-        y: true labels (b,).
-        target: the wrong labels (b,) to reach.
-
-    Returns:
-        Tensor (b,). Source: Eq. 7 of Croce & Hein 2020, arXiv:2003.01690.
+    Source: Eq. 7 of Croce & Hein 2020, arXiv:2003.01690.
     """
     _require_classes(logits, 4, "targeted DLR")
     ordered = logits.sort(dim=1, descending=True).values
@@ -91,12 +67,7 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 def kl_divergence(probabilities: Tensor, logits: Tensor) -> Tensor:
     """KL(p || softmax(logits)) of each image: what TRADES' inner attack raises, with p of the clean image.
 
-    Args:
-        probabilities: p, (b, k).
-        logits: (b, k).
-
-    Returns:
-        Tensor (b,). Source: Eq. 5 of Zhang et al. 2019, arXiv:1901.08573.
+    Source: Eq. 5 of Zhang et al. 2019, arXiv:1901.08573.
     """
     return F.kl_div(F.log_softmax(logits, dim=1), probabilities, reduction="none").sum(dim=1)
 

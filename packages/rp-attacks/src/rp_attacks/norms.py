@@ -11,15 +11,7 @@ from rp_attacks.radii import Norm as Norm
 
 
 def size(delta: Tensor, norm: Norm) -> Tensor:
-    """The norm of each image's perturbation.
-
-    Args:
-        delta: (b, ...).
-        norm: which norm.
-
-    Returns:
-        Tensor (b,).
-    """
+    """The norm (b,) of each image's perturbation (b, ...)."""
     flat = delta.flatten(1)
     if norm == "linf":
         return flat.abs().amax(dim=1)
@@ -41,9 +33,6 @@ def project(
         eps: radius in units of [0, 1] pixels.
         box_first: clip to [0, 1] before the projection on the ball instead of after it.
         l1_box: for L1, the exact projection on the intersection of ball and box.
-
-    Returns:
-        Tensor of the same shape.
     """
     if norm == "linf":
         return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0.0, 1.0)
@@ -60,14 +49,9 @@ def _project_l2(delta: Tensor, eps: float) -> Tensor:
 
 
 def project_l1(delta: Tensor, eps: float) -> Tensor:
-    """Euclidean projection of each image's perturbation on the L1 ball.
+    """Euclidean projection of each image's perturbation (b, ...) on the L1 ball of radius eps.
 
-    Args:
-        delta: (b, ...).
-        eps: radius.
-
-    Returns:
-        Tensor of the same shape. Source: Fig. 1 of Duchi et al. 2008, "Efficient projections onto the l1-ball", ICML.
+    Source: Fig. 1 of Duchi et al. 2008, "Efficient projections onto the l1-ball", ICML.
     """
     flat = delta.flatten(1).double()
     ordered = flat.abs().sort(dim=1, descending=True).values
@@ -83,14 +67,7 @@ def project_l1_in_box(delta: Tensor, x: Tensor, eps: float) -> Tensor:
 
     The solution is sign(delta) * clip(|delta| - theta, 0, room) with room the way to the bound that the coordinate
     points at. The sum is piecewise linear in theta; its kinks are sorted to find where it equals eps.
-
-    Args:
-        delta: (b, ...).
-        x: images in [0, 1], the same shape.
-        eps: radius.
-
-    Returns:
-        Tensor of the same shape. Source: Prop. 2.1 of Croce & Hein 2021, arXiv:2103.01208.
+    Source: Prop. 2.1 of Croce & Hein 2021, arXiv:2103.01208.
     """
     flat, centre = delta.flatten(1).double(), x.flatten(1).double()
     length, room = flat.abs(), torch.where(flat > 0, 1.0 - centre, centre)
@@ -110,18 +87,8 @@ def project_l1_in_box(delta: Tensor, x: Tensor, eps: float) -> Tensor:
 def random_start(x: Tensor, *, norm: Norm, eps: float, seed: int, index: Tensor, purpose: str = "start") -> Tensor:
     """A uniform random point of the ball around each image, clipped to [0, 1].
 
-    L2 uses a Gaussian direction and L1 a Laplace direction, both with radius eps * u^(1/d).
-
-    Args:
-        x: images (b, c, h, w).
-        norm: of the ball.
-        eps: its radius.
-        seed: the attack's seed.
-        index: int64 (b,), image indices.
-        purpose: what the draw is for.
-
-    Returns:
-        Tensor like x.
+    L2 uses a Gaussian direction and L1 a Laplace direction, both with radius eps * u^(1/d). The draws are those of
+    (seed, image index (b,), purpose).
     """
     shape, wide = x.shape[1:], x.to(torch.promote_types(x.dtype, torch.float32))
     u = noise.uniform(shape, seed=seed, purpose=purpose, index=index, like=wide)
@@ -142,12 +109,7 @@ def _laplace(u: Tensor) -> Tensor:
 
 
 def unit(delta: Tensor, norm: Norm) -> Tensor:
-    """Each row divided by its length, however small or large its entries; a row of zeros stays.
-
-    Args:
-        delta: (b, ...), finite.
-        norm: in which the length is measured.
-    """
+    """Each row of finite numbers divided by its length, however small or large its entries; a row of zeros stays."""
     tiny = torch.finfo(delta.dtype).tiny
     scaled = delta / _column(size(delta, "linf"), delta).clamp_min(tiny)  # else a square under- or overflows
     return scaled if norm == "linf" else scaled / _column(size(scaled, norm), delta).clamp_min(tiny)
