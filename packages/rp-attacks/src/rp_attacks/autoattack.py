@@ -50,20 +50,13 @@ class AutoAttack(ImageAttack):
             check_choice("attacks", part, get_args(Part))
 
     def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
-        model = with_gradient(model, self.grad)
-        if self.eps == 0:
-            return x.clone()
-        with isolated(x.device):
-            parts = _parts(model, len(x), self.batch_size)
-            done = [self._one_batch(model, x[part], y[part], seed, index[part]) for part in parts]
-        return project(torch.cat(done).to(x.dtype), x, norm=self.norm, eps=self.eps)
+        return _by_batches(self, with_gradient(model, self.grad), x, y, seed, index, self.batch_size)
 
     def _one_batch(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         from pyautoattack import AutoAttack as Library
 
         seen = OwnNoise(model, seed=derive_seed(seed, "autoattack", int(index[0])), index=index)
-        with torch.no_grad():
-            logits = seen(x)
+        logits = seen(x)
         check_logits(logits, y)
         library = Library(
             seen,
@@ -83,10 +76,22 @@ class AutoAttack(ImageAttack):
         return result
 
 
-def _parts(model: Classifier, count: int, size: int) -> list[slice]:
-    """Batches; of one image for known noise, which belongs to an image where the library does not say which it asks."""
-    size = 1 if isinstance(model, FixedNoise) else size
-    return [slice(start, start + size) for start in range(0, count, size)]
+def _by_batches(
+    attack: "AutoAttack | FAB | LibrarySquare",
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    seed: int,
+    index: Tensor,
+    size: int,
+) -> Tensor:
+    """The library's images in the ball; known noise belongs to an image, and the library does not say which it asks."""
+    if attack.eps == 0:
+        return x.clone()
+    rows = torch.arange(len(x), device=x.device).split(1 if isinstance(model, FixedNoise) else size)
+    with isolated(x.device), torch.no_grad():
+        done = [attack._one_batch(model, x[part], y[part], seed, index[part]) for part in rows]
+    return project(torch.cat(done).to(x.dtype), x, norm=attack.norm, eps=attack.eps)
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -144,13 +149,7 @@ class FAB(ImageAttack):
             check_positive(targets=self.targets)
 
     def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
-        model = with_gradient(model, self.grad)
-        if self.eps == 0:
-            return x.clone()
-        with isolated(x.device), torch.no_grad():
-            parts = _parts(model, len(x), len(x))
-            done = [self._one_batch(model, x[part], y[part], seed, index[part]) for part in parts]
-        return project(torch.cat(done).to(x.dtype), x, norm=self.norm, eps=self.eps)
+        return _by_batches(self, with_gradient(model, self.grad), x, y, seed, index, len(x))
 
     def _one_batch(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         from pyautoattack.fab_pt import FABAttack_PT
@@ -197,12 +196,7 @@ class LibrarySquare(ImageAttack):
         check_positive(queries=self.queries, p_init=self.p_init)
 
     def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
-        if self.eps == 0:
-            return x.clone()
-        with isolated(x.device), torch.no_grad():
-            parts = _parts(model, len(x), len(x))
-            done = [self._one_batch(model, x[part], y[part], seed, index[part]) for part in parts]
-        return project(torch.cat(done).to(x.dtype), x, norm=self.norm, eps=self.eps)
+        return _by_batches(self, model, x, y, seed, index, len(x))
 
     def _one_batch(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         from pyautoattack.square import SquareAttack
