@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, replace
 import pytest
 import rp_models
 import torch
-from rp_experiments.artifacts import Artifact, Store, address, build, digest, in_order
+from rp_experiments.artifacts import Artifact, Store, build, in_order
+from rp_experiments.content import address, digest
 from rp_experiments.run import Run
 from rp_models.training import RunFolder
 from torch import nn
@@ -43,6 +44,26 @@ def test_a_file_enters_by_its_contents_wherever_it_lies_and_a_name_by_itself(tmp
     assert artifact(0.0, str(one)).name != before
     for word in ("net.pt:build", "net.py"):  # neither is there
         assert address(word) == address(word)
+
+
+def test_a_folder_of_images_enters_by_its_files(tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "1.png").write_bytes(b"x")
+    first = address({"data": str(folder)})
+    assert address({"run": str(folder)}) != first
+    (folder / "cat" / "2.png").write_bytes(b"y")
+    assert address({"data": str(folder)}) != first
+
+
+def test_a_large_file_is_told_apart_by_size_beginning_and_end(tmp_path):
+    files = [tmp_path / name / "a.npz" for name in ("one", "two")]
+    for file, last in zip(files, (b"x", b"y"), strict=True):
+        file.parent.mkdir()
+        with file.open("wb") as opened:  # a hole, which takes no room
+            opened.seek(2**29)
+            opened.write(last)
+    assert address(str(files[0])) != address(str(files[1]))
 
 
 def test_code_enters_by_its_contents(tmp_path):

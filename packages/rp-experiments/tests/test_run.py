@@ -51,6 +51,18 @@ def test_a_folder_is_claimed_for_one_configuration(tmp_path):
         run.claim({"seed": 0})
 
 
+def test_a_run_does_not_go_on_with_another_file_of_the_same_name(tmp_path):
+    file = tmp_path / "own.npz"
+    for content, error in ((b"one", None), (b"one", None), (b"another", RunError)):
+        file.write_bytes(content)
+        run = Run(folder=RunFolder(tmp_path / "run"), resume=True)
+        if error is None:
+            run.claim({"data": str(file)})
+        else:
+            with pytest.raises(error, match=r"own\.npz"):
+                run.claim({"data": str(file)})
+
+
 def test_a_result_says_where_it_comes_from(run):
     run.once("a.json", lambda: 1)
     result = run.finish({"images": 3})

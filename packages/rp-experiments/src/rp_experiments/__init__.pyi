@@ -1,10 +1,10 @@
 from .artifacts import Artifact as Artifact
 from .artifacts import Store as Store
-from .artifacts import address as address
 from .artifacts import build as build
-from .artifacts import digest as digest
 from .cli import Options as Options
 from .cli import SharedOptions as SharedOptions
+from .content import address as address
+from .content import digest as digest
 from .launch import Launcher as Launcher
 from .run import Run as Run
 from .run import open_run as open_run

@@ -1,6 +1,5 @@
 """What is made once and found again, by everything that determines it; importing this does not import torch."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,51 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from torch import nn
+from rp_experiments.content import address
 
+if TYPE_CHECKING:
     from rp_experiments.run import Run
 
 DONE = "product.json"  # written last
-
-
-def address(identity: Any, *, size: int = 8) -> str:
-    """The name of what an identity determines: a hash of its JSON text, of so many bytes.
-
-    Files that the identity names by path enter by their contents: see `contents`.
-    """
-    text = json.dumps(contents(identity), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
-
-
-def contents(value: Any) -> Any:
-    """The value with every path of a file in it followed by a hash of that file."""
-    if isinstance(value, Mapping):
-        return {key: contents(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [contents(item) for item in value]
-    if isinstance(value, str | Path) and (path := _file_in(str(value))):
-        return f"{path.name} {_file_digest(path)}{str(value)[len(str(path)) :]}"
-    return value
-
-
-def digest(weights: "str | Path | nn.Module") -> str:
-    """A hash of a network: its weights and how it is built; the same for a checkpoint, whatever the file is called.
-
-    Raises:
-        CheckpointError: if there is no such file, or it cannot be read.
-    """
-    import torch
-    from rp_models.loading import load_network
-
-    model = load_network(str(weights)) if isinstance(weights, str | Path) else weights
-    built = getattr(model, "recipe", None) or (type(model).__qualname__, str(model))  # another's has no recipe
-    found = hashlib.blake2b(json.dumps(built, sort_keys=True, default=str).encode(), digest_size=16)
-    for name, value in sorted(model.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        found.update(name.encode())
-        found.update(value.view(torch.uint8).numpy().tobytes() if value.dim() else str(value).encode())
-    return found.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,15 +110,3 @@ def build(artifact: Artifact, store: Store, make: Maker, run: "Run") -> Built:
         }
         inside.folder.write_json(DONE, made)
     return store.get(artifact)
-
-
-def _file_in(text: str) -> Path | None:
-    """The file that a text names, by its path or as `file.py:factory`; a bare word is a name, whatever lies here."""
-    name = text.rpartition(":")[0] if ".py:" in text else text
-    possible = ("/" in name or "." in name) and len(name) < 4096 and "\n" not in name
-    return Path(name) if possible and Path(name).is_file() else None
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()

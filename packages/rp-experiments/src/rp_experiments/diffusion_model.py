@@ -21,7 +21,7 @@ from rp_models.loading import load_denoiser, load_network
 from rp_models.training import state_path
 from torch import nn
 
-from rp_experiments.artifacts import address, digest
+from rp_experiments.content import address, digest
 from rp_experiments.pretrain import LOG_EVERY, trainer_of
 from rp_experiments.recipes.dra_settings import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainEdm

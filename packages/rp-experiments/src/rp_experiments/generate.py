@@ -19,7 +19,7 @@ from rp_models.loading import load_classifier, load_network
 from rp_models.shards import ShardPlan, read_shard
 from torch import Tensor
 
-from rp_experiments.artifacts import digest
+from rp_experiments.content import digest
 from rp_experiments.diffusion import build_sampler, check_sampler, data_of
 from rp_experiments.feature_distance import judge_of
 from rp_experiments.recipes.generate import Generation

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rp_models.training.lock import lock_folder
 
-from rp_experiments.artifacts import address
+from rp_experiments.content import address
 from rp_experiments.pretrain import pretrain
 from rp_experiments.recipes.pretrain_settings import Pretrain
 from rp_experiments.recipes.standard_classifier import STANDARD

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rp_experiments.artifacts import address, digest
+from rp_experiments.content import address, digest
 from rp_experiments.finetune_purifier import FinetuneJob
 from rp_experiments.networks import made, pretrained
 from rp_experiments.recipes.compare_purifiers import Comparison

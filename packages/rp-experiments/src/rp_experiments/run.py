@@ -22,6 +22,8 @@ from rp_models.training import (
 from rp_models.training.devices import choose_device, describe_device
 from torch import distributed
 
+from rp_experiments.content import inputs
+
 T = TypeVar("T")
 CACHE = Path("runs/cache")
 _COUNTER = itertools.count()  # of shared pieces of work: the same in all processes of a run
@@ -60,6 +62,8 @@ class Run:
             RunError: if it holds something else, or another process works in it.
         """
         self.config = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
+        if files := inputs(self.config):  # a file that was replaced makes another run
+            self.config = {**self.config, "inputs": files}
         self.folder.start(self.config, resume=self.resume, processes=self.processes)
         return self
 
