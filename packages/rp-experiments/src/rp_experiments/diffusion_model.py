@@ -35,12 +35,7 @@ class Diffusion:
         self.config, self.run, self.images = config, run, images
 
     def check(self) -> None:
-        """Open every file that the run will need, before anything is computed.
-
-        Raises:
-            CheckpointError: if a checkpoint is missing, or of another kind.
-            DataError: if a model or a file of synthetic images does not fit the data set.
-        """
+        """Open every file that the run will need, before anything is computed."""
         config, info = self.config, self.images.info
         if config.needs_diffusion_model and config.diffusion_model is not None:
             denoiser = load_denoiser(config.diffusion_model, info)

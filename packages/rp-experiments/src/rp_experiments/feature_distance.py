@@ -24,18 +24,7 @@ INCEPTION = "inception"
 
 
 class FeatureJudge:
-    """Collects features of synthetic images, and compares them with those of a data set's real ones.
-
-    Args:
-        name: of a network with `forward_features`, see `load_network`; "inception" for that of FID.
-        config: which real images, and how many at most of each set.
-        info: of the data set.
-        run: device, and where the data sets lie.
-
-    Raises:
-        CheckpointError: if the file cannot be read, or the network has no `forward_features`.
-        DataError: if it does not take the images, or there are none.
-    """
+    """Collects features of synthetic images, and compares them with those of a data set's real ones."""
 
     def __init__(self, name: str, config: Generation, info: DatasetInfo, run: Run) -> None:
         self.name, self.config, self.run = name, config, run

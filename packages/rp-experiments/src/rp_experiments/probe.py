@@ -36,13 +36,7 @@ ENCODERS = ("noisy encoder", "fine-tuned encoder")  # baselines that are made of
 
 
 def probe(config: ProbeStudy, run: Run) -> None:
-    """All stages of a study, then tables on the terminal, figure and `result.json`.
-
-    Raises:
-        RunError: if the folder cannot be used.
-        DataError: if data and settings do not fit.
-        CheckpointError: if a given diffusion model cannot be used.
-    """
+    """All stages of a study, then tables on the terminal, figure and `result.json`."""
     job = ProbeJob(config, run)
     run.claim(config)
     denoiser = job.models.diffusion.model()
@@ -197,11 +191,7 @@ def _announced(name: str, work: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def without_labels(denoiser: nn.Module) -> Precond:
-    """A network of the same architecture that takes no labels, with fresh weights.
-
-    Args:
-        denoiser: an EDM network that `rp_models.build` or `rp_models.load` made.
-    """
+    """A network of the same architecture as an EDM network of `rp_models`, without labels and with fresh weights."""
     recipe = denoiser.recipe
     assert isinstance(recipe, Recipe)
     network = rp_models.build(recipe.name, **{**recipe.arguments, "label_dim": 0})

@@ -14,14 +14,7 @@ from rp_experiments.train_dra import train_dra
 
 
 def run_sweep(sweep: Sweep, configs: Mapping[int, Sequence[TrainDra]], run: Run, *, workers: int = 0) -> None:
-    """Train and judge every point with every seed, then write and print the table.
-
-    Args:
-        sweep: the grid.
-        configs: for each seed the settings of each point, in the grid's order.
-        run: of the sweep; each point and seed has a folder of its own in it.
-        workers: see `train_dra`.
-    """
+    """Train and judge every point with every seed, each in a folder of its own, then write and print the table."""
     run.claim(sweep)
     for seed in sweep.seeds:
         for point, config in zip(sweep.points(), configs[seed], strict=True):

@@ -35,19 +35,9 @@ from rp_experiments.run import Run
 
 
 def train_dra(config: TrainDra, run: Run, *, recipe: str = "", workers: int = 0, quiet: bool = False) -> None:
-    """Do a whole run.
+    """Do a whole run, on a CPU with so many launched workers that evaluate beside the training.
 
-    Args:
-        config: everything that determines the numbers.
-        run: where, and with whom.
-        recipe: where the settings started from, for the paper's figures beside the run's own.
-        workers: launched processes that evaluate beside the training, on a CPU.
-        quiet: print no table.
-
-    Raises:
-        RunError: if the folder cannot be used.
-        DataError: if data and settings do not fit.
-        CheckpointError: if a checkpoint is missing or does not fit.
+    The recipe is where the settings started from: the paper's figures for it are shown beside the run's own.
     """
     job = TrainDraJob(config, run)
     job.check()
@@ -88,12 +78,7 @@ class TrainDraJob:
         return open_images(self.config.data, split, root=self.run.root).to(self.run.device)
 
     def check(self) -> None:
-        """Find out before any work whether the files are there, fit, and make up a training.
-
-        Raises:
-            DataError: if something does not fit.
-            CheckpointError: if a checkpoint is missing or does not fit.
-        """
+        """Find out before any work whether the files are there, fit, and make up a training."""
         config, count = self.config, self.run.processes.count
         self.diffusion.check()
         pretrained = config.classifier.pretrained
