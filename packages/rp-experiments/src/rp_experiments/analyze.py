@@ -54,11 +54,7 @@ VALUES = 2**20  # of pixels in a batch
 
 
 def analyze(config: Analysis, run: Run) -> None:
-    """Do a whole analysis.
-
-    Raises:
-        RunError, CheckpointError, DataError: if the folder, the run or its models cannot be used.
-    """
+    """Do a whole analysis."""
     job = AnalysisJob(config, run)
     run.claim(config)
     job.analyze()

@@ -23,18 +23,7 @@ READERS = {
 
 
 def convert(kind: str, source: Path, target: Path, *, options: dict[str, Any], half: bool) -> None:
-    """Convert one file and print a summary.
-
-    Args:
-        kind: a key of `READERS`.
-        source: the official file.
-        target: the checkpoint to write.
-        options: of the reader.
-        half: store float16.
-
-    Raises:
-        CheckpointError: if the file cannot be read, does not fit its network, or the reader has no such option.
-    """
+    """Convert one file and print a summary."""
     reader = READERS[kind]
     known = [name for name, p in inspect.signature(reader).parameters.items() if p.kind is p.KEYWORD_ONLY]
     unknown = [name for name in options if name not in known]
@@ -53,11 +42,7 @@ def convert(kind: str, source: Path, target: Path, *, options: dict[str, Any], h
 
 
 def to_robustbench(source: Path, target: Path) -> None:
-    """Write a classifier's weights as RobustBench loads them, and print what its class has to be built with.
-
-    Raises:
-        CheckpointError: if the checkpoint cannot be read, or RobustBench has no class for its network.
-    """
+    """Write a classifier's weights as RobustBench loads them, and print what its class has to be built with."""
     model = rp_models.load(source)
     try:
         export_robustbench(model, target)

@@ -30,12 +30,7 @@ NO_LABEL = -1  # of an image whose class nobody knows; no training accepts it
 
 
 def generate_images(checkpoint: str, config: Generation, run: Run) -> None:
-    """Make a set of synthetic images, and say what they are like.
-
-    Raises:
-        RunError: if the folder cannot be used.
-        CheckpointError, DataError: if networks, data and settings do not fit together.
-    """
+    """Make a set of synthetic images, and say what they are like."""
     job = GenerateJob(checkpoint, config, run)
     run.claim(job.identity)
     if not run.everywhere(job.all_there):

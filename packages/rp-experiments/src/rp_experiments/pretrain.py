@@ -51,13 +51,7 @@ class Kind(NamedTuple):
 
 
 def pretrain(config: Pretrain, run: Run, *, tensorboard: bool = False) -> None:
-    """Train a model, and leave `checkpoints/model.safetensors`, `result.json`, `card.md` and figures in the folder.
-
-    Raises:
-        RunError: if the folder cannot be used.
-        DataError: if the network does not fit the data set.
-        Interrupted: if the loss stops being a number.
-    """
+    """Train a model, and leave `checkpoints/model.safetensors`, `result.json`, `card.md` and figures in the folder."""
     train, validation = (
         open_images(config.data, split, root=run.root).to(run.device) for split in ("train", "validation")
     )

@@ -200,12 +200,7 @@ def without_labels(denoiser: nn.Module) -> Precond:
 
 
 def _check_network(config: ProbeStudy, info: DatasetInfo) -> None:
-    """Whether probes and baselines can be made of the diffusion model, before anything is trained.
-
-    Raises:
-        CheckpointError: if the given one cannot be read, or is no EDM network.
-        DataError: if it does not take the images, or the features lie behind the encoder that baselines are made of.
-    """
+    """Whether probes and baselines can be made of the diffusion model, before anything is trained."""
     baselines, layer = (
         [baseline for baseline in config.baselines if baseline in ENCODERS],
         config.models.alignment.layer,

@@ -46,11 +46,7 @@ def name_of(point: Point) -> str:
 
 
 def grid_of(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The settings among the words of a command line, each with its values.
-
-    Raises:
-        ValueError: for a word that belongs to no setting.
-    """
+    """The settings among the words of a command line, each with its values."""
     grid: dict[str, tuple[str, ...]] = {}
     name = ""
     for word in words:
@@ -72,11 +68,7 @@ def configurations(sweep: Sweep) -> dict[int, list[TrainDra]]:
 
 
 def configuration(sweep: Sweep, point: Point, seed: int) -> TrainDra:
-    """The settings of one run: the base recipe, its point of the grid, methods and seed.
-
-    Raises:
-        SystemExit: with status 2 for an unknown setting or a value out of range.
-    """
+    """The settings of one run: the base recipe, its point of the grid, methods and seed."""
     words = ["--method", *sweep.method, "--seed", str(seed)]
     for name, value in point.items():
         words += [f"--{name.replace('_', '-')}", value]
