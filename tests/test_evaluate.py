@@ -44,9 +44,10 @@ def test_an_evaluation_leaves_report_images_and_figure_and_resumes(classifier, t
 
 
 def test_without_a_model_the_standard_classifier_is_trained_once(tmp_path, monkeypatch):
-    from rp_experiments.recipes import pretrain_classifier, standard_classifier
+    from rp_experiments.recipes import standard_classifier
+    from rp_experiments.recipes.pretrain_settings import CLASSIFIER_RECIPES
 
-    monkeypatch.setitem(standard_classifier.STANDARD, "digits", pretrain_classifier.smoke)
+    monkeypatch.setitem(standard_classifier.STANDARD, "digits", CLASSIFIER_RECIPES["smoke"])
     few = ("--images", 4, "--suite", "quick", "--device", "cpu", "--cache", "cache")
     done = app("evaluate", *few, cwd=tmp_path)
     assert "no classifier is named: taking the standard one for digits" in done.stderr

@@ -65,10 +65,10 @@ def test_each_network_of_the_analysis_has_its_own_steps(apps) -> None:
 
 
 def test_the_noisy_encoder_has_the_architecture_of_the_given_network(apps) -> None:
-    from rp_experiments.recipes.dra import digits
+    from rp_experiments.recipes.dra import RECIPES
     from rp_models.data import load_images
 
-    settings, images = digits().edm, load_images("digits", "validation")
+    settings, images = RECIPES["digits"]().edm, load_images("digits", "validation")
     with seeded(0, "x"):
         expected = build_edm(replace(settings, conditional=False), images)
     conditional = build_edm(settings, images)

@@ -23,7 +23,7 @@ from .running import APPS, ROOT, app, process, two_processes
 sys.path.insert(0, str(APPS))
 
 from pretrain import KINDS
-from rp_experiments.recipes.pretrain import CLASSIFIER_RECIPES, EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES
+from rp_experiments.recipes.pretrain_settings import CLASSIFIER_RECIPES, EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES
 from rp_models.model_card import model_card
 
 

@@ -28,7 +28,7 @@ def classifier(tmp_path_factory):
 
 def job(classifier, folder, *, progress=None, **changes):
     """A fine-tuning on 37 images in blocks of 16."""
-    base = finetuning.smoke()
+    base = finetuning.RECIPES["smoke"]()
     attack = replace(base.attack, eps=0.1, step_size=0.05)
     options = {"classifier": classifier, "train_images": 37, "batch_size": 2, "images": 4, "seed": 3, "attack": attack}
     run = Run(folder=RunFolder(folder), progress=progress or Progress())

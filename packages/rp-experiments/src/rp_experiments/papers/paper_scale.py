@@ -14,8 +14,15 @@ from rp_purify.settings import DiffPureSettings, FinetuneSettings, MAEPureSettin
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.recipes.compare_purifiers import Budget, Comparison, Rows
 from rp_experiments.recipes.finetuning import AttackSettings, DescentSettings, Finetuning
-from rp_experiments.recipes.pretrain import CLASSIFIER_RECIPES, EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES
-from rp_experiments.recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMaskDit
+from rp_experiments.recipes.pretrain_settings import (
+    CLASSIFIER_RECIPES,
+    EDM_RECIPES,
+    MAE_RECIPES,
+    MASKDIT_RECIPES,
+    PretrainClassifier,
+    PretrainEdm,
+    PretrainMaskDit,
+)
 
 EPS_L2_IMAGENET = 0.5
 DIFFPURE_TIMES = {"imagenet": 150}  # t* of DiffPure in thousandths, Nie et al. 2022; 100 elsewhere

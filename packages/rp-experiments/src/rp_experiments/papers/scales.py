@@ -12,8 +12,6 @@ from rp_experiments.papers.paper_scale import EPS_L2_IMAGENET, paper_comparison,
 from rp_experiments.papers.plan import OTHER_NETWORKS, Plan, Sizes, build
 from rp_experiments.papers.settings import PURIFIERS
 from rp_experiments.recipes import analyze_purifier, compare_purifiers, dra, probe
-from rp_experiments.recipes.dra_cifar import CIFAR
-from rp_experiments.recipes.dra_imagenet import IMAGENET
 from rp_experiments.recipes.dra_settings import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 
@@ -24,7 +22,7 @@ METHODS: tuple[Method, ...] = ("standard", "at", "at+dra", "dm-at", "dm-at+dra")
 
 def digits() -> Plan:
     """The embedded digits, 8x8: all items in under an hour on two CPU cores."""
-    run = replace(dra.digits(), method=METHODS)
+    run = replace(dra.RECIPES["digits"](), method=METHODS)
     run = replace(run, evaluation=replace(run.evaluation, images=200, batch_size=200))
     comparison = compare_purifiers.digits()
     comparison = replace(comparison, only=ROWS)
@@ -39,7 +37,9 @@ def digits() -> Plan:
             runs={"digits": run},
             sweep_images=150,
             probe=study,
-            views=replace(analyze_purifier.digits(), images=100, radii=(0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0), every=4),
+            views=replace(
+                analyze_purifier.RECIPES["digits"](), images=100, radii=(0.0, 0.125, 0.25, 0.5, 1.0, 1.5, 2.0), every=4
+            ),
             table_images=60,
             budget=_budget(steps=15, eot=2, queries=200, passes=2, search=3, fab=20),
             passes=4,
@@ -56,7 +56,7 @@ def digits() -> Plan:
 
 def smoke() -> Plan:
     """The digits in a minute or two: every part runs, nothing can be concluded; for tests."""
-    run = replace(dra.smoke(), method=METHODS)
+    run = replace(dra.RECIPES["smoke"](), method=METHODS)
     comparison = replace(
         compare_purifiers.smoke(), only=("none", "noise", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
     )
@@ -68,7 +68,7 @@ def smoke() -> Plan:
             runs={"smoke": run},
             weights=("0", "1.2"),
             probe=replace(probe.smoke(), models=run),
-            views=analyze_purifier.smoke(),
+            views=analyze_purifier.RECIPES["smoke"](),
             table_images=8,
             budget=_budget(steps=1, eot=1, queries=2, passes=1, search=1, fab=1),
             passes=2,
@@ -89,7 +89,7 @@ def fashion_mnist() -> Plan:
     """Fashion-MNIST, 28x28, as large as two CPU cores do in a working day: few images, few steps of the attacks."""
     return build(
         replace(
-            _fashion_mnist(dra.fashion_mnist()),
+            _fashion_mnist(dra.RECIPES["fashion-mnist"]()),
             comparisons={"fashion-mnist": compare_purifiers.fashion_mnist()},
             table_images=30,
             budget=_budget(steps=10, eot=2, queries=100, passes=2, search=2, fab=10),
@@ -104,7 +104,7 @@ def fashion_mnist_gpu() -> Plan:
     budget = replace(comparison.budget, steps=50, eot=10, curved_steps=50, curved_eot=5, queries=500, passes=10)
     return build(
         replace(
-            _fashion_mnist(dra.fashion_mnist_gpu()),
+            _fashion_mnist(dra.RECIPES["fashion-mnist-gpu"]()),
             scale="fashion-mnist-gpu",
             sweep_base="fashion-mnist-gpu",
             analysis={"images": 1000, "sae_epochs": 20, "sae_seeds": (0, 1)},
@@ -137,7 +137,7 @@ def _fashion_mnist(run: TrainDra) -> Sizes:
         comparisons={},
         runs={"fashion-mnist": run},
         probe=study,
-        views=analyze_purifier.fashion_mnist(),
+        views=analyze_purifier.RECIPES["fashion-mnist"](),
         table_images=None,
         budget=Budget(),
         sensitivity={
@@ -155,7 +155,8 @@ def paper() -> Plan:
     comparisons = {data: paper_comparison(data) for data in ("cifar10", "cifar100", "svhn", "imagenet")}
     first = dra.RECIPES["cifar10-wrn-28-10-1m"]()
     runs = {"cifar10-wrn-28-10-1m": replace(first, method=METHODS)}
-    runs |= {name: make() for name, make in {**CIFAR, **IMAGENET}.items() if name not in runs}
+    published = {name: make for name, make in dra.RECIPES.items() if name.startswith(("cifar", "imagenet"))}
+    runs |= {name: make() for name, make in published.items() if name not in runs}
     runs["imagenet-vit-b16"] = replace(runs["imagenet-vit-b16"], method=("at", "dm-at", "dm-at+dra"))
     runs["cifar10-wrn-34-10"] = replace(runs["cifar10-wrn-34-10"], method=("at", "at+adr", "at+ikl", "at+dra"))
     runs["cifar10-wrn-28-10-20m"] = replace(runs["cifar10-wrn-28-10-20m"], method=("dm-at", "dm-at+ikl", "dm-at+dra"))

@@ -1,7 +1,6 @@
 """Recipes of `analyze_purifier.py`; importing this does not import torch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
@@ -9,6 +8,7 @@ from rp_models.data.catalog import describe
 from rp_models.settings import require
 
 from rp_experiments.recipes.finetuning import DescentSettings
+from rp_experiments.recipes.table import recipes
 
 NETWORKS = ("mae", "rmae", "maskdit", "rmaskdit")
 
@@ -73,42 +73,4 @@ class PurifierAnalysis:
         return describe(self.data).eps["linf"] if self.eps is None else self.eps
 
 
-def digits() -> PurifierAnalysis:
-    """The embedded digits with the autoencoder that ships with rp-models: about a minute."""
-    return PurifierAnalysis(descent=DescentSettings(steps=40, step_size=0.01, eta=0.15, mask_rate=0.5))
-
-
-def fashion_mnist() -> PurifierAnalysis:
-    """Fashion-MNIST, with the autoencoder of `weights/`."""
-    return PurifierAnalysis(
-        data="fashion-mnist",
-        mae="mae-fashion-mnist",
-        images=100,
-        descent=DescentSettings(steps=40, step_size=1 / 200, eta=0.1, mask_rate=0.5),
-        every=4,
-        kernel_images=8,
-    )
-
-
-def smoke() -> PurifierAnalysis:
-    """The digits in seconds: every part runs, nothing can be concluded; for tests."""
-    base = digits()
-    return replace(
-        base,
-        images=6,
-        radii=(0.0, 0.5, 1.0),
-        attack_steps=2,
-        weak_steps=(1,),
-        descent=replace(base.descent, steps=3),
-        kernel_images=2,
-        features=50,
-        examples=2,
-        sheet=3,
-    )
-
-
-RECIPES: dict[str, Callable[[], PurifierAnalysis]] = {
-    "digits": digits,
-    "fashion-mnist": fashion_mnist,
-    "smoke": smoke,
-}
+RECIPES = recipes("analyze_purifier", PurifierAnalysis)

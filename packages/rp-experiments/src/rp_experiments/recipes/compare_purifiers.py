@@ -21,9 +21,19 @@ from rp_purify.settings import (
     uses,
 )
 
-from rp_experiments.recipes import finetuning, pretrain_classifier, pretrain_edm, pretrain_mae, pretrain_maskdit
+from rp_experiments.recipes.finetuning import RECIPES as FINETUNING
 from rp_experiments.recipes.finetuning import Finetuning
-from rp_experiments.recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMae, PretrainMaskDit
+from rp_experiments.recipes.pretrain_settings import (
+    CLASSIFIER_RECIPES,
+    EDM_RECIPES,
+    MAE_RECIPES,
+    MASKDIT_RECIPES,
+    PretrainClassifier,
+    PretrainEdm,
+    PretrainMae,
+    PretrainMaskDit,
+)
+from rp_experiments.recipes.table import changed
 
 SHARED = ("steps", "eot", "curved_steps", "curved_eot", "queries", "query_passes")  # settings of both budgets
 
@@ -145,9 +155,9 @@ class Comparison:
         require(self.probes >= 0, f"probes must not be negative, got {self.probes}")
 
 
-def with_roles(tuning: Finetuning) -> Finetuning:
+def finetuned(recipe: str) -> Finetuning:
     """Fine-tuning of the comparison's own networks, named by their roles."""
-    return replace(tuning, mae="mae", maskdit="maskdit", classifier="classifier")
+    return replace(FINETUNING[recipe](), mae="mae", maskdit="maskdit", classifier="classifier")
 
 
 def digits() -> Comparison:
@@ -158,14 +168,14 @@ def digits() -> Comparison:
     return Comparison(
         data="digits",
         mae="mae-digits",
-        pretrain_classifier=pretrain_classifier.digits(),
-        pretrain_mae=pretrain_mae.digits(),
-        pretrain_maskdit=pretrain_maskdit.digits(),
-        pretrain_edm=pretrain_edm.digits_unconditional(),
-        finetune_mae=with_roles(finetuning.digits_steps()),
-        finetune_maskdit=with_roles(finetuning.digits_maskdit_steps()),
-        finetune_mae_once=with_roles(finetuning.digits()),
-        finetune_maskdit_once=with_roles(finetuning.digits_maskdit()),
+        pretrain_classifier=CLASSIFIER_RECIPES["digits"](),
+        pretrain_mae=MAE_RECIPES["digits"](),
+        pretrain_maskdit=MASKDIT_RECIPES["digits"](),
+        pretrain_edm=EDM_RECIPES["digits-unconditional"](),
+        finetune_mae=finetuned("digits-steps"),
+        finetune_maskdit=finetuned("digits-maskdit-steps"),
+        finetune_mae_once=finetuned("digits"),
+        finetune_maskdit_once=finetuned("digits-maskdit"),
         budget=Budget(eps=eps, steps=20, eot=3, curved_steps=10, curved_eot=2, queries=100, query_passes=2, passes=8),
         rows=Rows(
             diffpure=DiffPureSettings(model="edm", reverse_steps=5),
@@ -182,15 +192,15 @@ def digits() -> Comparison:
 
 def smoke() -> Comparison:
     """The digits in seconds: every part runs, nothing is learnt; for tests."""
-    base, tune = digits(), with_roles(finetuning.smoke())
+    base, tune = digits(), finetuned("smoke")
     few = {"steps": 2, "reverse_steps": 2}
     rows = {row.name: _where_used(getattr(base.rows, row.name), **few) for row in fields(Rows)}
     return replace(
         base,
         images=8,
-        pretrain_classifier=pretrain_classifier.smoke(),
-        pretrain_maskdit=pretrain_maskdit.smoke(),
-        pretrain_edm=replace(pretrain_edm.smoke(), edm=replace(pretrain_edm.smoke().edm, conditional=False)),
+        pretrain_classifier=CLASSIFIER_RECIPES["smoke"](),
+        pretrain_maskdit=MASKDIT_RECIPES["smoke"](),
+        pretrain_edm=changed(EDM_RECIPES["smoke"](), {"edm": {"conditional": False}}),
         finetune_mae=replace(tune, through="steps", unrolled=replace(base.finetune_mae.unrolled, steps=1)),
         finetune_maskdit=replace(tune, kind="maskdit", through="steps", unrolled=replace(tune.unrolled, steps=1)),
         finetune_mae_once=tune,
@@ -216,9 +226,9 @@ def fashion_mnist() -> Comparison:
         "maskdit_pure": {"sigma": 0.7},
     }
     rows |= {row: replace(rows[row], **changes) for row, changes in tuned.items()}
-    classifier = pretrain_classifier.fashion_mnist()
-    maskdit, edm = pretrain_maskdit.fashion_mnist(), pretrain_edm.fashion_mnist()
-    once = with_roles(finetuning.fashion_mnist())
+    classifier = CLASSIFIER_RECIPES["fashion-mnist"]()
+    maskdit, edm = MASKDIT_RECIPES["fashion-mnist"](), EDM_RECIPES["fashion-mnist"]()
+    once = finetuned("fashion-mnist")
     once_maskdit = replace(once, kind="maskdit", finetune=replace(once.finetune, lr=2e-4, mu=1.0))
     steps = replace(once, through="steps", unrolled=replace(base.finetune_mae.unrolled, eta=eps, step_size=0.04))
     steps = replace(steps, finetune=replace(steps.finetune, steps=150, batch_size=64, mu=3.0))
@@ -231,7 +241,7 @@ def fashion_mnist() -> Comparison:
         maskdit="maskdit-fashion-mnist",
         edm="maskdit-fashion-mnist",
         pretrain_classifier=replace(classifier, standard=replace(classifier.standard, steps=600, warmup_steps=100)),
-        pretrain_mae=pretrain_mae.fashion_mnist(),
+        pretrain_mae=MAE_RECIPES["fashion-mnist"](),
         pretrain_maskdit=replace(maskdit, maskdit=replace(maskdit.maskdit, num_classes=0)),
         pretrain_edm=replace(edm, edm=replace(edm.edm, conditional=False)),
         finetune_mae=steps,

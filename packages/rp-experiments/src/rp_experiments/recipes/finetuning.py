@@ -1,12 +1,13 @@
 """Recipes of `finetune_purifier.py`; importing this does not import torch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rp_models.data.catalog import describe
 from rp_models.settings import ComputeSettings, require
 from rp_purify.settings import FinetuneSettings
+
+from rp_experiments.recipes.table import recipes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,83 +89,4 @@ class Finetuning:
         require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
 
 
-def digits() -> Finetuning:
-    """The embedded digits at the size of `train_dra.py`'s evaluation: radius 0.15, under two minutes on two cores."""
-    eps = 0.15
-    return Finetuning(
-        data="digits",
-        attack=AttackSettings(eps=eps, step_size=eps / 4, steps=10, judging_steps=10, eot=1),
-        finetune=FinetuneSettings(steps=300, batch_size=128, lr=1e-3, mu=10.0, noise_std=0.1, mask_rate=0.5),
-        descent=DescentSettings(steps=20, step_size=0.01, eta=eps, mask_rate=0.5),
-    )
-
-
-def digits_steps() -> Finetuning:
-    """The digits, trained through four sign steps instead of one reconstruction: what RMAE-Pure gains most from."""
-    base = digits()
-    return replace(
-        base,
-        through="steps",
-        finetune=replace(base.finetune, steps=300, batch_size=64, lr=5e-4, mu=3.0),
-        unrolled=DescentSettings(steps=4, step_size=0.05, halve=False, eta=base.attack.eps, mask_rate=0.5),
-        descent=replace(base.descent, steps=10, step_size=0.04),
-    )
-
-
-def digits_maskdit() -> Finetuning:
-    """The digits with a MaskDiT, whose own loss is 30 times an autoencoder's, so that it gets a smaller weight."""
-    base = digits()
-    return replace(
-        base,
-        kind="maskdit",
-        finetune=replace(base.finetune, lr=5e-4, mu=1.0),
-        descent=replace(base.descent, steps=6, step_size=0.04, halve=False, mask_rate=0.25),
-    )
-
-
-def digits_maskdit_steps() -> Finetuning:
-    """The digits with a MaskDiT, trained through three sign steps."""
-    base = digits_maskdit()
-    return replace(
-        base,
-        through="steps",
-        finetune=replace(base.finetune, steps=100, batch_size=32, lr=2e-4),
-        unrolled=replace(base.descent, steps=3, step_size=0.2 / 3),
-    )
-
-
-def fashion_mnist() -> Finetuning:
-    """Fashion-MNIST at radius 0.1, on 2,048 of its training images: some minutes on a CPU core."""
-    base, eps = digits(), 0.1
-    return replace(
-        base,
-        data="fashion-mnist",
-        train_images=2_048,
-        mae="mae-fashion-mnist",
-        attack=replace(base.attack, eps=eps, step_size=eps / 4, steps=5),
-        finetune=replace(base.finetune, steps=300, batch_size=64, lr=5e-4),
-        descent=replace(base.descent, eta=eps),
-    )
-
-
-def smoke() -> Finetuning:
-    """The digits in seconds: every part runs, nothing is learnt; for tests."""
-    base = digits()
-    return replace(
-        base,
-        images=8,
-        batch_size=1000,
-        attack=replace(base.attack, steps=1, judging_steps=1),
-        finetune=replace(base.finetune, steps=3, batch_size=8),
-        descent=replace(base.descent, steps=2),
-    )
-
-
-RECIPES: dict[str, Callable[[], Finetuning]] = {
-    "digits": digits,
-    "digits-steps": digits_steps,
-    "digits-maskdit": digits_maskdit,
-    "digits-maskdit-steps": digits_maskdit_steps,
-    "fashion-mnist": fashion_mnist,
-    "smoke": smoke,
-}
+RECIPES = recipes("finetuning", Finetuning)

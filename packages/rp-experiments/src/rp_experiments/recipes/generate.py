@@ -1,12 +1,13 @@
 """Settings of `generate.py`; importing this does not import torch."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rp_models.data.catalog import describe
 from rp_models.diffusion.sampler_settings import FlowSettings, HeunSettings
 from rp_models.settings import require
+
+from rp_experiments.recipes.table import recipes
 
 TRAINED = "runs/pretrain/edm-digits/checkpoints/model.safetensors"  # where `pretrain.py edm` leaves its model
 
@@ -70,46 +71,4 @@ class Generation:
         return tuple(int(part) for part in parts)
 
 
-def plain() -> Generation:
-    """The samplers' own settings: EDM's 18 deterministic steps, LightningDiT's 249 without guidance."""
-    return Generation()
-
-
-def dm_at(data: str, steps: int) -> Generation:
-    """The synthetic sets of Wang et al. 2023, arXiv:2302.04638; their 1 M of CIFAR add --classifier and --keep 0.2."""
-    heun = HeunSettings(steps=steps)
-    return Generation(data=data, images=1_000_000, batch_size=500, shard_images=10_000, heun=heun)
-
-
-def imagenet64() -> Generation:
-    """The stochastic sampler of EDM's ImageNet-64 model (Karras et al. 2022, arXiv:2206.00364, Table 5)."""
-    heun = HeunSettings(steps=256, S_churn=40.0, S_min=0.05, S_max=50.0, S_noise=1.003)
-    return Generation(images=50_000, batch_size=64, heun=heun)
-
-
-def maskdit256() -> Generation:
-    """MaskDiT on ImageNet-256 with guidance (Zheng et al. 2023, arXiv:2306.09305); needs --vae."""
-    return Generation(images=50_000, batch_size=64, heun=HeunSettings(steps=40, guidance=1.5))
-
-
-def lightningdit(guidance: float, start: float) -> Generation:
-    """LightningDiT on ImageNet-256 (Yao et al. 2025, arXiv:2501.01423); needs --vae and --latents."""
-    return Generation(images=50_000, batch_size=64, flow=FlowSettings(guidance=guidance, start=start))
-
-
-def smoke() -> Generation:
-    """A few images in seconds; for tests."""
-    return Generation(images=20, batch_size=8, shard_images=16, heun=HeunSettings(steps=2), flow=FlowSettings(points=3))
-
-
-RECIPES: dict[str, Callable[[], Generation]] = {
-    "plain": plain,
-    "cifar10": lambda: dm_at("cifar10", 20),
-    "cifar100": lambda: dm_at("cifar100", 25),
-    "svhn": lambda: dm_at("svhn", 25),
-    "imagenet64": imagenet64,
-    "maskdit-256": maskdit256,
-    "lightningdit-64ep": lambda: lightningdit(10.0, 0.10),
-    "lightningdit-800ep": lambda: lightningdit(6.7, 0.125),
-    "smoke": smoke,
-}
+RECIPES = recipes("generate", Generation)

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from rp_experiments.cli import SharedOptions
-from rp_experiments.recipes import pretrain_classifier, pretrain_edm, pretrain_mae, pretrain_maskdit
 from rp_experiments.recipes.pretrain_settings import (
+    CLASSIFIER_RECIPES,
+    EDM_RECIPES,
+    MAE_RECIPES,
+    MASKDIT_RECIPES,
     PretrainClassifier,
     PretrainEdm,
     PretrainMae,
     PretrainMaskDit,
 )
-
-MAE_RECIPES = pretrain_mae.RECIPES
-EDM_RECIPES = pretrain_edm.RECIPES
-MASKDIT_RECIPES = pretrain_maskdit.RECIPES
-CLASSIFIER_RECIPES = pretrain_classifier.RECIPES
 
 if TYPE_CHECKING:
     Mae = str

@@ -12,6 +12,8 @@ from rp_models.settings import (
     require,
 )
 
+from rp_experiments.recipes.table import recipes
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pretrain:
@@ -69,3 +71,9 @@ class PretrainClassifier(Pretrain):
     """Everything that determines a standard classifier's weights."""
 
     standard: StandardSettings = field(default_factory=StandardSettings)
+
+
+MAE_RECIPES = recipes("pretrain", PretrainMae, "mae")
+EDM_RECIPES = recipes("pretrain", PretrainEdm, "edm")
+MASKDIT_RECIPES = recipes("pretrain", PretrainMaskDit, "maskdit")
+CLASSIFIER_RECIPES = recipes("pretrain", PretrainClassifier, "classifier")

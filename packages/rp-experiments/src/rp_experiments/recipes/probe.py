@@ -60,7 +60,9 @@ def digits() -> ProbeStudy:
     encoder = EncoderSettings(
         epochs=40, batch_size=128, lr=3e-3, ema_half_life=5_000, crop_padding=1, flip=False, sigma=0.1
     )
-    return ProbeStudy(models=dra.digits(), noisy_encoder=encoder, fine_tuning=replace(encoder, epochs=24, lr=1e-3))
+    return ProbeStudy(
+        models=dra.RECIPES["digits"](), noisy_encoder=encoder, fine_tuning=replace(encoder, epochs=24, lr=1e-3)
+    )
 
 
 def smoke() -> ProbeStudy:
@@ -68,7 +70,7 @@ def smoke() -> ProbeStudy:
     encoder = EncoderSettings(epochs=1, batch_size=256, crop_padding=1, flip=False)
     return replace(
         digits(),
-        models=dra.smoke(),
+        models=dra.RECIPES["smoke"](),
         baselines=("standard", "at", "noisy encoder", "fine-tuned encoder"),
         sigmas=(0.1, 0.5),
         radii=(0.0, 1.0),

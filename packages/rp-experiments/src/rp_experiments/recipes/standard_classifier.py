@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-from rp_experiments.recipes import pretrain_classifier
-from rp_experiments.recipes.pretrain_settings import PretrainClassifier
+from rp_experiments.recipes.pretrain_settings import CLASSIFIER_RECIPES, PretrainClassifier
 
 STANDARD: dict[str, Callable[[], PretrainClassifier]] = {
-    "digits": pretrain_classifier.digits,  # some seconds on a CPU core
-    "fashion-mnist": pretrain_classifier.fashion_mnist,  # about ten minutes
+    "digits": CLASSIFIER_RECIPES["digits"],  # some seconds on a CPU core
+    "fashion-mnist": CLASSIFIER_RECIPES["fashion-mnist"],  # about ten minutes
 }
 
 
@@ -20,7 +19,7 @@ def why_missing(option: str, data: str) -> str:
     """
     if data in STANDARD:
         return ""
-    hint = f"pretrain.py classifier --recipe {data} trains one" if data in pretrain_classifier.RECIPES else ""
+    hint = f"pretrain.py classifier --recipe {data} trains one" if data in CLASSIFIER_RECIPES else ""
     return f"{option} is missing: name the classifier's checkpoint" + (f"; {hint}" if hint else "")
 
 
