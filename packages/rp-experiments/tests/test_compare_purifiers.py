@@ -24,7 +24,7 @@ def tiny_classifier():
 
 def comparison(folder, **budget):
     """A comparison with this budget."""
-    config = recipes.smoke()
+    config = recipes.RECIPES["smoke"]()
     return ComparisonJob(replace(config, budget=replace(config.budget, **budget)), Run(folder=RunFolder(folder)))
 
 
@@ -145,7 +145,7 @@ def test_the_paper_s_figures_are_its_tables() -> None:
 
 
 def test_a_network_lies_under_a_hash_of_what_it_was_made_from(tmp_path, monkeypatch) -> None:
-    config = replace(recipes.smoke(), classifier=str(tmp_path / "c.safetensors"))
+    config = replace(recipes.RECIPES["smoke"](), classifier=str(tmp_path / "c.safetensors"))
     made = []
 
     class Job:

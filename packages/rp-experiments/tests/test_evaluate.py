@@ -37,7 +37,7 @@ def attacked(networks, folder, *, model="classifier.safetensors", **settings):
 
 def test_the_worst_case_of_a_purifier_is_the_one_of_the_comparison(networks, tmp_path) -> None:
     """The same attacks with the same settings, whichever app asks."""
-    config = recipes.smoke()
+    config = recipes.RECIPES["smoke"]()
     config = replace(config, classifier=str(networks / "classifier.safetensors"))
     budget = replace(config.budget.of_suite(), steps=7, queries=9)
     job = ComparisonJob(

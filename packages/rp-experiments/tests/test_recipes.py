@@ -1,10 +1,13 @@
 """Recipes as tables: values, inheritance, and what cannot be in one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
+from rp_experiments.recipes.compare_purifiers import RECIPES as COMPARISONS
 from rp_experiments.recipes.dra import RECIPES
-from rp_experiments.recipes.pretrain_settings import EDM_RECIPES
+from rp_experiments.recipes.finetuning import RECIPES as FINETUNING
+from rp_experiments.recipes.pretrain_settings import EDM_RECIPES, MASKDIT_RECIPES
+from rp_experiments.recipes.probe import RECIPES as STUDIES
 from rp_experiments.recipes.table import changed
 
 
@@ -44,3 +47,12 @@ def test_a_recipe_takes_its_base_and_changes_it():
 
 def test_one_diffusion_model_of_the_digits():
     assert EDM_RECIPES["digits"]().edm == RECIPES["digits"]().edm
+
+
+def test_inner_settings_start_from_a_recipe_of_their_own():
+    comparison, tuned = COMPARISONS["fashion-mnist"](), FINETUNING["fashion-mnist"]()
+    network = MASKDIT_RECIPES["fashion-mnist"]()
+    assert comparison.pretrain_maskdit == replace(network, maskdit=replace(network.maskdit, num_classes=0))
+    roles = {role: role for role in ("mae", "maskdit", "classifier")}
+    assert comparison.finetune_mae_once == replace(tuned, **roles)
+    assert STUDIES["smoke"]().models == RECIPES["smoke"]()

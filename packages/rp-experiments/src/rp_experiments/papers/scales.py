@@ -24,9 +24,9 @@ def digits() -> Plan:
     """The embedded digits, 8x8: all items in under an hour on two CPU cores."""
     run = replace(dra.RECIPES["digits"](), method=METHODS)
     run = replace(run, evaluation=replace(run.evaluation, images=200, batch_size=200))
-    comparison = compare_purifiers.digits()
+    comparison = compare_purifiers.RECIPES["digits"]()
     comparison = replace(comparison, only=ROWS)
-    study = replace(probe.digits(), baselines=tuple(probe.BASELINES), models=run)
+    study = replace(probe.RECIPES["digits"](), baselines=tuple(probe.BASELINES), models=run)
     classifier = comparison.pretrain_classifier
     vit = {"network": "vit-digits", "sizes": {}, "optimizer": "adamw", "lr": 2e-3}
     larger = {"larger": _other(classifier, sizes={"depth": 16, "width": 2}), "other": _other(classifier, **vit)}
@@ -58,7 +58,8 @@ def smoke() -> Plan:
     """The digits in a minute or two: every part runs, nothing can be concluded; for tests."""
     run = replace(dra.RECIPES["smoke"](), method=METHODS)
     comparison = replace(
-        compare_purifiers.smoke(), only=("none", "noise", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
+        compare_purifiers.RECIPES["smoke"](),
+        only=("none", "noise", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure"),
     )
     larger = dict.fromkeys(OTHER_NETWORKS, comparison.pretrain_classifier)
     return build(
@@ -67,7 +68,7 @@ def smoke() -> Plan:
             comparisons={"digits": comparison},
             runs={"smoke": run},
             weights=("0", "1.2"),
-            probe=replace(probe.smoke(), models=run),
+            probe=replace(probe.RECIPES["smoke"](), models=run),
             views=analyze_purifier.RECIPES["smoke"](),
             table_images=8,
             budget=_budget(steps=1, eot=1, queries=2, passes=1, search=1, fab=1),
@@ -90,7 +91,7 @@ def fashion_mnist() -> Plan:
     return build(
         replace(
             _fashion_mnist(dra.RECIPES["fashion-mnist"]()),
-            comparisons={"fashion-mnist": compare_purifiers.fashion_mnist()},
+            comparisons={"fashion-mnist": compare_purifiers.RECIPES["fashion-mnist"]()},
             table_images=30,
             budget=_budget(steps=10, eot=2, queries=100, passes=2, search=2, fab=10),
             passes=4,
@@ -100,7 +101,7 @@ def fashion_mnist() -> Plan:
 
 def fashion_mnist_gpu() -> Plan:
     """Fashion-MNIST on a GPU: the classifiers of `train_dra.py --recipe fashion-mnist-gpu`, more images and steps."""
-    comparison = replace(compare_purifiers.fashion_mnist(), only=ROWS, images=500)
+    comparison = replace(compare_purifiers.RECIPES["fashion-mnist"](), only=ROWS, images=500)
     budget = replace(comparison.budget, steps=50, eot=10, curved_steps=50, curved_eot=5, queries=500, passes=10)
     return build(
         replace(
@@ -121,13 +122,13 @@ def _fashion_mnist(run: TrainDra) -> Sizes:
     run = replace(run, method=METHODS)
     encoder = EncoderSettings(epochs=10, lr=1e-3, ema_half_life=20_000, crop_padding=2)
     study = replace(
-        probe.digits(),
+        probe.RECIPES["digits"](),
         baselines=tuple(probe.BASELINES),
         models=run,
         noisy_encoder=encoder,
         fine_tuning=replace(encoder, epochs=4, lr=3e-4),
     )
-    classifier = compare_purifiers.fashion_mnist().pretrain_classifier
+    classifier = compare_purifiers.RECIPES["fashion-mnist"]().pretrain_classifier
     larger = {
         "larger": _other(classifier, sizes={"depth": 16, "width": 2}),
         "other": _other(classifier, network="preact-resnet18", sizes={}),

@@ -1,7 +1,6 @@
 """Recipes of `compare_purifiers.py`; importing this does not import torch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -18,22 +17,16 @@ from rp_purify.settings import (
     NoPurificationSettings,
     OneStepDenoiseSettings,
     PurifierSettings,
-    uses,
 )
 
-from rp_experiments.recipes.finetuning import RECIPES as FINETUNING
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.recipes.pretrain_settings import (
-    CLASSIFIER_RECIPES,
-    EDM_RECIPES,
-    MAE_RECIPES,
-    MASKDIT_RECIPES,
     PretrainClassifier,
     PretrainEdm,
     PretrainMae,
     PretrainMaskDit,
 )
-from rp_experiments.recipes.table import changed
+from rp_experiments.recipes.table import recipes
 
 SHARED = ("steps", "eot", "curved_steps", "curved_eot", "queries", "query_passes")  # settings of both budgets
 
@@ -108,9 +101,6 @@ TITLES = {
 }
 
 
-PURE = ("mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """Everything that determines the table."""
@@ -155,115 +145,7 @@ class Comparison:
         require(self.probes >= 0, f"probes must not be negative, got {self.probes}")
 
 
-def finetuned(recipe: str) -> Finetuning:
-    """Fine-tuning of the comparison's own networks, named by their roles."""
-    return replace(FINETUNING[recipe](), mae="mae", maskdit="maskdit", classifier="classifier")
-
-
-def digits() -> Comparison:
-    """The embedded digits at radius 0.15: an hour on a CPU core, most of it the attacks on the iterative purifiers."""
-    eps = 0.15
-    mae = MAEPureSettings(mae="mae", steps=10, step_size=0.04, eta=eps, mask_rate=0.5)
-    maskdit = MaskDiTPureSettings(model="maskdit", steps=6, step_size=0.04, eta=eps, mask_rate=0.25)
-    return Comparison(
-        data="digits",
-        mae="mae-digits",
-        pretrain_classifier=CLASSIFIER_RECIPES["digits"](),
-        pretrain_mae=MAE_RECIPES["digits"](),
-        pretrain_maskdit=MASKDIT_RECIPES["digits"](),
-        pretrain_edm=EDM_RECIPES["digits-unconditional"](),
-        finetune_mae=finetuned("digits-steps"),
-        finetune_maskdit=finetuned("digits-maskdit-steps"),
-        finetune_mae_once=finetuned("digits"),
-        finetune_maskdit_once=finetuned("digits-maskdit"),
-        budget=Budget(eps=eps, steps=20, eot=3, curved_steps=10, curved_eot=2, queries=100, query_passes=2, passes=8),
-        rows=Rows(
-            diffpure=DiffPureSettings(model="edm", reverse_steps=5),
-            likelihood=LikelihoodSettings(model="edm", steps=3),
-            mae_pure=mae,
-            rmae_pure=replace(mae, mae="rmae"),
-            rmae_pure_once=replace(mae, mae="rmae_once"),
-            maskdit_pure=maskdit,
-            rmaskdit_pure=replace(maskdit, model="rmaskdit"),
-            rmaskdit_pure_once=replace(maskdit, model="rmaskdit_once"),
-        ),
-    )
-
-
-def smoke() -> Comparison:
-    """The digits in seconds: every part runs, nothing is learnt; for tests."""
-    base, tune = digits(), finetuned("smoke")
-    few = {"steps": 2, "reverse_steps": 2}
-    rows = {row.name: _where_used(getattr(base.rows, row.name), **few) for row in fields(Rows)}
-    return replace(
-        base,
-        images=8,
-        pretrain_classifier=CLASSIFIER_RECIPES["smoke"](),
-        pretrain_maskdit=MASKDIT_RECIPES["smoke"](),
-        pretrain_edm=changed(EDM_RECIPES["smoke"](), {"edm": {"conditional": False}}),
-        finetune_mae=replace(tune, through="steps", unrolled=replace(base.finetune_mae.unrolled, steps=1)),
-        finetune_maskdit=replace(tune, kind="maskdit", through="steps", unrolled=replace(tune.unrolled, steps=1)),
-        finetune_mae_once=tune,
-        finetune_maskdit_once=replace(tune, kind="maskdit"),
-        budget=replace(base.budget, steps=2, eot=1, curved_steps=1, curved_eot=1, queries=2, query_passes=1, passes=2),
-        rows=Rows(**rows),
-    )
-
-
-def fashion_mnist() -> Comparison:
-    """Fashion-MNIST at radius 0.1: eight rows on 60 test images, two hours on a CPU core.
-
-    Autoencoder and MaskDiT are those of `weights/`; the MaskDiT, asked without a class, is DiffPure's denoiser too.
-    The purifiers' settings are the best of `--tune` on 60 validation images.
-    """
-    eps = 0.1
-    base = digits()
-    rows = {row.name: _where_used(getattr(base.rows, row.name), eta=eps, step_size=0.04) for row in fields(Rows)}
-    tuned: dict[str, dict[str, Any]] = {
-        "noise": {"std": 0.1},  # more leaves nothing of the clean accuracy
-        "diffpure": {"times": 200},
-        "mae_pure": {"mask_rate": 0.75},
-        "maskdit_pure": {"sigma": 0.7},
-    }
-    rows |= {row: replace(rows[row], **changes) for row, changes in tuned.items()}
-    classifier = CLASSIFIER_RECIPES["fashion-mnist"]()
-    maskdit, edm = MASKDIT_RECIPES["fashion-mnist"](), EDM_RECIPES["fashion-mnist"]()
-    once = finetuned("fashion-mnist")
-    once_maskdit = replace(once, kind="maskdit", finetune=replace(once.finetune, lr=2e-4, mu=1.0))
-    steps = replace(once, through="steps", unrolled=replace(base.finetune_mae.unrolled, eta=eps, step_size=0.04))
-    steps = replace(steps, finetune=replace(steps.finetune, steps=150, batch_size=64, mu=3.0))
-    return replace(
-        base,
-        data="fashion-mnist",
-        only=("none", "noise", "mae_reconstruction", "diffpure", *PURE),
-        images=60,
-        mae="mae-fashion-mnist",
-        maskdit="maskdit-fashion-mnist",
-        edm="maskdit-fashion-mnist",
-        pretrain_classifier=replace(classifier, standard=replace(classifier.standard, steps=600, warmup_steps=100)),
-        pretrain_mae=MAE_RECIPES["fashion-mnist"](),
-        pretrain_maskdit=replace(maskdit, maskdit=replace(maskdit.maskdit, num_classes=0)),
-        pretrain_edm=replace(edm, edm=replace(edm.edm, conditional=False)),
-        finetune_mae=steps,
-        finetune_maskdit=replace(
-            steps,
-            kind="maskdit",
-            unrolled=replace(steps.unrolled, steps=3, step_size=0.05, mask_rate=0.25),
-            finetune=replace(once_maskdit.finetune, steps=100, batch_size=32),
-        ),
-        finetune_mae_once=once,
-        finetune_maskdit_once=once_maskdit,
-        budget=replace(base.budget, eps=eps, steps=10, eot=2, curved_steps=5, curved_eot=1, queries=50, passes=4),
-        rows=Rows(**rows),
-    )
-
-
-def _where_used(settings: PurifierSettings, **changes: Any) -> PurifierSettings:
-    """The settings with those of the changes that their kind has."""
-    return replace(settings, **{name: value for name, value in changes.items() if name in uses(settings.kind)})
-
-
-RECIPES: dict[str, Callable[[], Comparison]] = {"digits": digits, "fashion-mnist": fashion_mnist, "smoke": smoke}
+RECIPES = recipes("compare_purifiers", Comparison)
 
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "noise": {"std": (0.05, 0.1, 0.25, 0.4)},

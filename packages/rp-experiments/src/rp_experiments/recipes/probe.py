@@ -1,14 +1,13 @@
 """Recipes of `probe.py`; importing this does not import torch."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rp_dra.encoder_settings import EncoderSettings
 from rp_models.settings import require
 
-from rp_experiments.recipes import dra
-from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.dra import TrainDra
+from rp_experiments.recipes.table import recipes
 
 Baseline = Literal["standard", "at", "noisy encoder", "fine-tuned encoder"]
 BASELINES: dict[Baseline, str] = {
@@ -55,34 +54,4 @@ class ProbeStudy:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
 
-def digits() -> ProbeStudy:
-    """The embedded 8x8 digits with the diffusion model of train_dra.py: a few minutes on two CPU cores."""
-    encoder = EncoderSettings(
-        epochs=40, batch_size=128, lr=3e-3, ema_half_life=5_000, crop_padding=1, flip=False, sigma=0.1
-    )
-    return ProbeStudy(
-        models=dra.RECIPES["digits"](), noisy_encoder=encoder, fine_tuning=replace(encoder, epochs=24, lr=1e-3)
-    )
-
-
-def smoke() -> ProbeStudy:
-    """The digits in seconds: every part runs, nothing is learnt; for tests."""
-    encoder = EncoderSettings(epochs=1, batch_size=256, crop_padding=1, flip=False)
-    return replace(
-        digits(),
-        models=dra.RECIPES["smoke"](),
-        baselines=("standard", "at", "noisy encoder", "fine-tuned encoder"),
-        sigmas=(0.1, 0.5),
-        radii=(0.0, 1.0),
-        attack_steps=2,
-        noisy_sigmas=(0.3,),
-        noisy_images=10,
-        noisy_steps=2,
-        noisy_draws=1,
-        passes=2,
-        noisy_encoder=encoder,
-        fine_tuning=encoder,
-    )
-
-
-RECIPES: dict[str, Callable[[], ProbeStudy]] = {"digits": digits, "smoke": smoke}
+RECIPES = recipes("probe", ProbeStudy)

@@ -8,25 +8,27 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
+_TABLES: dict[type, Mapping[str, Any]] = {}  # recipes that were read, by their settings
 
 
-def recipes(file: str, settings: Callable[[], Settings], kind: str = "") -> dict[str, Callable[[], Settings]]:
+def recipes(file: str, settings: type[Settings], kind: str = "") -> dict[str, Callable[[], Settings]]:
     """The recipes of `FILE.toml` beside this module, or of its part `kind`, by name, in the file's order."""
     tables = tomllib.loads((Path(__file__).parent / f"{file}.toml").read_text(encoding="utf-8"))
-    tables = tables[kind] if kind else tables
+    _TABLES[settings] = tables[kind] if kind else tables
+    return {name: partial(recipe, settings, name) for name in _TABLES[settings]}
 
-    def make(name: str) -> Settings:
-        changes = dict(tables[name])
-        base = changes.pop("base", None)
-        return changed(make(base) if base else settings(), changes)
 
-    return {name: partial(make, name) for name in tables}
+def recipe(settings: type[Settings], name: str) -> Settings:
+    """A recipe by its settings and name."""
+    return changed(settings(), _TABLES[settings][name])
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """The settings with these changes; inner settings are changed value by value."""
-    values: dict[str, Any] = {}
-    for name, value in changes.items():
+    """The settings, or the recipe that `base` names, with these changes; inner settings are changed value by value."""
+    values = dict(changes)
+    if "base" in values:
+        settings = recipe(type(settings), values.pop("base"))
+    for name, value in values.items():
         inner = getattr(settings, name, None)
         values[name] = changed(inner, value) if is_dataclass(inner) else _value(value)
     return replace(settings, **values)  # type: ignore[type-var]
