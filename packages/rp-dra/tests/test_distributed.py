@@ -2,7 +2,6 @@
 
 import os
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from rp_models.checkpoint import read_tensors
+from rp_models.training.ports import free_port
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ALONE = runpy.run_path(str(WORKER))
@@ -19,12 +19,9 @@ ALONE = runpy.run_path(str(WORKER))
 def together(tmp_path_factory):
     """The folder in which two processes left their results; one launch for all tests of this file."""
     folder = tmp_path_factory.mktemp("together")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     launch = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-        *("--master-addr", "127.0.0.1", "--master-port", str(port), str(WORKER), str(folder)),
+        *("--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(WORKER), str(folder)),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(launch, capture_output=True, text=True, env=environment, check=False, timeout=400)

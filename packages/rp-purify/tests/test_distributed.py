@@ -2,25 +2,22 @@
 
 import os
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from rp_models.checkpoint import read_tensors
+from rp_models.training.ports import free_port
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 
 
 def test_two_processes_fine_tune_as_one(tmp_path: Path) -> None:
     alone = runpy.run_path(str(WORKER))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     launch = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-        *("--master-addr", "127.0.0.1", "--master-port", str(port), str(WORKER), str(tmp_path)),
+        *("--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(WORKER), str(tmp_path)),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(launch, capture_output=True, text=True, env=environment, check=False, timeout=300)

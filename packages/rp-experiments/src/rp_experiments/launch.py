@@ -6,7 +6,6 @@ Importing this does not import torch.
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
+
+from rp_models.training.ports import free_port
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -63,7 +64,7 @@ def ranks(count: int) -> Iterator[None]:
         yield
         return
     threads = max(cores() // count, 1)
-    common = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), "OMP_NUM_THREADS": threads}
+    common = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": threads}
     shared = {name: str(value) for name, value in common.items()}
     before = dict(os.environ)
     os.environ.update(shared, RANK="0", LOCAL_RANK="0")
@@ -133,12 +134,6 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _code(other: "subprocess.Popen[Any]") -> int:
