@@ -10,7 +10,7 @@ from rp_attacks.record import Record
 from rp_experiments import purifier_networks
 from rp_experiments.compare_purifiers import ComparisonJob, _worse
 from rp_experiments.recipes import compare_purifiers as recipes
-from rp_experiments.recipes import purification_paper
+from rp_experiments.recipes import published
 from rp_experiments.reports import compare_report
 from rp_experiments.run import Run
 from rp_models.checkpoint import CheckpointError
@@ -129,7 +129,7 @@ def test_a_refused_number_is_not_shown() -> None:
 
 
 def test_the_paper_s_figures_are_its_tables() -> None:
-    figures = {column.key: column.figures for column in purification_paper.PAPER}
+    figures = {column.key: column.figures for column in published.PURIFIERS}
     assert figures["pgd"] == {
         **{"diffpure": 42.20, "mae_pure": 40.53, "maskdit_pure": 50.57},
         **{"rmae_pure": 45.15, "rmaskdit_pure": 62.13},
@@ -139,8 +139,8 @@ def test_the_paper_s_figures_are_its_tables() -> None:
     assert figures["square"]["none"] == 19.15
     rows = {field.name for field in fields(recipes.Rows)}
     assert rows == set(recipes.TITLES)
-    assert {name for column in purification_paper.PAPER for name in column.figures} <= rows
-    for better, worse in purification_paper.CLAIMS:
+    assert {name for column in published.PURIFIERS for name in column.figures} <= rows
+    for better, worse in published.CLAIMS:
         assert figures["pgd"][better] > figures["pgd"][worse]
 
 

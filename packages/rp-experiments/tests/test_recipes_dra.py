@@ -15,7 +15,8 @@ from rp_dra import METHODS, build_classifier
 from rp_dra.settings import AlignmentSettings, ClassifierSettings
 from rp_dra.targets.build import alignment_target
 from rp_experiments.recipes.dra import RECIPES
-from rp_experiments.recipes.dra_paper import PAPER, published
+from rp_experiments.recipes.published import DRA as PAPER
+from rp_experiments.recipes.published import published
 from rp_experiments.run import Run
 from rp_experiments.train_dra import TrainDraJob, train_dra
 from rp_models.checkpoint import CheckpointError, read_tensors

@@ -10,7 +10,8 @@ from rp_attacks.intervals import paired_comparison
 
 from rp_experiments import tables
 from rp_experiments.recipes.compare_purifiers import TITLES, Comparison
-from rp_experiments.recipes.purification_paper import CLAIMS, PAPER
+from rp_experiments.recipes.published import CLAIMS
+from rp_experiments.recipes.published import PURIFIERS as PAPER
 from rp_experiments.results import limits, points
 from rp_experiments.run import Run
 

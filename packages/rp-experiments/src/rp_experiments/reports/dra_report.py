@@ -11,8 +11,8 @@ from rp_models.data import Images
 from rp_models.training import RunFolder
 
 from rp_experiments import tables
-from rp_experiments.recipes.dra_paper import published
 from rp_experiments.recipes.dra_settings import AUTOATTACK, TrainDra
+from rp_experiments.recipes.published import published
 from rp_experiments.results import judged
 
 Row = Mapping[str, Any]

@@ -1,0 +1,36 @@
+"""The papers' figures that the tables of the apps stand beside, from `published.toml`; does not import torch."""
+
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+
+class PaperRow(NamedTuple):
+    """One result of the DRA paper's Tables 1 and 2: accuracies in percent."""
+
+    recipe: str  # of `train_dra.py`; "" where there is none
+    method: str  # of the recipe, or the paper's name of what is not here
+    clean: float
+    autoattack: float
+    source: str
+
+
+class PaperColumn(NamedTuple):
+    """One column of the MAE-Pure paper's tables: accuracies in percent."""
+
+    key: str
+    table: str
+    title: str
+    setting: str
+    figures: dict[str, float]  # by row
+
+
+_TABLES = tomllib.loads((Path(__file__).parent / "published.toml").read_text(encoding="utf-8"))
+DRA = tuple(PaperRow(*row) for row in _TABLES["dra"])
+PURIFIERS = tuple(PaperColumn(**column) for column in _TABLES["purifiers"])
+CLAIMS: tuple[tuple[str, str], ...] = tuple((better, worse) for better, worse in _TABLES["claims"])
+
+
+def published(recipe: str, method: str) -> PaperRow | None:
+    """The DRA paper's row for a recipe and a method, if it has one."""
+    return next((row for row in DRA if (row.recipe, row.method) == (recipe, method)), None)
