@@ -1,6 +1,6 @@
 """What the parts of a comparison of purifiers do to its numbers."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
@@ -126,6 +126,18 @@ def test_a_refused_number_is_not_shown() -> None:
     assert "REFUSED" not in compare_report.table(result)
     result["rows"]["none"]["findings"] = [{"level": "refused", "check": "x", "text": "broken"}]
     assert compare_report.table(result).count("REFUSED") == 2
+
+
+def test_the_page_is_markdown_in_which_nothing_is_escaped() -> None:
+    budget = {key: value for key, value in asdict(recipes.Budget()).items() if key != "step_size"}  # as older runs
+    setting = {"data": "digits", "images": 8, "eps": 8 / 255, "seed": 0, "budget": budget}
+    finding = {"level": "alarm", "check": "x", "text": "loss < 1 & flat"}
+    result = {"setting": setting, "rows": {"none": row([0.5] * 8) | {"findings": [finding]}}, "claims": {}}
+    page = compare_report.markdown(result, figure="figures/x.png").splitlines()
+    assert "- no purifier: loss < 1 & flat" in page
+    assert "- no purifier: as it is" in page
+    assert any(line.startswith("PGD: 200 steps, gradients averaged over 20 passes") for line in page)
+    assert any("Linf eps 0.03137, seed 0" in line for line in page)
 
 
 def test_the_paper_s_figures_are_its_tables() -> None:

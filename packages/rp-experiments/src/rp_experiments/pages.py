@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that a template makes of these values; a name that is missing is an error."""
+    """The page, HTML or Markdown, that a template makes of these values; a name that is missing is an error."""
     return _environment().get_template(template).render(**values)
 
 
@@ -37,9 +37,16 @@ def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     loader = PackageLoader("rp_experiments")
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(
+        loader=loader, autoescape=_is_html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     made.filters |= {"cell": cell, "headings": headings}
     return made
+
+
+def _is_html(template: str | None) -> bool:
+    """Whether what stands in a template is escaped; Markdown is not."""
+    return template is None or template.endswith(".html")
 
 
 class Page:

@@ -8,7 +8,7 @@ from typing import Any
 from rp_analysis.plots.style import COLOURS, Plot, new_figure, style
 from rp_attacks.intervals import paired_comparison
 
-from rp_experiments import tables
+from rp_experiments import pages, tables
 from rp_experiments.recipes.compare_purifiers import TITLES, Comparison
 from rp_experiments.recipes.published import CLAIMS
 from rp_experiments.recipes.published import PURIFIERS as PAPER
@@ -112,73 +112,16 @@ def table(result: Mapping[str, Any]) -> str:
 
 def markdown(result: Mapping[str, Any], *, figure: str) -> str:
     """The page: setting, table, what it says, the paper's figures, figure."""
-    settings = [f"- {TITLES[name]}: {_settings(row['purifier'])}" for name, row in result["rows"].items()]
-    return PAGE.format(
-        data=result["setting"]["data"],
-        setting=_setting_in_words(result["setting"]),
+    return pages.render(
+        "purifiers.md",
+        setting=result["setting"],
+        budget={"step_size": None, **result["setting"]["budget"]},
         table=table(result),
-        attacks=_attacks_in_words(result["setting"]["budget"]),
         figure=figure,
-        sentences="\n".join(f"- {sentence}" for sentence in _sentences(result)),
+        sentences=_sentences(result),
         paper=paper_table(),
-        columns="\n".join(f"- {column.title} ({column.table}): {column.setting}." for column in PAPER),
-        settings="\n".join(settings),
-    )
-
-
-PAGE = """# Purifiers under attack: {data}
-
-<!-- written by apps/compare_purifiers.py from result.json -->
-
-{setting}
-
-{table}
-
-{attacks}
-
-![clean and worst-case accuracy of each purifier]({figure})
-
-## What it says
-
-{sentences}
-
-## The paper's figures
-
-Other images, networks and budgets: they show an order, not a scale.
-
-{paper}
-
-{columns}
-
-## Settings of the rows
-
-{settings}
-"""
-
-
-def _setting_in_words(where: Mapping[str, Any]) -> str:
-    """The images and what the numbers count."""
-    return (
-        f"{where['images']} test images (the field's fixed draw), one standard classifier behind every purifier, Linf "
-        f"eps {where['eps']:.4g}, seed {where['seed']}. Accuracy of one query in percent, a mean over "
-        f"{where['budget']['passes']} fresh passes that no attack saw, with 95% intervals: a bootstrap over images, or "
-        "Wilson's where all passes agree or vote. Every attack ran on every image; the worst case takes the worst "
-        "candidate of each image, chosen by other passes."
-    )
-
-
-def _attacks_in_words(budget: Mapping[str, Any]) -> str:
-    """The columns of the table."""
-    size = f" of {budget['step_size']:.4g}" if budget.get("step_size") else ""
-    return (
-        f"PGD: {budget['steps']} steps{size}, gradients averaged over {budget['eot']} passes, best iterate; through "
-        f"the curved rules (ste-tanh, normalised) {budget['curved_steps']} steps and {budget['curved_eot']} passes. "
-        "BPDA: PGD with the identity as the purifier's gradient. PGD margin: on the margin in place of the "
-        "cross-entropy. Low loss: PGD that keeps the purifier's reconstruction loss low as well. Transfer: PGD on the "
-        "margin of the classifier alone. One-shot transfer, against iterative purifiers: PGD with the exact gradient "
-        f"of a purifier of one pass with the same network. AutoAttack rand: APGD-CE and APGD-DLR, {budget['steps']} "
-        f"steps, {budget['eot']} passes. Square: {budget['queries']} queries of {budget['query_passes']} passes. A "
-        "dash: the attack does not apply, or the purifier does not offer that rule."
+        columns=PAPER,
+        settings={TITLES[name]: _settings(row["purifier"]) for name, row in result["rows"].items()},
     )
 
 
