@@ -7,6 +7,7 @@ both again, and the second attempt goes on with that training.
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from rp_models.training import (
     train_stage,
 )
 from rp_models.training.distributed import Stopped, synchronise_batch_norms
+from rp_models.training.stage import state_path
 from torch import nn
 
 STEPS = 4
@@ -80,6 +82,8 @@ def trained(name, folder, processes=ALONE, kill_at=None):
 
     def after_step(done):
         if done == kill_at and processes.rank == 1:
+            while not state_path(run, name).exists():  # the first process writes it
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return {}
 
@@ -131,7 +135,8 @@ def main(folder):
             wrapped = processes.wrap(nn.Linear(2, 2))
         assert not wrapped.broadcast_buffers  # batch norms see the same batch everywhere
         save = lambda tensors, name: save_tensors(tensors, folder / f"{name}.safetensors", {})  # noqa: E731
-        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if first:
             for name in TRAINERS:
                 save(trained(name, folder / "whole", processes), f"{name}.{processes.rank}")
             save(normalised(processes), f"normalised.{processes.rank}")
@@ -140,7 +145,7 @@ def main(folder):
                 processes.rank_zero_first(lambda: 1 / 0)
             except (Stopped, ZeroDivisionError) as error:
                 (folder / f"stopped.{processes.rank}").write_text(type(error).__name__)
-        save(trained("edm", folder / "killed", processes, kill_at=3), f"resumed.{processes.rank}")
+        save(trained("edm", folder / "killed", processes, kill_at=3 if first else None), f"resumed.{processes.rank}")
 
 
 if __name__ == "__main__":
