@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import cache
 from typing import Any, get_type_hints
 
 import tyro
@@ -32,6 +33,7 @@ def _flat(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructCon
     return tyro.constructors.StructConstructorSpec(chosen, tuple(fields))
 
 
+@cache
 def _settings() -> dict[str, tuple[Any, str]]:
     """Type and help of every setting: the comment beside it, and the kinds that have it."""
     comments = {cls: _comments(cls) for kind in KINDS.values() for cls in kind.__mro__}
