@@ -25,7 +25,7 @@ class Outer:
 
 
 def test_inner_settings_change_value_by_value_and_mappings_as_a_whole():
-    new = changed(Outer(), {"images": "None", "arguments": {"depth": 3}, "inner": {"sizes": [4]}})
+    new = changed(Outer(), {"images": None, "arguments": {"depth": 3}, "inner": {"sizes": (4,)}})
     assert new == Outer(None, {"depth": 3}, Inner(0.5, (4,)))
     assert Outer() == Outer(5, {"depth": 1, "width": 2}, Inner(0.5, (1, 2)))
 

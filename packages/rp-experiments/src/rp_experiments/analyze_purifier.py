@@ -6,14 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from rp_analysis import rank_correlation
 from rp_analysis.plots import Plot, plot_amv_over_iterations, plot_layer_amv, plot_loss_and_amv
 from rp_attacks import PGD
 from rp_models import noise
 from rp_models.data import DatasetInfo, describe
 from rp_models.data.datasets import DataError, open_subset
 from rp_models.loading import load_classifier, load_mae, load_maskdit
-from rp_purify import MAEPure, MAEView, MaskDiTPure, MaskDiTView, SignDescent, variation
+from rp_purify import MAEPure, MAEView, MaskDiTPure, MaskDiTView, SignDescent
 from rp_purify.amv import curve_over_radii, curve_over_steps
 from torch import Tensor, nn
 
@@ -21,16 +20,8 @@ from rp_experiments import purifier_figures as figures
 from rp_experiments.networks import standard_classifier
 from rp_experiments.pages import Page
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
-from rp_experiments.reports.purifier_report import (
-    ADVERSARIAL,
-    CAUTION,
-    CLEAN,
-    NOISY,
-    PURIFIED,
-    sentence,
-    setting,
-    summary,
-)
+from rp_experiments.reports import purifier_report as report
+from rp_experiments.reports.purifier_report import ADVERSARIAL, CAUTION, CLEAN, NOISY, PURIFIED
 from rp_experiments.run import Run
 
 Views = dict[str, MAEView | MaskDiTView]
@@ -57,12 +48,12 @@ class PurifierAnalysisJob:
         self.images = PerturbedImages(trained, self.x, self.y, self.index, config)
         self._purified = dict[str, Tensor]()
         self.page = Page(f"Attention and loss of {' and '.join(self.views)} on {config.data}")
-        self.result: dict[str, Any] = {"setting": setting(config, self.views, len(self.x))}
+        self.result: dict[str, Any] = {"setting": report.setting(config, self.views, len(self.x))}
 
     def write(self) -> None:
         """All sections, then `result.json`, the page, and the main figures on the terminal."""
         config, progress = self.config, self.run.progress
-        self.page.text(sentence(config, self.result["setting"]))
+        self.page.text(report.sentence(config, self.result["setting"]))
         self.page.text(CAUTION)
         sections = [self.accuracies, self.over_radii, self.over_steps, self.evidence]
         sections += [self.attention, self.reconstructions, self.theorem_3_2, self.theorem_3_1]
@@ -74,7 +65,7 @@ class PurifierAnalysisJob:
         progress.finish()
         self.run.finish({**self.result, "caution": CAUTION})
         page = self.page.write(self.run.path / "index.html")
-        print(summary(config, self.result, self.radii, self.steps), f"\npage: {page}")
+        print(report.summary(config, self.result, self.radii, self.steps), f"\npage: {page}")
 
     @property
     def purifier_seed(self) -> int:
@@ -170,22 +161,17 @@ class PurifierAnalysisJob:
         """Which visible patches a hidden patch attends to (Fig. 2, 8), and how far that moves on all images."""
         self.page.section("Attention of a hidden patch")
         rows, count = [], min(self.config.examples, len(self.x))
-        noisy = self.images.noisy(self.eps)
+        noisy, drawn = self.images.noisy(self.eps), (CLEAN, ADVERSARIAL, PURIFIED)
         for name, view in self._autoencoders().items():
             versions = {CLEAN: self.x, ADVERSARIAL: self.images.attacked(self.eps), NOISY: noisy}
             versions[PURIFIED] = self.purified(name)
-            report = figures.attention_of_targets(
-                view,
-                versions,
-                self.index,
-                drawn=(CLEAN, ADVERSARIAL, PURIFIED),
-                count=count,
-                batch_size=self.config.batch_size,
+            seen = figures.attention_of_targets(
+                view, versions, self.index, drawn=drawn, count=count, batch_size=self.config.batch_size
             )
-            moved = {f"moved, {kind} %": 100 * share for kind, share in report.moved.items()}
-            rows.append({"model": name, **moved, "purified nearer than adversarial %": 100 * report.nearer})
+            moved = {f"moved, {kind} %": 100 * share for kind, share in seen.moved.items()}
+            rows.append({"model": name, **moved, "purified nearer than adversarial %": 100 * seen.nearer})
             text = f"{name}, last decoder layer: the {count} images whose attention the attack moves most (Fig. 2, 8)"
-            self._figure(f"attention-{name.lower()}", report.plot, text)
+            self._figure(f"attention-{name.lower()}", seen.plot, text)
         self.result["attention_of_hidden_patch"] = rows
         self._table("attention", rows, "share of the target's attention to visible patches that lies elsewhere")
 
@@ -237,20 +223,13 @@ class PurifierAnalysisJob:
         return self._radii()[:0:-2][::-1]
 
     def _image_by_image(self, model: str) -> dict[str, Any]:
-        """Rank correlation over images, and shares of the images that purification improves."""
-        view = self.views[model]
-        before, after = (
-            variation(view, self.x, x, index=self.index) for x in (self.images.attacked(self.eps), self.purified(model))
-        )
-        rise = before.loss - before.clean_loss
+        """What the attack changes and purification mends, over single images."""
+        attacked, purified = self.images.attacked(self.eps), self.purified(model)
         return {
             "model": model,
-            "AMV with rise of loss": rank_correlation(before.layers[:, -1].cpu(), rise.cpu()),
-            "loss rises under attack %": 100 * float((rise > 0).double().mean()),
-            "loss falls by purifying %": 100 * float((after.loss < before.loss).double().mean()),
-            "AMV falls by purifying %": 100 * float((after.layers[:, -1] < before.layers[:, -1]).double().mean()),
-            "accuracy attacked %": 100 * self.images.accuracy(self.images.attacked(self.eps)),
-            "accuracy purified %": 100 * self.images.accuracy(self.purified(model)),
+            **figures.image_by_image(self.views[model], self.x, attacked, purified, self.index),
+            "accuracy attacked %": 100 * self.images.accuracy(attacked),
+            "accuracy purified %": 100 * self.images.accuracy(purified),
         }
 
     def _table(self, name: str, rows: Sequence[Mapping[str, Any]], caption: str) -> None:

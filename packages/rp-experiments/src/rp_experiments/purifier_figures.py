@@ -16,7 +16,7 @@ from rp_analysis.plots import (
     plot_target_attention,
 )
 from rp_models.networks.transformer import patchify, unpatchify
-from rp_purify import MAEView, variation
+from rp_purify import MAEView, MaskDiTView, variation
 from rp_purify.amv import Convention, Point
 from rp_purify.hidden_patch import central_target, moved_attention, target_attention
 from rp_purify.theory import KernelVariation, decoder_kernel_variation, reconstruction_inequality
@@ -60,6 +60,20 @@ def correlations(model: str, axis: str, kind: str, points: Sequence[Point]) -> d
         "AMV": rank_correlation(position, amv),
         "loss": rank_correlation(position, loss),
         "AMV with loss": rank_correlation(amv, loss),
+    }
+
+
+def image_by_image(
+    view: MAEView | MaskDiTView, clean: Tensor, attacked: Tensor, purified: Tensor, index: Tensor
+) -> dict[str, float]:
+    """Rank correlation over images, and shares of the images that purification improves."""
+    before, after = (variation(view, clean, x, index=index) for x in (attacked, purified))
+    rise = before.loss - before.clean_loss
+    return {
+        "AMV with rise of loss": rank_correlation(before.layers[:, -1].cpu(), rise.cpu()),
+        "loss rises under attack %": 100 * float((rise > 0).double().mean()),
+        "loss falls by purifying %": 100 * float((after.loss < before.loss).double().mean()),
+        "AMV falls by purifying %": 100 * float((after.layers[:, -1] < before.layers[:, -1]).double().mean()),
     }
 
 

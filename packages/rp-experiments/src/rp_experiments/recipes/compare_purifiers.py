@@ -26,7 +26,7 @@ from rp_experiments.recipes.pretrain_settings import (
     PretrainMae,
     PretrainMaskDit,
 )
-from rp_experiments.recipes.table import recipes
+from rp_experiments.recipes.table import read, recipes
 
 SHARED = ("steps", "eot", "curved_steps", "curved_eot", "queries", "query_passes")  # settings of both budgets
 
@@ -83,22 +83,10 @@ class Rows:
     rmaskdit_pure: PurifierSettings = field(default_factory=partial(MaskDiTPureSettings, model="rmaskdit"))
 
 
-TITLES = {
-    "none": "no purifier",
-    "noise": "Gaussian noise",
-    "mae_reconstruction": "MAE reconstruction",
-    "rmae_reconstruction": "RMAE reconstruction",
-    "maskdit_denoise": "MaskDiT, one step",
-    "rmaskdit_denoise": "RMaskDiT, one step",
-    "diffpure": "DiffPure",
-    "likelihood": "likelihood maximisation",
-    "mae_pure": "MAE-Pure",
-    "maskdit_pure": "MaskDiT-Pure",
-    "rmae_pure_once": "RMAE-Pure, tuned one-shot",
-    "rmaskdit_pure_once": "RMaskDiT-Pure, tuned one-shot",
-    "rmae_pure": "RMAE-Pure",
-    "rmaskdit_pure": "RMaskDiT-Pure",
-}
+_ROWS = read("rows")
+TITLES: dict[str, str] = {name: row["title"] for name, row in _ROWS.items()}
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {name: row["tried"] for name, row in _ROWS.items() if "tried" in row}
+"""What `--tune` tries on the validation split, for each row of a purifier that has settings."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,16 +134,3 @@ class Comparison:
 
 
 RECIPES = recipes("compare_purifiers", Comparison)
-
-GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
-    "noise": {"std": (0.05, 0.1, 0.25, 0.4)},
-    "mae_reconstruction": {"mask_rate": (0.25, 0.5, 0.75)},
-    "maskdit_denoise": {"sigma": (0.2, 0.34, 0.7)},
-    "diffpure": {"times": (75, 100, 150, 200)},
-    "likelihood": {"levels": ((0.4, 0.6), (0.8, 1.2)), "lr": (0.05, 0.1)},
-    "mae_pure": {"step_size": (0.01, 0.02, 0.04), "mask_rate": (0.25, 0.5, 0.75)},
-    "maskdit_pure": {"step_size": (0.02, 0.04), "sigma": (0.2, 0.34, 0.7), "mask_rate": (0.25, 0.5)},
-    "rmae_pure": {"step_size": (0.02, 0.04), "mask_rate": (0.5, 0.75)},
-    "rmaskdit_pure": {"step_size": (0.02, 0.04), "sigma": (0.34, 0.7)},
-}
-"""What `--tune` tries on the validation split, for each row of a purifier that has settings."""

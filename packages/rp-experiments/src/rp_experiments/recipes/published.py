@@ -1,8 +1,8 @@
 """The papers' figures that the tables of the apps stand beside, from `published.toml`; does not import torch."""
 
-import tomllib
-from pathlib import Path
 from typing import NamedTuple
+
+from rp_experiments.recipes.table import read
 
 
 class PaperRow(NamedTuple):
@@ -25,10 +25,10 @@ class PaperColumn(NamedTuple):
     figures: dict[str, float]  # by row
 
 
-_TABLES = tomllib.loads((Path(__file__).parent / "published.toml").read_text(encoding="utf-8"))
+_TABLES = read("published")
 DRA = tuple(PaperRow(*row) for row in _TABLES["dra"])
 PURIFIERS = tuple(PaperColumn(**column) for column in _TABLES["purifiers"])
-CLAIMS: tuple[tuple[str, str], ...] = tuple((better, worse) for better, worse in _TABLES["claims"])
+CLAIMS: tuple[tuple[str, str], ...] = _TABLES["claims"]
 
 
 def published(recipe: str, method: str) -> PaperRow | None:

@@ -13,9 +13,15 @@ _TABLES: dict[type, Mapping[str, Any]] = {}  # recipes that were read, by their 
 
 def recipes(file: str, settings: type[Settings], kind: str = "") -> dict[str, Callable[[], Settings]]:
     """The recipes of `FILE.toml` beside this module, or of its part `kind`, by name, in the file's order."""
-    tables = tomllib.loads((Path(__file__).parent / f"{file}.toml").read_text(encoding="utf-8"))
+    tables = read(file)
     _TABLES[settings] = tables[kind] if kind else tables
     return {name: partial(recipe, settings, name) for name in _TABLES[settings]}
+
+
+def read(file: str) -> dict[str, Any]:
+    """`FILE.toml` beside this module, its values as settings hold them: lists as tuples, "None" as None."""
+    values: dict[str, Any] = _held(tomllib.loads((Path(__file__).parent / f"{file}.toml").read_text(encoding="utf-8")))
+    return values
 
 
 def recipe(settings: type[Settings], name: str) -> Settings:
@@ -30,10 +36,11 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
         settings = recipe(type(settings), values.pop("base"))
     for name, value in values.items():
         inner = getattr(settings, name, None)
-        values[name] = changed(inner, value) if is_dataclass(inner) else _value(value)
+        values[name] = changed(inner, value) if is_dataclass(inner) else value
     return replace(settings, **values)  # type: ignore[type-var]
 
 
-def _value(value: Any) -> Any:
-    """A value of TOML as settings hold it."""
-    return tuple(value) if isinstance(value, list) else None if value == "None" else value
+def _held(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _held(inner) for name, inner in value.items()}
+    return tuple(map(_held, value)) if isinstance(value, list) else None if value == "None" else value
