@@ -44,15 +44,14 @@ def save(
 ) -> None:
     """Write a model built by `rp_models.build` to one safetensors file, atomically.
 
+    Raises CheckpointError if the model was not built by the zoo.
+
     Args:
         model: carries its zoo name and arguments (`model.recipe`, set by `build`).
         path: the file; an existing one is replaced only after the new one is complete.
         state: to store instead of `model.state_dict()`, e.g. an average's; same keys.
         notes: JSON values to keep in the header, e.g. the data set and the number of steps.
         dtype: store floating-point tensors in this type, e.g. `torch.float16`.
-
-    Raises:
-        CheckpointError: if the model was not built by the zoo.
     """
     recipe = getattr(model, "recipe", None)
     if not isinstance(recipe, zoo.Recipe):
@@ -69,11 +68,9 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", code: str | No
     """Rebuild the model of a checkpoint and fill it, strictly; returned in eval mode, on `device`.
 
     `path` is a file written by `save`, or a name that `named_checkpoints` knows, e.g. "mae-digits". A network of code
-    outside rp-models is built only if the caller names it too: `code="file.py:factory"`.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged or of another format, its tensors do not fit, or its network is
-            of code outside rp-models that the caller has not named.
+    outside rp-models is built only if the caller names it too: `code="file.py:factory"`. Raises CheckpointError if the
+    file is missing, damaged or of another format, its tensors do not fit, or its network is of code outside rp-models
+    that the caller has not named.
     """
     header = read_header(path)
     try:
@@ -89,8 +86,7 @@ def load(path: str | Path, *, device: torch.device | str = "cpu", code: str | No
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str = "the state dict") -> None:
     """Fill a model with a state dict, strictly, cast to the model's types; it is untouched if anything does not fit.
 
-    Raises:
-        CheckpointError: naming `origin`, missing and unexpected keys and differing shapes (up to five each).
+    Raises CheckpointError: naming `origin`, missing and unexpected keys and differing shapes (up to five each).
     """
     own = model.state_dict()
     problems = []
@@ -117,8 +113,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, origin: str = "
 def read_header(path: str | Path) -> Header:
     """What a checkpoint says about itself, without reading its tensors.
 
-    Raises:
-        CheckpointError: if the file is missing, damaged or of another format.
+    Raises CheckpointError if the file is missing, damaged or of another format.
     """
     header = read_metadata(path)
     try:
@@ -130,8 +125,7 @@ def read_header(path: str | Path) -> Header:
 def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header to one safetensors file: complete under its name, or not at all.
 
-    Raises:
-        OSError: if the file cannot be written, e.g. because the disk is full.
+    Raises OSError if the file cannot be written, e.g. because the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,11 +147,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: Mappin
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU.
-
-    Raises:
-        CheckpointError: if the file is missing or damaged.
-    """
+    """All tensors of a safetensors file, on the CPU. Raises CheckpointError if the file is missing or damaged."""
     with _opened(path) as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
 
@@ -165,8 +155,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The JSON header of a file written by `save_tensors`.
 
-    Raises:
-        CheckpointError: if the file is missing, damaged or of another format.
+    Raises CheckpointError if the file is missing, damaged or of another format.
     """
     with _opened(path) as file:
         metadata = file.metadata() or {}

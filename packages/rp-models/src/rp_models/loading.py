@@ -20,12 +20,9 @@ Network = TypeVar("Network", bound=nn.Module)
 def load_network(name: str) -> nn.Module:
     """A network by name, in eval mode.
 
-    Args:
-        name: a checkpoint file, the name of a checkpoint that comes with rp-models, or code of your own that makes a
-            network with its weights: `package.module:factory` or `file.py:factory`, which is executed.
-
-    Raises:
-        CheckpointError: if the file cannot be read, or the code makes no network.
+    `name`: a checkpoint file, the name of a checkpoint that comes with rp-models, or code of your own that makes a
+    network with its weights: `package.module:factory` or `file.py:factory`, which is executed. Raises CheckpointError
+    if the file cannot be read, or the code makes no network.
     """
     if not is_foreign(name) or Path(name).is_file():
         return rp_models.load(name)

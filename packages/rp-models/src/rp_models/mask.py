@@ -10,27 +10,19 @@ from torch import Tensor
 
 
 class Mask(NamedTuple):
-    """Which tokens of each image are removed.
+    """Which tokens of each image are removed."""
 
-    Attributes:
-        mask: float (b, n), 1 where a token is removed and 0 where it is kept.
-        ids_keep: int64 (b, k), the kept tokens in the order in which the encoder gets them (shuffled, not sorted).
-        ids_restore: int64 (b, n), position of each token in the sequence "kept tokens, then removed tokens".
-    """
-
-    mask: Tensor
-    ids_keep: Tensor
-    ids_restore: Tensor
+    mask: Tensor  # float (b, n), 1 where a token is removed and 0 where it is kept
+    ids_keep: Tensor  # int64 (b, k), the kept tokens in the order in which the encoder gets them (shuffled, not sorted)
+    ids_restore: Tensor  # int64 (b, n), position of each token in the sequence "kept tokens, then removed tokens"
 
 
 def kept_tokens(tokens: int, mask_rate: float) -> int:
     """How many of n tokens a mask keeps: n (1 - mask_rate), rounded down.
 
     10 tokens at a rate of 0.8 keep 2. Public code writes `int(10 * (1 - 0.8))` and keeps 1, since 1 - 0.8 is a little
-    less than 0.2 in floating point; for the published sizes and rates both are the same.
-
-    Raises:
-        ValueError: if the rate is outside [0, 1), or no token would be kept.
+    less than 0.2 in floating point; for the published sizes and rates both are the same. Raises ValueError if the rate
+    is outside [0, 1), or no token would be kept.
     """
     if not 0.0 <= mask_rate < 1.0:
         raise ValueError(f"the mask rate is the share of removed tokens and must be in [0, 1), got {mask_rate}")
@@ -43,17 +35,13 @@ def kept_tokens(tokens: int, mask_rate: float) -> int:
 def random_mask(noise: Tensor, mask_rate: float) -> Mask:
     """The mask that keeps, in each image, the `kept_tokens(n, mask_rate)` tokens with the smallest noise.
 
+    Returns a mask on the device of `noise`; `mask` has its dtype. Raises ValueError if `noise` is not (b, n), the rate
+    is outside [0, 1), or no token would be kept. Source: "random masking" of He et al. 2022, arXiv:2111.06377, section
+    3.
+
     Args:
         noise: (b, n), one draw per token, e.g. uniform in [0, 1); the only source of randomness.
         mask_rate: share of removed tokens, in [0, 1).
-
-    Returns:
-        Mask on the device of `noise`; `mask` has its dtype.
-
-    Raises:
-        ValueError: if `noise` is not (b, n), the rate is outside [0, 1), or no token would be kept.
-
-    Source: "random masking" of He et al. 2022, arXiv:2111.06377, section 3.
     """
     if noise.dim() != 2:
         raise ValueError(f"noise must be (batch, tokens), got {tuple(noise.shape)}")
@@ -66,8 +54,7 @@ def random_mask(noise: Tensor, mask_rate: float) -> Mask:
 def complement(mask: Mask) -> Mask:
     """The mask that removes what `mask` keeps and keeps what it removes.
 
-    Raises:
-        ValueError: if `mask` removes nothing, since its complement would keep nothing.
+    Raises ValueError if `mask` removes nothing, since its complement would keep nothing.
     """
     tokens, kept = mask.ids_restore.shape[1], mask.ids_keep.shape[1]
     if kept == tokens:
@@ -80,8 +67,7 @@ def complement(mask: Mask) -> Mask:
 def keep_tokens(x: Tensor, mask: Mask) -> Tensor:
     """The kept tokens (b, k, d) of all tokens (b, n, d), in the order of `mask.ids_keep`.
 
-    Raises:
-        ValueError: if the mask was made for another number of images or tokens.
+    Raises ValueError if the mask was made for another number of images or tokens.
     """
     if mask.ids_restore.shape != x.shape[:2]:
         raise ValueError(

@@ -2,9 +2,8 @@
 
 Each value is a function of (seed, image index, purpose, position): Philox-4x32-10, a counter-based generator, run as
 integer tensor operations. The draws for image 17 are the same in a batch of 1 or 512, on a CPU or a GPU, in one process
-or eight, and nothing that an attack does to a global generator can change them.
-
-Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
+or eight, and nothing that an attack does to a global generator can change them. Source: Salmon et al. 2011, "Parallel
+random numbers: as easy as 1, 2, 3", SC'11.
 """
 
 import hashlib
@@ -37,9 +36,8 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 class CallSeeds:
     """A seed for each call of something random that is called without one; safe among threads.
 
-    Args:
-        seed: gives every process the same sequence; None draws each from the system's entropy, so that nobody can
-            predict it.
+    `seed`: gives every process the same sequence; None draws each from the system's entropy, so that nobody can predict
+    it.
     """
 
     def __init__(self, seed: int | None) -> None:
@@ -57,7 +55,7 @@ class CallSeeds:
 def uniform(
     shape: Sequence[int], *, seed: int, purpose: str, index: Tensor, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Uniform draws in [0, 1) for each image, equal to k / 2^24 with integer k.
+    """Uniform draws in [0, 1) for each image, equal to k / 2^24 with integer k. Returns a tensor (batch, *shape).
 
     Args:
         shape: shape of one image's draw, e.g. `(tokens,)` or `(channels, height, width)`.
@@ -65,9 +63,6 @@ def uniform(
         purpose: what the numbers are for; different purposes give independent numbers.
         index: integer tensor (batch,), one image index each; its device is the result's device.
         dtype: of the result.
-
-    Returns:
-        Tensor (batch, *shape).
     """
     words = _words(shape, seed, purpose, index)
     return ((words >> 8).to(torch.float64) * 2.0**-24).to(dtype).reshape(len(index), *shape)
@@ -91,10 +86,7 @@ def normal(
 def integers(high: int, shape: Sequence[int], *, seed: int, purpose: str, index: Tensor) -> Tensor:
     """Integer draws in [0, high) for each image; bias below high / 2^32.
 
-    Arguments as in `uniform`; `high` must be in 1..2^31.
-
-    Returns:
-        Tensor (batch, *shape) of int64.
+    Arguments as in `uniform`; `high` must be in 1..2^31. Returns a tensor (batch, *shape) of int64.
     """
     if not 1 <= high <= 2**31:
         raise ValueError(f"high must be in 1..2^31, got {high}")
@@ -103,11 +95,7 @@ def integers(high: int, shape: Sequence[int], *, seed: int, purpose: str, index:
 
 
 def permutation(count: int, *, seed: int, purpose: str, device: torch.device | str = "cpu") -> Tensor:
-    """A random order of 0..count-1, the same on every device.
-
-    Returns:
-        Tensor (count,) of int64.
-    """
+    """A random order of 0..count-1, the same on every device. Returns a tensor (count,) of int64."""
     index = torch.zeros(1, dtype=torch.int64, device=device)
     high, low = _words((2, count), seed, purpose, index)[0]
     keys = (high << 31) | (low >> 1)  # 63 bits: ties are as good as impossible, and the stable sort settles them
@@ -136,12 +124,11 @@ def _words(shape: Sequence[int], seed: int, purpose: str, index: Tensor) -> Tens
 def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
     """Four random 32-bit words for each counter (Philox-4x32 with 10 rounds).
 
+    Returns four int64 tensors of that shape, values in [0, 2^32).
+
     Args:
         counter: four int64 tensors of one shape, values in [0, 2^32).
         key: two integers in [0, 2^32).
-
-    Returns:
-        Four int64 tensors of that shape, values in [0, 2^32).
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key

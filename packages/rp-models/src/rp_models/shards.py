@@ -14,19 +14,12 @@ from rp_models.data.synthetic import part_path
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """How numbered images are cut into files.
+    """How numbered images are cut into files."""
 
-    Attributes:
-        total: images in all.
-        size: images in a file, but for the last.
-        folder: of the files.
-        stem: what their names begin with.
-    """
-
-    total: int
-    size: int
-    folder: Path
-    stem: str
+    total: int  # images in all
+    size: int  # images in a file, but for the last
+    folder: Path  # of the files
+    stem: str  # what their names begin with
 
     @classmethod
     def of_batches(cls, total: int, size: int, batch_size: int, folder: Path, stem: str) -> "ShardPlan":
@@ -53,8 +46,7 @@ class ShardPlan:
 def read_shard(path: Path) -> tuple[Tensor, Tensor]:
     """Images, uint8 (n, c, h, w), and labels, int64 (n,), of a file, in memory.
 
-    Raises:
-        DataError: if the file is damaged.
+    Raises DataError if the file is damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -201,17 +201,14 @@ ENTRIES: dict[str, Entry] = {
 def build(name: str, **arguments: Any) -> nn.Module:
     """Build a network of the zoo with fresh weights, or one of your own code.
 
+    Returns the module in train mode (that of a factory as it comes), with `model.recipe` set. Raises ValueError for an
+    unknown name (the message offers the nearest ones), an unknown argument, or a factory that is not there or makes no
+    torch module.
+
     Args:
         name: an entry's name, see `names()`; or `package.module:factory` or `file.py:factory`: this executes that code.
         **arguments: override the entry's arguments, or are those of the factory; JSON values only, so that a checkpoint
             can store them.
-
-    Returns:
-        The module in train mode (that of a factory as it comes), with `model.recipe` set.
-
-    Raises:
-        ValueError: for an unknown name (the message offers the nearest ones), an unknown argument, or a factory that
-            is not there or makes no torch module.
     """
     try:
         if is_foreign(name):
@@ -229,8 +226,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
 def build_entry(name: str, **arguments: Any) -> nn.Module:
     """`build` for a name that a file gives: an entry of the zoo, never code from elsewhere.
 
-    Raises:
-        ValueError: as `build`, and for a name of code outside rp-models.
+    Raises ValueError: as `build`, and for a name of code outside rp-models.
     """
     if is_foreign(name):
         raise ValueError(
@@ -277,11 +273,7 @@ def listing(pattern: str = "") -> list[Listed]:
 
 
 def find(name: str) -> Entry:
-    """The entry of that name.
-
-    Raises:
-        ValueError: for an unknown name; the message offers the nearest ones.
-    """
+    """The entry of that name. Raises ValueError for an unknown name; the message offers the nearest ones."""
     if name not in ENTRIES:
         near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.4)
         hint = (

@@ -47,8 +47,7 @@ def augmented_batch(
 
     Of `FolderImages`, a random resized crop is taken from the full picture while decoding; of other sets, from the
     image as the set gives it. Each image's draws belong to its number in `draw`, int64 (b,), e.g. its place in the
-    whole
-    training.
+    whole training.
     """
     crop = augmentation.resized_crop
     if isinstance(images, FolderImages) and crop is not None:

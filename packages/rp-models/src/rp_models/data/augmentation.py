@@ -5,15 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResizedCrop:
-    """A random part of an image, stretched to the full size (Szegedy et al. 2015, arXiv:1409.4842, Section 6).
+    """A random part of an image, stretched to the full size (Szegedy et al. 2015, arXiv:1409.4842, Section 6)."""
 
-    Attributes:
-        scale: range of the part's share of the area; drawn uniformly.
-        ratio: range of its width over its height; the logarithm is drawn uniformly.
-    """
-
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[float, float] = (0.08, 1.0)  # range of the part's share of the area; drawn uniformly
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of its width over its height; the logarithm is drawn uniformly
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -24,22 +19,14 @@ class ResizedCrop:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augmentation:
-    """Random changes of a training image, in the order in which they are made; the default makes none.
+    """Random changes of a training image, in the order in which they are made; the default makes none."""
 
-    Attributes:
-        resized_crop: a random part, stretched to the full size; None for none.
-        crop_padding: zero pixels around the image, before a crop of the image's size is taken at random.
-        flip: mirror left and right with probability one half.
-        rotation_degrees: rotate by a uniform angle between minus and plus this many degrees; nearest pixels, zeros
-            outside.
-        cutout: side of a square of zeros around a random pixel, cut off at the border; 0 for none.
-    """
-
-    resized_crop: ResizedCrop | None = None
-    crop_padding: int = 0
-    flip: bool = False
+    resized_crop: ResizedCrop | None = None  # a random part, stretched to the full size; None for none
+    crop_padding: int = 0  # zero pixels around the image, before a crop of the image's size is taken at random
+    flip: bool = False  # mirror left and right with probability one half
+    # rotate by a uniform angle between minus and plus this many degrees; nearest pixels, zeros outside
     rotation_degrees: float = 0.0
-    cutout: int = 0
+    cutout: int = 0  # side of a square of zeros around a random pixel, cut off at the border; 0 for none
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "rotation_degrees", "cutout"):

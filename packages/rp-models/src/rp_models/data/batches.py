@@ -1,9 +1,7 @@
 """Which images make up a training batch: DM-AT's mixture of real and synthetic ones.
 
 The composition is a function of (seed, epoch, position), so that training resumes in the middle of an epoch and several
-processes agree without talking.
-
-Source: Wang et al. 2023, arXiv:2302.04638, and its published sampler.
+processes agree without talking. Source: Wang et al. 2023, arXiv:2302.04638, and its published sampler.
 """
 
 from dataclasses import dataclass
@@ -22,24 +20,17 @@ class BatchPlan:
 
     A batch takes `int(batch_size * synthetic_fraction)` synthetic images, drawn uniformly with replacement, and real
     ones from a random order of all of them in consecutive chunks; a short last chunk is topped up with synthetic
-    images, after it the real images start again in a new order. Each batch is shuffled. (DM-AT's negative fraction,
-    all images in one pool, is a plan with `real` images only, over a `JoinedImages`.)
-
-    Attributes:
-        real: number of real images, numbered from 0.
-        synthetic: number of synthetic images, numbered from `real`.
-        batch_size: images in a batch.
-        synthetic_fraction: share of synthetic images in a batch, in [0, 1]; without synthetic images it must be 0.
-        epoch_images: images that make an epoch; an epoch has ceil(epoch_images / batch_size) batches.
-        seed: of all draws.
+    images, after it the real images start again in a new order. Each batch is shuffled. (DM-AT's negative fraction, all
+    images in one pool, is a plan with `real` images only, over a `JoinedImages`.)
     """
 
-    real: int
-    synthetic: int = 0
-    batch_size: int
+    real: int  # number of real images, numbered from 0
+    synthetic: int = 0  # number of synthetic images, numbered from `real`
+    batch_size: int  # images in a batch
+    # share of synthetic images in a batch, in [0, 1]; without synthetic images it must be 0
     synthetic_fraction: float = 0.0
-    epoch_images: int
-    seed: int = 0
+    epoch_images: int  # images that make an epoch; an epoch has ceil(epoch_images / batch_size) batches
+    seed: int = 0  # of all draws
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.synthetic_fraction <= 1.0:
@@ -105,8 +96,7 @@ class BatchPlan:
 def part(indices: Tensor, rank: int, count: int) -> Tensor:
     """One process's share of a batch: consecutive entries, as many in each process.
 
-    Raises:
-        ValueError: if the batch cannot be divided, or there is no such process.
+    Raises ValueError if the batch cannot be divided, or there is no such process.
     """
     if not 0 <= rank < count:
         raise ValueError(f"rank must be in 0..{count - 1}, got {rank}")

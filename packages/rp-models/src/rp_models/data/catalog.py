@@ -102,9 +102,8 @@ CATALOG["imagenet-256"] = replace(  # for diffusion models
 def describe(name: str) -> DatasetInfo:
     """The description of a data set, from the catalogue or from files of one's own.
 
-    Args:
-        name: a name of the catalogue; or the path of an `.npz` of images and labels, or of a class folder. Of these
-            only headers, file names and labels are read.
+    `name`: a name of the catalogue; or the path of an `.npz` of images and labels, or of a class folder. Of these only
+    headers, file names and labels are read.
 
     Raises:
         ValueError: for an unknown name; the message offers the nearest ones.

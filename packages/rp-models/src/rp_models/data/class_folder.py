@@ -30,10 +30,7 @@ def list_class_folder(root: Path, split: str) -> Listing:
 
     Either `root` holds `train`, `validation` (or `val`) and `test` with a folder a class in each, or `root` holds the
     classes' folders themselves; then the hash of a file's name below `root` decides: about 80, 10 and 10 %, and "all"
-    is there as well.
-
-    Raises:
-        DataError: if there are no classes or no images, or the split has no folder.
+    is there as well. Raises DataError if there are no classes or no images, or the split has no folder.
     """
     if not has_splits(root):
         every = list_images(root)
@@ -56,8 +53,7 @@ def has_splits(root: Path) -> bool:
 def list_images(root: Path, classes: Sequence[str] | None = None) -> Listing:
     """All images of a folder with one sub-folder for each class, sorted by class and name.
 
-    Raises:
-        DataError: if it is no such folder, or its classes are not among `classes`, where those are given.
+    Raises DataError if it is no such folder, or its classes are not among `classes`, where those are given.
     """
     found = classes_of(root)
     expected = tuple(classes) if classes is not None else found
@@ -72,11 +68,7 @@ def list_images(root: Path, classes: Sequence[str] | None = None) -> Listing:
 
 
 def classes_of(root: Path) -> tuple[str, ...]:
-    """The names of the sub-folders, sorted.
-
-    Raises:
-        DataError: if there are none.
-    """
+    """The names of the sub-folders, sorted. Raises DataError if there are none."""
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     found = _folders(root)
@@ -89,10 +81,8 @@ def describe_class_folder(root: Path) -> DatasetInfo:
     """The description of a class folder, from its file names and the header of each class's first image.
 
     Images are grey if all of these are. Their size is the smallest of these images' shorter sides, at most 224: other
-    images are reduced and cropped to it. Mean and std are 0.5, which maps [0, 1] to [-1, 1].
-
-    Raises:
-        DataError: if there are no classes or images, or they cannot be read.
+    images are reduced and cropped to it. Mean and std are 0.5, which maps [0, 1] to [-1, 1]. Raises DataError if there
+    are no classes or images, or they cannot be read.
     """
     listings = dict(_splits(root))
     train = listings["train"]

@@ -24,30 +24,21 @@ _TURNS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """How a picture becomes a square without chance.
+    """How a picture becomes a square without chance."""
 
-    Attributes:
-        size: of the square, in pixels.
-        crop: "adm" reduces the shorter side to `size` and cuts out the middle; "resize" does so with `resize` instead.
-        resize: length of the shorter side before the cut, for "resize".
-        channels: 1 or 3.
-        upright: whether pictures are turned as their EXIF orientation says, as programs show them.
-    """
-
-    size: int
+    size: int  # of the square, in pixels
+    # "adm" reduces the shorter side to `size` and cuts out the middle; "resize" does so with `resize` instead
     crop: Literal["adm", "resize"] = "adm"
-    resize: int = 256
-    channels: int = 3
-    upright: bool = True
+    resize: int = 256  # length of the shorter side before the cut, for "resize"
+    channels: int = 3  # 1 or 3
+    upright: bool = True  # whether pictures are turned as their EXIF orientation says, as programs show them
 
 
 def read_picture(path: Path, channels: int) -> np.ndarray:
     """All pixels (c, h, w) of a picture file as bytes, turned as its EXIF orientation says.
 
-    Grey levels of 16 bits are rounded to 8, colours are cut to them; what is transparent lies on white.
-
-    Raises:
-        DataError: if the file is missing, cannot be decoded, or has more than sixteen bits.
+    Grey levels of 16 bits are rounded to 8, colours are cut to them; what is transparent lies on white. Raises
+    DataError if the file is missing, cannot be decoded, or has more than sixteen bits.
     """
     try:
         raw = path.read_bytes()
@@ -58,11 +49,7 @@ def read_picture(path: Path, channels: int) -> np.ndarray:
 
 
 def picture_header(raw: bytes, *, upright: bool = True) -> tuple[bool, int, int]:
-    """Whether a picture is grey, its height and its width, without its pixels.
-
-    Raises:
-        DataError: as `open_picture`.
-    """
+    """Whether a picture is grey, its height and its width, without its pixels. Raises DataError: as `open_picture`."""
     with open_picture(raw) as picture:
         grey = picture.mode in ("1", "L", "LA", "La", "I") or picture.mode.startswith("I;16")
         width, height = picture.size
@@ -73,8 +60,7 @@ def picture_header(raw: bytes, *, upright: bool = True) -> tuple[bool, int, int]
 def open_picture(raw: bytes) -> "Image":
     """A picture whose header is read and whose pixels are not.
 
-    Raises:
-        DataError: if the bytes are no picture, or Pillow is not installed.
+    Raises DataError if the bytes are no picture, or Pillow is not installed.
     """
     try:
         from PIL import Image
@@ -91,8 +77,7 @@ def open_picture(raw: bytes) -> "Image":
 def view_picture(raw: bytes, view: View) -> np.ndarray:
     """The square (c, size, size) of a picture that evaluation sees, as bytes.
 
-    Raises:
-        DataError: if the picture cannot be decoded.
+    Raises DataError if the picture cannot be decoded.
     """
     with open_picture(raw) as picture:
         converted = _converted(picture, view.channels, _orientation(picture, raw) if view.upright else 1)
@@ -104,10 +89,8 @@ def crop_picture(raw: bytes, box: tuple[int, int, int, int], view: View) -> np.n
     """A part of a picture, resized to the view's square (c, size, size), as bytes.
 
     A JPEG that is much larger than needed is decoded at a half, a quarter or an eighth of its resolution. `box` is top,
-    left, height and width of the part, in pixels of the picture as `picture_header` measures it.
-
-    Raises:
-        DataError: if the picture cannot be decoded.
+    left, height and width of the part, in pixels of the picture as `picture_header` measures it. Raises DataError if
+    the picture cannot be decoded.
     """
     from PIL import Image
 

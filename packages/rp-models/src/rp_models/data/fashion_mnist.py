@@ -1,7 +1,4 @@
-"""Fashion-MNIST from its four IDX files.
-
-Source: Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747.
-"""
+"""Fashion-MNIST from its four IDX files. Source: Xiao, Rasul and Vollgraf 2017, arXiv:1708.07747."""
 
 from pathlib import Path
 

@@ -24,15 +24,14 @@ _MEMORY = 2**33  # bytes that `load` takes at most
 class FolderImages:
     """Images in files, one numbering for all; decoding leaves Python's lock, so that threads are enough.
 
+    `workers`: threads; None for as many as there are cores, at most 16.
+
     Attributes:
         info: what the data set is.
         names: of the files, below `root`.
         labels: int64 tensor (n,), on the CPU.
         view: how a picture becomes a square.
         device: where batches come out.
-
-    Args:
-        workers: threads; None for as many as there are cores, at most 16.
     """
 
     def __init__(
@@ -66,8 +65,7 @@ class FolderImages:
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The images of some positions without chance, float32 (b, c, h, w) in [0, 1], and their labels.
 
-        Raises:
-            DataError: if a file is missing or cannot be decoded; the message names it.
+        Raises DataError if a file is missing or cannot be decoded; the message names it.
         """
         chosen = positions(index, len(self))
         return to_float(send(self._bytes(chosen), self.device)), send(self.labels[chosen], self.device)
@@ -77,10 +75,8 @@ class FolderImages:
     ) -> tuple[Tensor, Tensor]:
         """A random part of each image, decoded at the resolution that it needs, and the labels.
 
-        Each image's draws belong to its number in `draw`, int64 (b,).
-
-        Raises:
-            DataError: if a file is missing or cannot be decoded; the message names it.
+        Each image's draws belong to its number in `draw`, int64 (b,). Raises DataError if a file is missing or cannot
+        be decoded; the message names it.
         """
         chosen = positions(index, len(self))
         files = [self.names[i] for i in chosen.tolist()]
@@ -105,8 +101,7 @@ class FolderImages:
     def load(self) -> ImageSet:
         """All images decoded into memory.
 
-        Raises:
-            DataError: if they would take more than 8 GiB, or one of them cannot be decoded.
+        Raises DataError if they would take more than 8 GiB, or one of them cannot be decoded.
         """
         size = len(self) * self.info.channels * self.info.image_size**2
         if size > _MEMORY:

@@ -18,8 +18,7 @@ _BYTES = 0x08  # IDX's code of unsigned bytes
 def read_idx(path: Path) -> np.ndarray:
     """The unsigned bytes of one IDX file, in the shape that its header tells; `.gz` is decompressed.
 
-    Raises:
-        DataError: if the file is damaged, cut off, or holds other values than bytes.
+    Raises DataError if the file is damaged, cut off, or holds other values than bytes.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

@@ -85,11 +85,7 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def positions(index: Tensor | slice, count: int) -> Tensor:
-    """The positions that an index means, int64 on the CPU.
-
-    Raises:
-        IndexError: if one of them is not in 0..count-1.
-    """
+    """The positions that an index means, int64 on the CPU. Raises IndexError if one of them is not in 0..count-1."""
     if isinstance(index, slice):
         return torch.arange(count)[index]
     if index.dtype == torch.bool:
@@ -108,11 +104,7 @@ def send(values: Tensor, device: torch.device) -> Tensor:
 
 
 def check_labels(labels: Tensor, info: DatasetInfo, origin: object) -> None:
-    """Whether all labels are classes of the data set.
-
-    Raises:
-        DataError: if one is not.
-    """
+    """Whether all labels are classes of the data set. Raises DataError if one is not."""
     if len(labels):
         low, high = int(labels.min()), int(labels.max())
         if not 0 <= low <= high < info.num_classes:

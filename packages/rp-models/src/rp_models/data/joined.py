@@ -11,8 +11,7 @@ from rp_models.data.info import DatasetInfo
 class JoinedImages:
     """Real images, numbered from 0, followed by synthetic ones; batches come out where those of `real` do.
 
-    Raises:
-        DataError: if the images have different sizes or classes.
+    Raises DataError if the images have different sizes or classes.
     """
 
     def __init__(self, real: Images, synthetic: Images) -> None:

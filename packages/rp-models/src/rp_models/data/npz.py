@@ -33,11 +33,7 @@ class Member:
     offset: int | None
 
     def map(self) -> np.ndarray:
-        """The values, mapped read-only.
-
-        Raises:
-            DataError: if the member is compressed.
-        """
+        """The values, mapped read-only. Raises DataError if the member is compressed."""
         if self.offset is None:
             raise DataError(
                 f"{self.path}: `{self.name}` is compressed, so it cannot be mapped; rewrite the file once with "
@@ -58,8 +54,7 @@ class Member:
 def members(path: Path) -> dict[str, Member]:
     """The arrays of an `.npz` by name; nothing but headers is read.
 
-    Raises:
-        DataError: if the file is missing, no `.npz`, cut off, or holds Python objects.
+    Raises DataError if the file is missing, no `.npz`, cut off, or holds Python objects.
     """
     with reading(path), zipfile.ZipFile(path) as archive, path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -74,10 +69,8 @@ def members(path: Path) -> dict[str, Member]:
 def uncompress(path: str | Path) -> None:
     """Rewrite an `.npz` without compression under the same name, so that it can be mapped.
 
-    Needs the uncompressed size as free space and no memory; when it fails, the file stays as it was.
-
-    Raises:
-        DataError: if the file cannot be read or the new one not be written.
+    Needs the uncompressed size as free space and no memory; when it fails, the file stays as it was. Raises DataError
+    if the file cannot be read or the new one not be written.
     """
     path = Path(path)
     with (
@@ -96,8 +89,7 @@ def uncompress(path: str | Path) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes its name when it is complete and on the disk, or leaves no trace.
 
-    Raises:
-        DataError: if writing fails, e.g. on a full disk; what was there before is untouched.
+    Raises DataError if writing fails, e.g. on a full disk; what was there before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

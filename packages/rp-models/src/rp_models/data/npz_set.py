@@ -15,10 +15,8 @@ def describe_npz(path: Path) -> DatasetInfo:
 
     The file holds `image` or `images`, bytes (n, h, w), (n, h, w, c) or (n, c, h, w) with square images of 1 or 3
     channels; `label` or `labels`, integers (n,); and perhaps `class_names` (k,). Mean and std are 0.5, which maps
-    [0, 1] to [-1, 1]; there is no conventional radius.
-
-    Raises:
-        DataError: if the file is missing, damaged, or holds something else.
+    [0, 1] to [-1, 1]; there is no conventional radius. Raises DataError if the file is missing, damaged, or holds
+    something else.
     """
     images, labels, names = _parts(path)
     values = _checked(labels, images)
@@ -39,8 +37,7 @@ def describe_npz(path: Path) -> DatasetInfo:
 def read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, c, h, w) and labels (n,) of one split: 80, 10 and 10 % of one fixed shuffle, or all in their order.
 
-    Raises:
-        DataError: if the file is missing, damaged, or holds something else.
+    Raises DataError if the file is missing, damaged, or holds something else.
     """
     pixels, labels = read_npz_images(path)
     if labels is None:
@@ -52,8 +49,7 @@ def read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def read_npz_images(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """All images (n, c, h, w) of a file as `describe_npz` takes it, and its labels (n,) if it has any.
 
-    Raises:
-        DataError: if the file is missing, damaged, or holds something else.
+    Raises DataError if the file is missing, damaged, or holds something else.
     """
     images, labels, _ = _parts(path)
     values = None if labels is None else _checked(labels, images)

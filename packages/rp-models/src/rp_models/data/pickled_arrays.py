@@ -13,9 +13,8 @@ from rp_models.data.errors import DataError
 def read_pickled_arrays(path: Path) -> dict[bytes, Any]:
     """The dictionary of a pickle of Python 2 or 3 that holds plain values and uint8 arrays only; keys come as bytes.
 
-    Raises:
-        DataError: if the file is damaged, holds no dictionary, or asks for anything else; the message names it, and
-            nothing of the file has run.
+    Raises DataError if the file is damaged, holds no dictionary, or asks for anything else; the message names it, and
+    nothing of the file has run.
     """
     try:
         with path.open("rb") as file:
@@ -54,11 +53,7 @@ class _Array:
 
 
 def _bytes(raw: Any, kind: Any, shape: Any, order: str) -> np.ndarray:
-    """The array of some bytes.
-
-    Raises:
-        DataError: if it is of another type or order.
-    """
+    """The array of some bytes."""
     if not isinstance(kind, _Type) or kind.code != "u1" or order != "C":
         code = getattr(kind, "code", kind)
         raise DataError(f"expected arrays of unsigned bytes in C order, found one of type {code!r} in order {order}")

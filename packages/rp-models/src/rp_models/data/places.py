@@ -18,28 +18,21 @@ def data_roots(root: str | Path | None) -> tuple[Path, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where the files of one data set may lie.
+    """Where the files of one data set may lie."""
 
-    Attributes:
-        name: of the data set.
-        folders: sub-folders of a root that may hold the files; "" is the root itself.
-        system: folders outside any root, e.g. of a Debian package; not looked at when a root is given.
-        torchvision: the call that downloads the files with torchvision into a root, or None if it cannot.
-        advice: another way to get the files.
-    """
-
-    name: str
-    folders: tuple[str, ...]
+    name: str  # of the data set
+    folders: tuple[str, ...]  # sub-folders of a root that may hold the files; "" is the root itself
+    # folders outside any root, e.g. of a Debian package; not looked at when a root is given.
     system: tuple[Path, ...] = ()
+    # the call that downloads the files with torchvision into a root, or None if it cannot
     torchvision: Callable[[Path], object] | None = None
-    advice: str = ""
+    advice: str = ""  # another way to get the files
 
     def find(self, files: Sequence[str], *, root: str | Path | None = None, download: bool = False) -> Path:
         """The first folder with one of these files, after a download if that is allowed and there is none.
 
-        Raises:
-            DataError: if the files are nowhere, with the folders looked at and the ways to get the files; or if the
-                download fails.
+        Raises DataError if the files are nowhere, with the folders looked at and the ways to get the files; or if the
+        download fails.
         """
         places = [base / folder for base in data_roots(root) for folder in self.folders]
         places += self.system if root is None else ()

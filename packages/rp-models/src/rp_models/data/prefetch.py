@@ -14,13 +14,8 @@ def prefetch(make: Callable[[int], Batch], steps: Iterable[int], *, depth: int =
     """What `make` returns for each step, in order, up to `depth` of them prepared ahead by a background thread.
 
     `make` must be a function of the step alone; then the results do not depend on `depth`, of which 0 takes no thread.
-    An
-    exception in it comes out where its result would have come. Closing the iterator, or leaving its loop and dropping
-    it,
-    ends the thread.
-
-    Raises:
-        ValueError: if `depth` is negative.
+    An exception in it comes out where its result would have come. Closing the iterator, or leaving its loop and
+    dropping it, ends the thread. Raises ValueError if `depth` is negative.
     """
     if depth < 0:
         raise ValueError(f"depth must not be negative, got {depth}")

@@ -1,8 +1,7 @@
 """Synthetic images selected by a classifier's confidence, as DM-AT's 1 M set was from 5 M.
 
-A few bytes are kept for each candidate, its score and its label; the images stay where they are.
-
-Source: Wang et al. 2023, arXiv:2302.04638.
+A few bytes are kept for each candidate, its score and its label; the images stay where they are. Source: Wang et al.
+2023, arXiv:2302.04638.
 """
 
 from collections.abc import Callable
@@ -14,10 +13,8 @@ from torch import Tensor
 def quotas(counts: Tensor, total: int) -> Tensor:
     """How many images to keep of each class: `total` in all, in proportion to the candidates (largest remainders).
 
-    `counts` and the quotas are int64 (k,); remainders of equal size go to the lower class.
-
-    Raises:
-        ValueError: if there are fewer candidates than images to keep.
+    `counts` and the quotas are int64 (k,); remainders of equal size go to the lower class. Raises ValueError if there
+    are fewer candidates than images to keep.
     """
     candidates = int(counts.sum())
     if not 0 <= total <= candidates:
@@ -34,10 +31,8 @@ def most_confident(scores: Tensor, labels: Tensor, total: int) -> Tensor:
     """Which candidates to keep: of each class those with the highest scores, in proportion to its candidates.
 
     `scores` (n,) are the classifier's probabilities of the labels (n,). The positions of the kept ones, int64 (total,),
-    rise; of equal scores the first is kept.
-
-    Raises:
-        ValueError: if shapes differ, a score is NaN, or there are too few candidates.
+    rise; of equal scores the first is kept. Raises ValueError if shapes differ, a score is NaN, or there are too few
+    candidates.
     """
     if scores.shape != labels.shape or scores.dim() != 1:
         raise ValueError(f"expected a score for each label, got {tuple(scores.shape)} and {tuple(labels.shape)}")
@@ -57,10 +52,8 @@ def confidence(
 ) -> tuple[Tensor, Tensor]:
     """A classifier's probability of each image's label, or of its own prediction where there are no labels.
 
-    `images` are uint8 (n, c, h, w), on the device of the classifier, which is in eval mode.
-
-    Returns:
-        Probabilities (n,) in float32, and the labels (n,), on the CPU.
+    `images` are uint8 (n, c, h, w), on the device of the classifier, which is in eval mode. Returns probabilities (n,)
+    in float32, and the labels (n,), on the CPU.
     """
     scores, given = torch.empty(len(images)), torch.empty(len(images), dtype=torch.int64)
     for start in range(0, len(images), batch_size):

@@ -10,8 +10,7 @@ VALIDATION_IMAGES = 1024  # the first training images, never trained on: Wang et
 def of_official(split: str) -> slice:
     """The part of the official training or test images that makes up a split.
 
-    Args:
-        split: "train" and "validation" are parts of the official training images, "test" is all official test images.
+    `split`: "train" and "validation" are parts of the official training images, "test" is all official test images.
     """
     return {"train": slice(VALIDATION_IMAGES, None), "validation": slice(VALIDATION_IMAGES), "test": slice(None)}[split]
 

@@ -12,8 +12,7 @@ from rp_models.data.images import Images, ImageSet, to_bytes
 def subset_index(total: int, count: int, *, seed: int = 0) -> Tensor:
     """Which images a fixed random subset takes, drawn as the field draws it: `RandomState(seed).choice`.
 
-    Returns:
-        int64 (min(count, total),) positions; all in their order if there are not more than `count`.
+    Returns int64 (min(count, total),) positions; all in their order if there are not more than `count`.
     """
     if count >= total:
         return torch.arange(total)

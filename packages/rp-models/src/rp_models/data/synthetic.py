@@ -1,9 +1,7 @@
 """Synthetic images in DM-AT's file layout: `.npz` files with `image` (n, h, w, c) bytes and `label` (n,).
 
 Sets of tens of millions of images come in several files and stay there: the files are mapped into memory, and a batch
-reads its images alone.
-
-Source: Wang et al. 2023, arXiv:2302.04638 (the layout of the published sets).
+reads its images alone. Source: Wang et al. 2023, arXiv:2302.04638 (the layout of the published sets).
 """
 
 import glob
@@ -90,14 +88,13 @@ class SyntheticImages:
 def read_synthetic(paths: str | Path | Sequence[str | Path], info: DatasetInfo) -> SyntheticImages:
     """Open a synthetic set; its images stay in the files, its labels are read and checked.
 
+    Raises DataError if a file is missing, damaged or compressed, a part of a set is absent, or shapes, types or labels
+    do not fit the data set.
+
     Args:
         paths: an `.npz` file; a folder or a pattern with `*`, whose `.npz` files are taken in the order of the numbers
             in their names; or several of these, taken in the given order.
         info: the data set that it imitates.
-
-    Raises:
-        DataError: if a file is missing, damaged or compressed, a part of a set is absent, or shapes, types or labels do
-            not fit the data set.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     files = [file for path in given for file in _files(path)]
@@ -135,8 +132,7 @@ def write_synthetic(images: Tensor, labels: Tensor, path: str | Path) -> None:
 def part_path(path: str | Path, number: int, count: int) -> Path:
     """The name of one part of a set, numbered from 0: `name-00002-of-00008.npz` for `name.npz`.
 
-    Raises:
-        ValueError: if there is no such part, or more than 100,000.
+    Raises ValueError if there is no such part, or more than 100,000.
     """
     path = Path(path)
     if not 0 <= number < count <= 100_000:

@@ -22,10 +22,8 @@ def transformer_state(
     """The state dict in a training checkpoint, or the file itself if it is one; keys without prefixes.
 
     `weights` is "ema" for the average of the weights, which all published figures use, or "model"; `anchor` is a key of
-    every such network.
-
-    Raises:
-        CheckpointError: if a training checkpoint lacks the asked-for weights, or entries are no tensors.
+    every such network. Raises CheckpointError if a training checkpoint lacks the asked-for weights, or entries are no
+    tensors.
     """
     if "ema" in content or "model" in content:
         if weights not in content:
@@ -53,8 +51,7 @@ def patch_arguments(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, 
 def official_heads(width: int, heads: int | None, argument: str = "heads", known: Mapping[int, int] = _HEADS) -> int:
     """The given heads, else those of the official size of that width, since shapes do not tell them.
 
-    Raises:
-        CheckpointError: if there is no official size of that width.
+    Raises CheckpointError if there is no official size of that width.
     """
     if heads is not None:
         return heads
@@ -68,8 +65,7 @@ def described(
 ) -> Imported:
     """The imported network whose arguments `describe` reads off the state's shapes.
 
-    Raises:
-        CheckpointError: if the state lacks a key, or has a shape, that the architecture needs.
+    Raises CheckpointError if the state lacks a key, or has a shape, that the architecture needs.
     """
     try:
         return Imported(architecture, describe(), state)

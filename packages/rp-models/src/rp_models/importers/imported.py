@@ -18,8 +18,7 @@ class Imported(NamedTuple):
     def build(self) -> nn.Module:
         """The network with the file's weights, in eval mode.
 
-        Raises:
-            CheckpointError: if the weights do not fit the network, naming the keys.
+        Raises CheckpointError if the weights do not fit the network, naming the keys.
         """
         model = zoo.build(self.architecture, **self.arguments)
         checkpoint.load_state(model, self.state, origin="the imported file")

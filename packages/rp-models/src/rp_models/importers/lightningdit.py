@@ -21,13 +21,12 @@ from rp_models.importers.torch_file import only_tensors, read_torch_file
 def read_lightningdit(path: str | Path, *, weights: Weights = "ema", heads: int | None = None) -> Imported:
     """Read a file of LightningDiT, released or of one's own training; all flags are read off the shapes.
 
+    Raises CheckpointError if the file cannot be read or is no LightningDiT.
+
     Args:
         path: the file.
         weights: the average of the weights ("ema") or the weights ("model").
         heads: attention heads; None to go by the rotary table, else by the official size of that width.
-
-    Raises:
-        CheckpointError: if the file cannot be read or is no LightningDiT.
     """
     state = transformer_state(read_torch_file(path), weights, "x_embedder.proj.weight", "lightningdit", path)
     return described("lightningdit", lambda: _arguments(state, heads), state, path)
@@ -36,10 +35,8 @@ def read_lightningdit(path: str | Path, *, weights: Weights = "ema", heads: int 
 def read_latent_statistics(path: str | Path, *, multiplier: float = 1.0) -> Imported:
     """Read `latents_stats.pt`, mean and standard deviation of the training latents per channel.
 
-    `multiplier` is on the normalised latents, 1.0 for the released models.
-
-    Raises:
-        CheckpointError: if the file cannot be read or holds something else.
+    `multiplier` is on the normalised latents, 1.0 for the released models. Raises CheckpointError if the file cannot be
+    read or holds something else.
     """
     state = only_tensors(read_torch_file(path), path)
     if state.keys() != {"mean", "std"}:

@@ -40,10 +40,8 @@ def read_mae(
 
     Heads that are None are those of the official size of that width. `norm_pix`, whether the decoder predicts
     standardised patches, goes by the training arguments in the file, else by its name (`..._full.pth` does), else it is
-    False. `mean` and `std` are what the network's images were normalised with, per channel; None for nothing.
-
-    Raises:
-        CheckpointError: if the file cannot be read or is no MAE.
+    False. `mean` and `std` are what the network's images were normalised with, per channel; None for nothing. Raises
+    CheckpointError if the file cannot be read or is no MAE.
     """
     content = read_torch_file(path, allow_namespace=True)
     state = find_weights(content, ("patch_embed.proj.weight",), "a masked autoencoder", path).state

@@ -32,9 +32,7 @@ def read_maskdit(
 
     `weights` is the average of the weights ("ema") or the weights ("model"); heads that are None are those of the
     official size of that width, 512 for the decoder; `sigma_data` is the standard deviation of the training data.
-
-    Raises:
-        CheckpointError: if the file cannot be read or is no MaskDiT.
+    Raises CheckpointError if the file cannot be read or is no MaskDiT.
     """
     content = read_torch_file(path, allow_namespace=True)
     state = transformer_state(content, weights, "model.x_embedder.proj.weight", "maskdit", path)

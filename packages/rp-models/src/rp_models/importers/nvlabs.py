@@ -41,11 +41,9 @@ _STORAGES = {
 def read_nvlabs(path: str | Path) -> Imported:
     """Read an official EDM `.pkl`, or a snapshot of the official training code (its averaged network, `ema`).
 
-    Its state has the official keys in their order.
-
-    Raises:
-        CheckpointError: if the file is missing or damaged, asks for anything but tensors and plain values (the message
-            names it, and nothing of the file has run), or holds no network of these kinds.
+    Its state has the official keys in their order. Raises CheckpointError if the file is missing or damaged, asks for
+    anything but tensors and plain values (the message names it, and nothing of the file has run), or holds no network
+    of these kinds.
     """
     path = Path(path)
     if not path.is_file():

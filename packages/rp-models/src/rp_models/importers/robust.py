@@ -36,6 +36,9 @@ def read_robust(
 ) -> Imported:
     """Read a file of DM-AT, RobustBench or TRADES.
 
+    Returns `Imported` for `wide-resnet`, `dm-wide-resnet`, `preact-resnet`, `dm-preact-resnet` or `cifar-resnet`.
+    Raises CheckpointError if the file cannot be read or its network is none of these.
+
     Args:
         path: the file.
         averaged: of a DM-AT file that has both, the averaged weights (those of the published figures) or the others.
@@ -45,12 +48,6 @@ def read_robust(
             network is DM-AT's or DeepMind's, and none for the others, with a warning where RobustBench has entries of
             the same network whose constants lie in its code.
         std: as `mean`.
-
-    Returns:
-        `Imported` for `wide-resnet`, `dm-wide-resnet`, `preact-resnet`, `dm-preact-resnet` or `cifar-resnet`.
-
-    Raises:
-        CheckpointError: if the file cannot be read or its network is none of these.
     """
     content: Mapping[str, Any] = read_torch_file(path, allow_namespace=True)
     if not averaged:

@@ -16,10 +16,8 @@ from rp_models.checkpoint import CheckpointError
 def read_torch_file(path: str | Path, *, allow_namespace: bool = False) -> dict[str, Any]:
     """The dictionary in a file written by `torch.save`, on the CPU; tensors and plain values only.
 
-    `allow_namespace` accepts `argparse.Namespace` too, which training scripts store beside the weights.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, holds anything but data, or is no dictionary.
+    `allow_namespace` accepts `argparse.Namespace` too, which training scripts store beside the weights. Raises
+    CheckpointError if the file is missing, damaged, holds anything but data, or is no dictionary.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,8 +38,7 @@ def read_torch_file(path: str | Path, *, allow_namespace: bool = False) -> dict[
 def only_tensors(state: Mapping[str, Any], origin: str | Path) -> dict[str, Tensor]:
     """The entries of a state dict as plain tensors.
 
-    Raises:
-        CheckpointError: naming the first entry that is no tensor.
+    Raises CheckpointError: naming the first entry that is no tensor.
     """
     for key, value in state.items():
         if not isinstance(value, Tensor):

@@ -23,8 +23,7 @@ _TRAINING_ONLY = ("loss.", "foundation_model.", "linear_proj.")  # discriminator
 def read_vae(path: str | Path) -> Imported:
     """Read VA-VAE or SD-VAE, for `autoencoder-kl`; what only training needs is left out.
 
-    Raises:
-        CheckpointError: if the file cannot be read or is no such autoencoder.
+    Raises CheckpointError if the file cannot be read or is no such autoencoder.
     """
     state = find_weights(read_torch_file(path), ("encoder.conv_in.weight",), "'autoencoder-kl'", path).state
     kept = {key: value for key, value in state.items() if not key.startswith(_TRAINING_ONLY)}

@@ -31,9 +31,7 @@ def find_weights(
     """The state dict in a file, bare or inside dictionaries, and without prefixes such as `module.` or `model.`.
 
     Such a network has one of the keys `anchors`; `kind` and `origin` are what network and file are called in errors.
-
-    Raises:
-        CheckpointError: if no dictionary has such a key, or entries beside it are no tensors.
+    Raises CheckpointError if no dictionary has such a key, or entries beside it are no tensors.
     """
     for state in _dictionaries(content, places, _DEEPEST):
         bare = {_without_wrappers(key): value for key, value in state.items() if key != "n_averaged"}

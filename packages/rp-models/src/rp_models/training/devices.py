@@ -16,8 +16,7 @@ class DeviceError(RuntimeError):
 def choose_device(name: str) -> torch.device:
     """The device of that name; "auto" takes CUDA where there is one. Under `torchrun` each process takes its own GPU.
 
-    Raises:
-        DeviceError: if there is no such device here.
+    Raises DeviceError if there is no such device here.
     """
     if name == "auto":
         return _own(torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -42,8 +42,7 @@ class Processes:
     def part(self, batch: Tensor) -> Tensor:
         """This process's part of what belongs to a global batch: consecutive rows, as many in each process.
 
-        Raises:
-            ValueError: if the rows cannot be divided.
+        Raises ValueError if the rows cannot be divided.
         """
         if len(batch) % self.count:
             raise ValueError(
@@ -68,8 +67,7 @@ class Processes:
     def rank_zero_first(self, work: Callable[[], T]) -> T | None:
         """Let the first process do some work alone, while the others wait for it and get None.
 
-        Raises:
-            Stopped: in the other processes, if the work failed; the first one raises the error itself.
+        Raises Stopped in the other processes, if the work failed; the first one raises the error itself.
         """
         if self.count == 1:
             return work()
@@ -112,10 +110,8 @@ def init_distributed(device: torch.device) -> Iterator[Processes]:
     """Join the processes that `torchrun` started; alone without it.
 
     A block within such a block, or in a process that has initialised torch.distributed by itself, takes the group that
-    is there; only the one that made the group ends it.
-
-    Args:
-        device: where this process computes, see `choose_device`: gloo joins CPUs, NCCL joins GPUs.
+    is there; only the one that made the group ends it. `device`: where this process computes, see `choose_device`: gloo
+    joins CPUs, NCCL joins GPUs.
     """
     if distributed.is_available() and distributed.is_initialized():
         yield Processes(distributed.get_rank(), distributed.get_world_size())
@@ -175,8 +171,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 def synchronise_batch_norms(model: nn.Module, processes: Processes) -> nn.Module:
     """Let the batch norms of a model see the global batch, in place; nothing changes for one process.
 
-    Returns:
-        The model.
+    Returns the model.
     """
     if processes.count == 1:
         return model

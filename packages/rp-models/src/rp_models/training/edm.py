@@ -25,21 +25,13 @@ _AUGMENT_DIM = 9  # augmentation labels of `rp_models.diffusion.edm_augment`
 
 
 class EdmBatch(NamedTuple):
-    """What one step is computed from.
+    """What one step is computed from."""
 
-    Attributes:
-        images: (b, c, h, w) in [-1, 1], augmented.
-        labels: int64 (b,); None for an unconditional model.
-        rnd: normal draws (b,), behind the noise levels.
-        noise: unit normal noise (b, c, h, w).
-        augment_labels: (b, 9), how the images were augmented; None without augmentation.
-    """
-
-    images: Tensor
-    labels: Tensor | None
-    rnd: Tensor
-    noise: Tensor
-    augment_labels: Tensor | None
+    images: Tensor  # (b, c, h, w) in [-1, 1], augmented
+    labels: Tensor | None  # int64 (b,); None for an unconditional model
+    rnd: Tensor  # normal draws (b,), behind the noise levels
+    noise: Tensor  # unit normal noise (b, c, h, w)
+    augment_labels: Tensor | None  # (b, 9), how the images were augmented; None without augmentation
 
 
 class EdmTrainer(BaseTrainer):

@@ -65,9 +65,8 @@ class Engine:
     def step(self, *batch: Any) -> dict[str, float]:
         """One step on this process's part of a batch, the arguments of the loss.
 
-        Returns:
-            The figures to log with the loss under "loss", means over all processes' parts; with clipping also the
-            gradient's norm before it.
+        Returns the figures to log with the loss under "loss", means over all processes' parts; with clipping also the
+        gradient's norm before it.
         """
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():

@@ -12,18 +12,14 @@ class Lion(Optimizer):
     """Steps of equal size in the direction of the sign of an averaged gradient, with decoupled weight decay.
 
     One step: w <- (1 - lr * weight_decay) w - lr * sign(beta1 m + (1 - beta1) g), then m <- beta2 m + (1 - beta2) g.
-    There is no bias correction, m starts at 0 and sign(0) is 0. Groups are updated by a few kernels each.
+    There is no bias correction, m starts at 0 and sign(0) is 0. Groups are updated by a few kernels each. Raises
+    ValueError if a number is out of range. Source: Algorithm 2 of Chen et al. 2023, arXiv:2302.06675.
 
     Args:
         params: parameters, or groups of them.
         lr: size of a step; a tenth to a third of AdamW's.
         betas: beta1 of the direction, beta2 of the average.
         weight_decay: times lr; three to ten times AdamW's.
-
-    Raises:
-        ValueError: if a number is out of range.
-
-    Source: Algorithm 2 of Chen et al. 2023, arXiv:2302.06675.
     """
 
     def __init__(

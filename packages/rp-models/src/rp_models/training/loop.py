@@ -56,8 +56,7 @@ class TrainingState:
     def restore(self, path: Path, identity: Mapping[str, Any]) -> int:
         """Take everything back from a file, and return the number of steps done.
 
-        Raises:
-            CheckpointError: if the file is damaged or of another training.
+        Raises CheckpointError if the file is damaged or of another training.
         """
         header = read_metadata(path)
         step = header.pop("step", None)

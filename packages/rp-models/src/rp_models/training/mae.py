@@ -1,7 +1,4 @@
-"""Training a masked autoencoder on one data set.
-
-Source: He et al. 2022, arXiv:2111.06377, Appendix A.1.
-"""
+"""Training a masked autoencoder on one data set. Source: He et al. 2022, arXiv:2111.06377, Appendix A.1."""
 
 from typing import NamedTuple
 
@@ -25,15 +22,10 @@ from rp_models.zoo import build
 
 
 class MaeBatch(NamedTuple):
-    """What one step is computed from.
+    """What one step is computed from."""
 
-    Attributes:
-        images: (b, c, h, w) in [0, 1], augmented.
-        ranks: uniform draws (b, n); the patches with the smallest stay visible.
-    """
-
-    images: Tensor
-    ranks: Tensor
+    images: Tensor  # (b, c, h, w) in [0, 1], augmented
+    ranks: Tensor  # uniform draws (b, n); the patches with the smallest stay visible
 
 
 class MaeTrainer(BaseTrainer):
@@ -92,8 +84,7 @@ class MaeTrainer(BaseTrainer):
 def build_mae(settings: MaeSettings) -> MaskedAutoencoder:
     """The masked autoencoder of these settings, with fresh weights.
 
-    Raises:
-        ValueError: if the named network is no masked autoencoder.
+    Raises ValueError if the named network is no masked autoencoder.
     """
     model = build(settings.network, **settings.sizes)
     if not isinstance(model, MaskedAutoencoder):

@@ -24,21 +24,13 @@ from rp_models.zoo import build
 
 
 class MaskDitBatch(NamedTuple):
-    """What one step is computed from.
+    """What one step is computed from."""
 
-    Attributes:
-        data: (b, c, h, w), images in [-1, 1].
-        labels: one-hot rows (b, num_classes), zero rows for "no class"; None for an unconditional model.
-        rnd: normal draws (b,), behind the noise levels.
-        noise: unit normal noise (b, c, h, w).
-        ranks: uniform draws (b, n), the patches with the smallest stay visible; None if all do.
-    """
-
-    data: Tensor
-    labels: Tensor | None
-    rnd: Tensor
-    noise: Tensor
-    ranks: Tensor | None
+    data: Tensor  # (b, c, h, w), images in [-1, 1]
+    labels: Tensor | None  # one-hot rows (b, num_classes), zero rows for "no class"; None for an unconditional model
+    rnd: Tensor  # normal draws (b,), behind the noise levels
+    noise: Tensor  # unit normal noise (b, c, h, w)
+    ranks: Tensor | None  # uniform draws (b, n), the patches with the smallest stay visible; None if all do
 
 
 class MaskDitTrainer(BaseTrainer):
@@ -168,11 +160,7 @@ def maskdit_held_out(
 
 
 def build_maskdit(settings: MaskDitSettings) -> MaskDiT:
-    """The MaskDiT of these settings, with fresh weights.
-
-    Raises:
-        ValueError: if the named network is no MaskDiT.
-    """
+    """The MaskDiT of these settings, with fresh weights. Raises ValueError if the named network is no MaskDiT."""
     model: nn.Module = build(settings.network, **settings.arguments)
     if not isinstance(model, MaskDiT):
         raise ValueError(f"maskdit.network must name a MaskDiT, but {settings.network!r} is another network")

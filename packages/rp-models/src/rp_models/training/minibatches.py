@@ -18,17 +18,12 @@ from rp_models.training.distributed import ALONE, Processes
 
 
 class Minibatch(NamedTuple):
-    """Some of the images of a step.
+    """Some of the images of a step."""
 
-    Attributes:
-        x: images (b, c, h, w) in [0, 1], augmented.
-        labels: int64 (b,).
-        draw: int64 (b,), a number for each image of the whole training, from 0; noise, masks and augmentation are
-            drawn by that, so that they do not depend on how many processes share the batch.
-    """
-
-    x: Tensor
-    labels: Tensor
+    x: Tensor  # images (b, c, h, w) in [0, 1], augmented
+    labels: Tensor  # int64 (b,)
+    # int64 (b,), a number for each image of the whole training, from 0; noise, masks and augmentation are drawn by
+    # that, so that they do not depend on how many processes share the batch
     draw: Tensor
 
 
@@ -38,13 +33,12 @@ B = TypeVar("B", bound=tuple[Tensor, ...])
 class StepBatches(ABC, Generic[B]):
     """The images of each step, a function of its number; those that are not in memory are read ahead in the background.
 
+    Raises ValueError if the batch cannot be divided among the processes.
+
     Args:
         sources: the sets that are read.
         plan: which images make up each batch.
         batch_size: images in a step, over all processes.
-
-    Raises:
-        ValueError: if the batch cannot be divided among the processes.
     """
 
     def __init__(self, sources: Sequence[Images], plan: BatchPlan, batch_size: int, processes: Processes) -> None:
@@ -80,13 +74,12 @@ class StepBatches(ABC, Generic[B]):
 class Minibatches(StepBatches[Minibatch]):
     """All images in random order, epoch after epoch.
 
+    Raises ValueError if the batch cannot be divided among the processes.
+
     Args:
         batch_size: images in a step, over all processes.
         seed: of order and augmentation.
         purpose: what is trained; keeps its draws apart from others of the same seed.
-
-    Raises:
-        ValueError: if the batch cannot be divided among the processes.
     """
 
     def __init__(

@@ -123,11 +123,7 @@ class RunFolder:
         return target
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run.
-
-        Raises:
-            RunError: if it is damaged.
-        """
+        """Read a JSON file of the run. Raises RunError if it is damaged."""
         try:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:

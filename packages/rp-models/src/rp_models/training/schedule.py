@@ -33,6 +33,8 @@ def one_cycle(
 
     Equal to torch's OneCycleLR stepped once an epoch. Deviations: where torch divides by zero (warmup * steps = 1), the
     schedule starts at the peak, the limit from both sides; a single epoch trains at the peak, not at the last rate.
+    Returns learning rate and momentum in force during that epoch. Source: Wang et al. 2023, arXiv:2302.04638 (their
+    published trainer); Smith and Topin 2018, arXiv:1708.07120.
 
     Args:
         step: epoch, from 0 to `steps` - 1.
@@ -42,11 +44,6 @@ def one_cycle(
         momenta: lowest (at the peak) and highest momentum.
         start_divisor: `peak` over the first rate.
         end_divisor: first rate over the last.
-
-    Returns:
-        Learning rate and momentum in force during that epoch.
-
-    Source: Wang et al. 2023, arXiv:2302.04638 (their published trainer); Smith and Topin 2018, arXiv:1708.07120.
     """
     start, low, high = peak / start_divisor, *momenta
     if steps == 1:

@@ -71,8 +71,7 @@ class StandardTrainer(BaseTrainer):
 def build_standard(settings: StandardSettings, images: Images) -> nn.Module:
     """The classifier of these settings, for this data set's channels and classes, with its normalisation inside.
 
-    Raises:
-        ValueError: if the named network does not take these.
+    Raises ValueError if the named network does not take these.
     """
     info = images.info
     data: dict[str, Any] = {"num_classes": info.num_classes, "in_channels": info.channels}

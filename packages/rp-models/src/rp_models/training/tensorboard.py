@@ -11,13 +11,8 @@ class TensorBoard:
     """Copies what a run logs to `tensorboard/` in its folder; the extra `tensorboard` must be installed.
 
     Each session begins with a copy of all lines that `metrics.jsonl` then holds, so that steps which a killed session
-    logged and a resumed one repeats are drawn once.
-
-    Args:
-        folder: of the run.
-
-    Raises:
-        RunError: if TensorBoard is not installed.
+    logged and a resumed one repeats are drawn once. `folder`: of the run. Raises RunError if TensorBoard is not
+    installed.
     """
 
     def __init__(self, folder: RunFolder) -> None:
