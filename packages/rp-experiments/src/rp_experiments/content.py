@@ -44,11 +44,7 @@ def inputs(value: Any) -> dict[str, str]:
 
 
 def digest(weights: "str | Path | nn.Module") -> str:
-    """A hash of a network: its weights and how it is built; the same for a checkpoint, whatever the file is called.
-
-    Raises:
-        CheckpointError: if there is no such file, or it cannot be read.
-    """
+    """A hash of a network: weights and how it is built, whatever the file is called; CheckpointError without one."""
     import torch
     from rp_models.loading import load_network
 

@@ -22,11 +22,7 @@ _SIGMA = 0.3  # noise on the images that a MaskDiT reconstructs, in [-1, 1] unit
 
 
 def loss_curve(records: Sequence[Mapping[str, Any]]) -> Plot:
-    """The training loss over the steps, as it was and smoothed, with the held-out losses where there are some.
-
-    Args:
-        records: lines of `metrics.jsonl` with "step" and "loss", some with "validation_loss".
-    """
+    """The training loss of `metrics.jsonl`, as it was and smoothed, with the held-out losses where there are some."""
     steps = [record["step"] for record in records]
     losses = [record["loss"] for record in records]
     judged = [record for record in records if "validation_loss" in record]

@@ -36,12 +36,7 @@ def judged(report: "Report", record: "Record") -> Accuracy:
 def limits(found: Mapping[str, Any], kind: str = "per_query") -> dict[str, float]:
     """Estimate and limits of an accuracy, also from files that hold all kinds side by side.
 
-    Args:
-        found: an accuracy.
-        kind: per_query, majority or all_of_n; they are the same where every query has the same answer.
-
-    Raises:
-        KeyError: if it holds no estimate.
+    The kinds per_query, majority and all_of_n are the same where every query has the same answer.
     """
     chosen = found.get(kind, found)
     return {key: chosen[key] for key in LIMITS}

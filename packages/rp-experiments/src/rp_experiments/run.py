@@ -56,11 +56,7 @@ class Run:
         return self.folder.path
 
     def claim(self, config: Any) -> "Run":
-        """Take the folder for a configuration, new or to go on with; nothing was written before.
-
-        Raises:
-            RunError: if it holds something else, or another process works in it.
-        """
+        """Take the folder for a configuration, new or to go on with; RunError if it holds another, or is in use."""
         self.config = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
         if files := inputs(self.config):  # a file that was replaced makes another run
             self.config = {**self.config, "inputs": files}
@@ -103,11 +99,8 @@ class Run:
     def once(self, name: str, make: Callable[[], Any], *, stage: str | None = None, together: bool = False) -> Any:
         """A file of the run, made unless it is there: the value of a JSON file, the path of any other.
 
-        Args:
-            name: in the folder.
-            make: gives the value of a JSON file; writes any other file itself.
-            stage: what the seconds are counted for; None for the file's stem, "" if `make` counts them itself.
-            together: whether all processes make it, and the first one writes; otherwise it works and the others wait.
+        `make` gives the value of a JSON file and writes any other itself; seconds count for `stage`, by default the
+        file's stem ("": `make` counts them). The first process works unless all do it together.
         """
         path, is_json = self.path / name, name.endswith(".json")
 
@@ -186,11 +179,7 @@ def open_run(
     resume: bool = False,
     quiet: bool = False,
 ) -> Iterator[Run]:
-    """The run of a folder that is not claimed yet; joins the processes that were started together, once.
-
-    Raises:
-        DataError: if there is no such device.
-    """
+    """The run of a folder that is not claimed yet; joins the processes that were started together, once."""
     chosen = choose_device(device)
     with init_distributed(chosen) as processes:
         progress: Progress = ProgressBar() if processes.main and not quiet else Progress()

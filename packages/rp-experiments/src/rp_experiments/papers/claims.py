@@ -53,11 +53,7 @@ class Claim:
     check: Check
 
     def judge(self, numbers: Numbers) -> Judgement:
-        """The verdict on these numbers.
-
-        Raises:
-            UnknownNumber: if the rule asks for one that is not there, not even as None.
-        """
+        """The verdict on these numbers; UnknownNumber if the rule asks for one that is not there, not even as None."""
         try:
             return self.check(numbers)
         except KeyError as error:

@@ -19,11 +19,7 @@ _SHIPPED = Path(__file__).parents[5] / "weights"  # of this repository
 
 
 def chosen(names: tuple[str, ...]) -> list[Item]:
-    """The items of these names, in the papers' order.
-
-    Raises:
-        ValueError: for an unknown name, or none.
-    """
+    """The items of these names, in the papers' order; ValueError for an unknown name, or none."""
     if names == ("all",):
         return list(ITEMS.values())
     unknown = [name for name in names if name not in ITEMS]
@@ -63,11 +59,7 @@ def data_of(needed: Iterable[Artifact]) -> list[str]:
 
 
 def check_data(items: Iterable[Item], plan: Plan, root: Path | None) -> None:
-    """Look for the data sets of items.
-
-    Raises:
-        DataError: naming the first that is not at hand and where it was looked for.
-    """
+    """Look for the data sets of items; DataError names the first that is not at hand."""
     from rp_models.data import open_images
 
     for data in data_of(artifact for item in items for artifact in item.needed(plan)):

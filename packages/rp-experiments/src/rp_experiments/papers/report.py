@@ -36,11 +36,7 @@ class Run(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> "Run":
-        """What a folder holds.
-
-        Raises:
-            RunError: if that is nothing, or was judged by claims that are others now.
-        """
+        """What a folder holds; RunError if that is nothing, or was judged by claims that are others now."""
         files = {item.key: folder / "items" / f"{item.slug}.json" for item in ITEMS.values()}
         found = {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.is_file()}
         if not found:

@@ -21,12 +21,7 @@ from rp_experiments.run import Run
 
 
 def reproduce(items: Sequence[Item], plan: Plan, run: Run, *, processes: int = 1) -> None:
-    """Make what the items need and is not there, so many at a time, then write what each of them says.
-
-    Raises:
-        ValueError: at the end, with a sentence for each artifact that could not be made.
-        DataError: at the scale of the papers, if a data set is missing.
-    """
+    """Make what the items need and is not there, so many at a time, write what each says, and raise what went wrong."""
     if plan.scale == "paper":
         check_data(items, plan, run.root)
     store, run = Store(run.path), replace(run, progress=Progress(), cache=run.cache.resolve())

@@ -11,12 +11,7 @@ STANDARD: dict[str, Callable[[], PretrainClassifier]] = {
 
 
 def why_missing(option: str, data: str) -> str:
-    """What to say where no classifier is named and none is soon trained; "" where one is.
-
-    Args:
-        option: of the command line that names the classifier.
-        data: the data set.
-    """
+    """What to say where no classifier is named by the option and none is soon trained; "" where one is."""
     if data in STANDARD:
         return ""
     hint = f"pretrain.py classifier --recipe {data} trains one" if data in CLASSIFIER_RECIPES else ""
