@@ -35,13 +35,8 @@ def load_network(name: str) -> nn.Module:
 def load_classifier(name: str, info: DatasetInfo) -> nn.Module:
     """A classifier of this data set's images.
 
-    Args:
-        name: see `load_network`.
-        info: the data set.
-
-    Raises:
-        CheckpointError: if the file cannot be read.
-        DataError: if the network does not take the images, or gives something else than logits for the classes.
+    `name`: see `load_network`. Raises CheckpointError if the file cannot be read; DataError if the network does not
+    take the images, or gives something else than logits for the classes.
     """
     classifier = load_network(name)
     try:

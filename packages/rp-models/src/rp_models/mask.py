@@ -37,11 +37,8 @@ def random_mask(noise: Tensor, mask_rate: float) -> Mask:
 
     Returns a mask on the device of `noise`; `mask` has its dtype. Raises ValueError if `noise` is not (b, n), the rate
     is outside [0, 1), or no token would be kept. Source: "random masking" of He et al. 2022, arXiv:2111.06377, section
-    3.
-
-    Args:
-        noise: (b, n), one draw per token, e.g. uniform in [0, 1); the only source of randomness.
-        mask_rate: share of removed tokens, in [0, 1).
+    3. `noise`: (b, n), one draw per token, e.g. uniform in [0, 1); the only source of randomness. `mask_rate`: share of
+    removed tokens, in [0, 1).
     """
     if noise.dim() != 2:
         raise ValueError(f"noise must be (batch, tokens), got {tuple(noise.shape)}")

@@ -24,9 +24,8 @@ _TRAINING = (
 def model_card(result: Mapping[str, Any], *, name: str) -> str:
     """The card's text. Raises ValueError if it is not the result of a pre-training.
 
-    Args:
-        result: what `pretrain.py` left in `result.json`; of older runs some entries may be missing.
-        name: under which `rp_models.load` shall find the weights.
+    `result`: what `pretrain.py` left in `result.json`; of older runs some entries may be missing. `name`: under which
+    `rp_models.load` shall find the weights.
     """
     config, environment = result.get("config", {}), result.get("environment", {})
     kind = next((key for key in _KINDS if key in config), None)

@@ -25,9 +25,7 @@ _MAX_ELEMENTS = 2**34  # the position inside one image's draw fills one 32-bit c
 def derive_seed(seed: int, *purpose: str | int) -> int:
     """A 64-bit seed for one purpose, from a run's seed; a fixed hash, the same on every machine.
 
-    Args:
-        seed: the run's seed.
-        purpose: what the numbers are for, most general first, e.g. `("augmentation", epoch)`.
+    `seed`: the run's seed. `purpose`: what the numbers are for, most general first, e.g. `("augmentation", epoch)`.
     """
     text = "/".join([str(seed), *map(str, purpose)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
@@ -124,11 +122,8 @@ def _words(shape: Sequence[int], seed: int, purpose: str, index: Tensor) -> Tens
 def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
     """Four random 32-bit words for each counter (Philox-4x32 with 10 rounds).
 
-    Returns four int64 tensors of that shape, values in [0, 2^32).
-
-    Args:
-        counter: four int64 tensors of one shape, values in [0, 2^32).
-        key: two integers in [0, 2^32).
+    Returns four int64 tensors of that shape, values in [0, 2^32). `counter`: four int64 tensors of one shape, values in
+    [0, 2^32). `key`: two integers in [0, 2^32).
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key

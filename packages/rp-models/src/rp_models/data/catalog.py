@@ -103,11 +103,8 @@ def describe(name: str) -> DatasetInfo:
     """The description of a data set, from the catalogue or from files of one's own.
 
     `name`: a name of the catalogue; or the path of an `.npz` of images and labels, or of a class folder. Of these only
-    headers, file names and labels are read.
-
-    Raises:
-        ValueError: for an unknown name; the message offers the nearest ones.
-        DataError: if the path holds no usable data set.
+    headers, file names and labels are read. Raises ValueError for an unknown name; the message offers the nearest ones;
+    DataError if the path holds no usable data set.
     """
     if name in CATALOG:
         return CATALOG[name]

@@ -43,16 +43,15 @@ _IMAGENET_VIEWS = {  # the few pictures on their side stay so: all published fig
 def load_images(name: str, split: str, *, root: str | Path | None = None, download: bool = False) -> ImageSet:
     """Read one split of a data set into memory.
 
+    Raises ValueError for an unknown name or split; DataError if the files are missing or damaged, or the images are
+    none, or too many for the memory.
+
     Args:
         name: a name of the catalogue, e.g. "digits"; or the path of an `.npz` or of a class folder.
         split: "train", "validation" or "test"; the three are disjoint and fixed for ever. "all" for every image of an
             `.npz`, or of a class folder without folders for splits.
         root: the folder that holds data sets of the catalogue; None takes `$RP_DATA`, `./data`, and Debian's folder.
         download: let torchvision download missing files into that folder; `RP_DOWNLOAD=1` has the same effect.
-
-    Raises:
-        ValueError: for an unknown name or split.
-        DataError: if the files are missing or damaged, or the images are none, or too many for the memory.
     """
     images = open_images(name, split, root=root, download=download)
     _check_some(images, name, split)

@@ -22,11 +22,8 @@ _PLACE = Place(
 def list_imagenet(split: str, *, root: str | Path | None = None) -> Listing:
     """The files of one split; the classes are the synsets in the order of their names, as everywhere.
 
-    Raises DataError if the folders are nowhere or are not those of ImageNet.
-
-    Args:
-        split: "test" is the official validation set; "validation" is ten training images of each class.
-        root: the folder of data sets, or ImageNet's own.
+    Raises DataError if the folders are nowhere or are not those of ImageNet. `split`: "test" is the official validation
+    set; "validation" is ten training images of each class. `root`: the folder of data sets, or ImageNet's own.
     """
     folder = _PLACE.find(("train/n01440764", "val/n01440764", "validation/n01440764"), root=root)
     if split == "test":

@@ -114,9 +114,8 @@ def read_synthetic(paths: str | Path | Sequence[str | Path], info: DatasetInfo) 
 def write_synthetic(images: Tensor, labels: Tensor, path: str | Path) -> None:
     """Write images, uint8 (n, c, h, w), and labels (n,) to an `.npz`, complete under its name or not at all.
 
-    Raises:
-        ValueError: if images and labels do not belong together.
-        DataError: if the file cannot be written, e.g. on a full disk; an older file is then unchanged.
+    Raises ValueError if images and labels do not belong together; DataError if the file cannot be written, e.g. on a
+    full disk; an older file is then unchanged.
     """
     if images.dtype != torch.uint8 or images.dim() != 4 or labels.shape != images.shape[:1]:
         raise ValueError(

@@ -21,12 +21,9 @@ from rp_models.importers.torch_file import only_tensors, read_torch_file
 def read_lightningdit(path: str | Path, *, weights: Weights = "ema", heads: int | None = None) -> Imported:
     """Read a file of LightningDiT, released or of one's own training; all flags are read off the shapes.
 
-    Raises CheckpointError if the file cannot be read or is no LightningDiT.
-
-    Args:
-        path: the file.
-        weights: the average of the weights ("ema") or the weights ("model").
-        heads: attention heads; None to go by the rotary table, else by the official size of that width.
+    Raises CheckpointError if the file cannot be read or is no LightningDiT. `weights`: the average of the weights
+    ("ema") or the weights ("model"). `heads`: attention heads; None to go by the rotary table, else by the official
+    size of that width.
     """
     state = transformer_state(read_torch_file(path), weights, "x_embedder.proj.weight", "lightningdit", path)
     return described("lightningdit", lambda: _arguments(state, heads), state, path)

@@ -28,7 +28,6 @@ def read_repa(
     Raises CheckpointError if the file cannot be read or is no SiT.
 
     Args:
-        path: the file.
         weights: the average of the weights ("ema") or the weights ("model").
         heads: attention heads; None for those of the official size of that width.
         encoder_depth: blocks before the projection; None to go by the file, else 8 as in the released model.

@@ -40,14 +40,12 @@ def read_robust(
     Raises CheckpointError if the file cannot be read or its network is none of these.
 
     Args:
-        path: the file.
         averaged: of a DM-AT file that has both, the averaged weights (those of the published figures) or the others.
         activation: "silu" or "relu"; leaves no trace in a file. Used for DM-AT's and DeepMind's networks alone.
         mean: per-channel mean of the input; None for the constants in the file; without any, DM-AT's own for 10, 100
             and 200 classes (CIFAR-10, CIFAR-100, TinyImageNet; SVHN's networks need theirs given here) where the
             network is DM-AT's or DeepMind's, and none for the others, with a warning where RobustBench has entries of
             the same network whose constants lie in its code.
-        std: as `mean`.
     """
     content: Mapping[str, Any] = read_torch_file(path, allow_namespace=True)
     if not averaged:

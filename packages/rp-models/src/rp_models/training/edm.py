@@ -16,9 +16,8 @@ from rp_models.settings import ComputeSettings, EdmSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes
 from rp_models.training.loop import Metrics
-from rp_models.training.minibatches import Minibatch, Minibatches, in_order
-from rp_models.training.seeding import seeded
-from rp_models.training.trainer import BaseTrainer
+from rp_models.training.minibatches import Minibatch, in_order
+from rp_models.training.trainer import NetworkTrainer
 from rp_models.zoo import build
 
 _AUGMENT_DIM = 9  # augmentation labels of `rp_models.diffusion.edm_augment`
@@ -34,16 +33,11 @@ class EdmBatch(NamedTuple):
     augment_labels: Tensor | None  # (b, 9), how the images were augmented; None without augmentation
 
 
-class EdmTrainer(BaseTrainer):
-    """Trains an EDM network; the gradient is that of a sum over values, the loss is logged as a mean over them.
+class EdmTrainer(NetworkTrainer[EdmSettings]):
+    """Trains an EDM network; the gradient is that of a sum over values, the loss is logged as a mean over them."""
 
-    Args:
-        settings: network and training.
-        images: the training images, on the device where the training shall run.
-        seed: of weights, batches, augmentation and noise.
-        compute: precision and speed.
-        processes: that train together.
-    """
+    purpose = "edm"
+    clean_gradients = True
 
     def __init__(
         self,
@@ -54,22 +48,23 @@ class EdmTrainer(BaseTrainer):
         compute: ComputeSettings | None = None,
         processes: Processes = ALONE,
     ) -> None:
-        self.settings, self.seed = settings, noise.derive_seed(seed, "edm")  # of the noise, not of the batches
-        batches = Minibatches(images, settings.batch_size, seed=seed, purpose="edm", processes=processes)
-        with seeded(seed, "edm weights"):
-            self.model = build_edm(settings, images).to(batches.device).train()
+        super().__init__(settings, images, seed=seed, compute=compute, processes=processes)
+        self.seed = noise.derive_seed(seed, "edm")  # of the noise, not of the batches
         self.denoising = EDMLoss()
         self.augmentation = Augmentation(p=settings.augment) if settings.augment else None
         self._values = images.info.channels * images.info.image_size**2
-        super().__init__(
-            {"model": self.model},
-            batches,
-            torch.optim.Adam(self.model.parameters(), lr=settings.lr, betas=(0.9, 0.999), eps=1e-8),
-            average=MovingAverage(self.model, half_life=settings.ema_half_life, ramp=settings.ema_ramp),
-            compute=compute,
-            processes=processes,
-            clean_gradients=True,
-        )
+
+    def network(self, images: Images) -> nn.Module:
+        """See `build_edm`."""
+        return build_edm(self.settings, images)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(self.model.parameters(), lr=self.settings.lr, betas=(0.9, 0.999), eps=1e-8)
+
+    def moving_average(self) -> MovingAverage:
+        """EDM's average, with its ramp."""
+        return MovingAverage(self.model, half_life=self.settings.ema_half_life, ramp=self.settings.ema_ramp)
 
     def rate(self, step: int) -> float:
         """A linear rise over so many images, then constant."""

@@ -23,11 +23,8 @@ _HELD: "weakref.WeakValueDictionary[Path, FolderLock]" = weakref.WeakValueDictio
 def lock_folder(folder: Path, *, wait: bool = False) -> FolderLock:
     """Take the lock of an existing folder, its file `.lock`; a file system without locks lets everybody pass.
 
-    Raises FolderLocked if another process holds it.
-
-    Args:
-        folder: to be held.
-        wait: until whoever holds it is done, instead of an error.
+    Raises FolderLocked if another process holds it. `folder`: to be held. `wait`: until whoever holds it is done,
+    instead of an error.
     """
     import fcntl
 

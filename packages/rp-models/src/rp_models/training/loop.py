@@ -87,20 +87,18 @@ def fit(
 ) -> None:
     """Run training steps until `steps` are done, from wherever the state file stands.
 
+    Raises CheckpointError if the state file is damaged or of another training; Interrupted if a loss is not finite; the
+    last good state stays on disk.
+
     Args:
         train_step: does step number 0, 1, ... and returns its metrics, among them "loss".
         state: what the steps change.
-        steps: of the whole training.
         path: of the state file; read if it is there, written every `save_seconds` and at the end.
         identity: what is being trained, JSON values.
         log: called with (steps done, metrics) after each step.
         resumed: called once with the steps already done, before the first step.
         save_seconds: seconds between two writes of the state.
         writes: whether this process writes the state file; of several that train together, one does.
-
-    Raises:
-        CheckpointError: if the state file is damaged or of another training.
-        Interrupted: if a loss is not finite; the last good state stays on disk.
     """
     done = state.restore(path, identity) if path.exists() else 0
     resumed(done)

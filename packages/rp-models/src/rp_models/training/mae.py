@@ -3,21 +3,19 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
 
 from rp_models import noise
-from rp_models.data.augmentation import Augmentation, ResizedCrop
+from rp_models.data.augmentation import Augmentation
 from rp_models.data.images import Images
 from rp_models.mask import random_mask
 from rp_models.networks.mae import MaskedAutoencoder
-from rp_models.settings import ComputeSettings, MaeSettings
-from rp_models.training.averaging import MovingAverage
-from rp_models.training.distributed import ALONE, Processes
-from rp_models.training.minibatches import Minibatch, Minibatches, in_order
+from rp_models.settings import MaeSettings
+from rp_models.training.minibatches import Minibatch, in_order
 from rp_models.training.optimizer import build_optimizer, decay_groups
 from rp_models.training.schedule import cosine
-from rp_models.training.seeding import seeded
-from rp_models.training.trainer import BaseTrainer
+from rp_models.training.trainer import NetworkTrainer, crops_and_flips
 from rp_models.zoo import build
 
 
@@ -28,41 +26,26 @@ class MaeBatch(NamedTuple):
     ranks: Tensor  # uniform draws (b, n); the patches with the smallest stay visible
 
 
-class MaeTrainer(BaseTrainer):
-    """Trains a masked autoencoder; the loss is a mean over hidden values and images. Arguments as of `EdmTrainer`."""
+class MaeTrainer(NetworkTrainer[MaeSettings]):
+    """Trains a masked autoencoder; the loss is a mean over hidden values and images."""
 
     model: MaskedAutoencoder
     average: MaskedAutoencoder
+    purpose = "mae"
 
-    def __init__(
-        self,
-        settings: MaeSettings,
-        images: Images,
-        *,
-        seed: int,
-        compute: ComputeSettings | None = None,
-        processes: Processes = ALONE,
-    ) -> None:
-        self.settings, self.seed = settings, seed
-        batches = Minibatches(
-            images,
-            settings.batch_size,
-            seed=seed,
-            purpose="mae",
-            augmentation=_augmentation(settings),
-            processes=processes,
-        )
-        with seeded(seed, "mae weights"):
-            self.model = build_mae(settings).to(batches.device).train()
-        groups = decay_groups(self.model, settings.weight_decay, without_decay=_not_decayed)
-        super().__init__(
-            {"model": self.model},
-            batches,
-            build_optimizer(settings.optimizer, groups, lr=settings.lr, betas=(0.9, 0.95)),
-            average=MovingAverage(self.model, half_life=settings.ema_half_life) if settings.ema_half_life else None,
-            compute=compute,
-            processes=processes,
-        )
+    def network(self, images: Images) -> MaskedAutoencoder:
+        """See `build_mae`."""
+        return build_mae(self.settings)
+
+    def optimizer(self) -> Optimizer:
+        """Biases and norms do not decay, as in the public code; the tokens, which are three-dimensional, do."""
+        settings = self.settings
+        groups = decay_groups(self.model, settings.weight_decay, without_decay=lambda _, p: p.dim() == 1)
+        return build_optimizer(settings.optimizer, groups, lr=settings.lr, betas=(0.9, 0.95))
+
+    def changes(self) -> Augmentation:
+        """Random crops and flips."""
+        return crops_and_flips(self.settings)
 
     def rate(self, step: int) -> float:
         """A cosine with warm-up, then (where asked for) a second, lower cosine without one."""
@@ -100,14 +83,3 @@ def mae_loss(model: MaskedAutoencoder, images: Images, *, mask_rate: float, seed
         values = noise.uniform((model.tokens,), seed=seed, purpose="mae evaluation", index=index)
         total += float(model.loss(x, random_mask(values, mask_rate)).sum())
     return total / len(images)
-
-
-def _augmentation(settings: MaeSettings) -> Augmentation:
-    """What is done to the training images."""
-    crop = ResizedCrop(scale=(settings.crop_scale, 1.0)) if settings.crop_scale < 1 else None
-    return Augmentation(resized_crop=crop, crop_padding=settings.crop_padding, flip=settings.flip)
-
-
-def _not_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Biases and norms, as in the public code; the tokens, which are three-dimensional, decay."""
-    return parameter.dim() == 1

@@ -14,12 +14,10 @@ from rp_models.data.images import Images
 from rp_models.diffusion.maskdit import MaskDiT
 from rp_models.diffusion.maskdit_loss import log_normal_sigma, masked_denoising_loss
 from rp_models.mask import random_mask
-from rp_models.settings import ComputeSettings, MaskDitSettings
+from rp_models.settings import MaskDitSettings
 from rp_models.training.averaging import MovingAverage
-from rp_models.training.distributed import ALONE, Processes
-from rp_models.training.minibatches import Minibatch, Minibatches, in_order
-from rp_models.training.seeding import seeded
-from rp_models.training.trainer import BaseTrainer
+from rp_models.training.minibatches import Minibatch, in_order
+from rp_models.training.trainer import NetworkTrainer
 from rp_models.zoo import build
 
 
@@ -33,33 +31,24 @@ class MaskDitBatch(NamedTuple):
     ranks: Tensor | None  # uniform draws (b, n), the patches with the smallest stay visible; None if all do
 
 
-class MaskDitTrainer(BaseTrainer):
-    """Trains a MaskDiT; the loss is a mean over values and images. Arguments as of `EdmTrainer`."""
+class MaskDitTrainer(NetworkTrainer[MaskDitSettings]):
+    """Trains a MaskDiT; the loss is a mean over values and images."""
 
     model: MaskDiT
+    purpose = "maskdit"
 
-    def __init__(
-        self,
-        settings: MaskDitSettings,
-        images: Images,
-        *,
-        seed: int,
-        compute: ComputeSettings | None = None,
-        processes: Processes = ALONE,
-    ) -> None:
-        self.settings, self.seed = settings, seed
-        batches = Minibatches(images, settings.batch_size, seed=seed, purpose="maskdit", processes=processes)
-        with seeded(seed, "maskdit weights"):
-            self.model = build_maskdit(settings).to(batches.device).train()
+    def network(self, images: Images) -> MaskDiT:
+        """See `build_maskdit`."""
+        return build_maskdit(self.settings)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW over what is trained; fixed positions are not."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        super().__init__(
-            {"model": self.model},
-            batches,
-            torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay),
-            average=MovingAverage(self.model, half_life=settings.ema_half_life, ramp=settings.ema_ramp),
-            compute=compute,
-            processes=processes,
-        )
+        return torch.optim.AdamW(trained, lr=self.settings.lr, weight_decay=self.settings.weight_decay)
+
+    def moving_average(self) -> MovingAverage:
+        """EDM's average, with its ramp."""
+        return MovingAverage(self.model, half_life=self.settings.ema_half_life, ramp=self.settings.ema_ramp)
 
     def rate(self, step: int) -> float:
         """A linear warm-up to a constant; a rate of its own for the unmasked steps at the end."""

@@ -24,7 +24,6 @@ def build_optimizer(
         name: "adam" and "adamw" (torch's), "sgd" with Nesterov momentum, or "lion".
         groups: parameter groups, e.g. of `decay_groups`. "adam" adds their weight decay to the gradient, the others
             shrink the weights.
-        lr: learning rate.
         betas: of Adam; Lion's are those of its paper, (0.9, 0.99).
         momentum: of SGD.
     """

@@ -50,15 +50,13 @@ class RunFolder:
     def start(self, config: Mapping[str, Any], *, resume: bool, processes: "Processes | None" = None) -> None:
         """Start a run in a new or empty folder, or go on with the one that is there; no other process may do so now.
 
+        Raises RunError if the folder holds a run and `resume` is off, a run of another configuration, or other files,
+        or if another process is at work in it; Stopped in the other processes, if the first one cannot open it.
+
         Args:
             config: the resolved configuration, JSON values; must be the same when a run goes on.
             resume: go on if the folder holds this run; start if it holds nothing.
             processes: that do the run together: the first opens the folder and keeps the times.
-
-        Raises:
-            RunError: if the folder holds a run and `resume` is off, a run of another configuration, or other files, or
-                if another process is at work in it.
-            Stopped: in the other processes, if the first one cannot open it.
         """
         config = json.loads(json.dumps(config))  # as it will be read back: tuples become lists
         if processes is None:

@@ -1,59 +1,44 @@
 """Training a standard classifier, without an adversary, on one data set."""
 
+import dataclasses
 import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
-from rp_models.data.augmentation import Augmentation, ResizedCrop
+from rp_models.data.augmentation import Augmentation
 from rp_models.data.images import Images
 from rp_models.foreign import is_foreign
-from rp_models.settings import ComputeSettings, StandardSettings
-from rp_models.training.averaging import MovingAverage
-from rp_models.training.distributed import ALONE, Processes, synchronise_batch_norms
-from rp_models.training.minibatches import Minibatches, in_order
+from rp_models.settings import StandardSettings
+from rp_models.training.minibatches import in_order
 from rp_models.training.optimizer import build_optimizer, decay_groups
 from rp_models.training.schedule import cosine
-from rp_models.training.seeding import seeded
-from rp_models.training.trainer import BaseTrainer
+from rp_models.training.trainer import NetworkTrainer, crops_and_flips
 from rp_models.zoo import build, constructor
 
 
-class StandardTrainer(BaseTrainer):
-    """Trains a classifier by cross-entropy; the logged accuracy is that on the batch. Arguments as of `EdmTrainer`."""
+class StandardTrainer(NetworkTrainer[StandardSettings]):
+    """Trains a classifier by cross-entropy; the logged accuracy is that on the batch."""
 
-    def __init__(
-        self,
-        settings: StandardSettings,
-        images: Images,
-        *,
-        seed: int,
-        compute: ComputeSettings | None = None,
-        processes: Processes = ALONE,
-    ) -> None:
-        self.settings = settings
-        batches = Minibatches(
-            images,
-            settings.batch_size,
-            seed=seed,
-            purpose="classifier",
-            augmentation=_augmentation(settings),
-            processes=processes,
-        )
-        with seeded(seed, "classifier weights"):
-            self.model = build_standard(settings, images).to(batches.device).train()
-        synchronise_batch_norms(self.model, processes)
+    purpose = "classifier"
+
+    def network(self, images: Images) -> nn.Module:
+        """See `build_standard`."""
+        return build_standard(self.settings, images)
+
+    def optimizer(self) -> Optimizer:
+        """Biases and norms do not decay."""
+        settings = self.settings
         groups = decay_groups(self.model, settings.weight_decay, without_decay=lambda _, p: p.dim() == 1)
-        super().__init__(
-            {"model": self.model},
-            batches,
-            build_optimizer(settings.optimizer, groups, lr=settings.lr),
-            average=MovingAverage(self.model, half_life=settings.ema_half_life) if settings.ema_half_life else None,
-            compute=compute,
-            processes=processes,
-        )
+        return build_optimizer(settings.optimizer, groups, lr=settings.lr)
+
+    def changes(self) -> Augmentation:
+        """Random crops, flips, rotations and holes."""
+        own = {"rotation_degrees": self.settings.rotation_degrees, "cutout": self.settings.cutout}
+        return dataclasses.replace(crops_and_flips(self.settings), **own)
 
     def rate(self, step: int) -> float:
         """A cosine with warm-up."""
@@ -93,14 +78,3 @@ def standard_held_out(model: nn.Module, images: Images, *, batch_size: int = 500
         right += int((logits.argmax(dim=1) == labels).sum())
     model.train(training)
     return loss / len(images), right / len(images)
-
-
-def _augmentation(settings: StandardSettings) -> Augmentation:
-    """What is done to the training images."""
-    return Augmentation(
-        resized_crop=ResizedCrop(scale=(settings.crop_scale, 1.0)) if settings.crop_scale < 1 else None,
-        crop_padding=settings.crop_padding,
-        flip=settings.flip,
-        rotation_degrees=settings.rotation_degrees,
-        cutout=settings.cutout,
-    )

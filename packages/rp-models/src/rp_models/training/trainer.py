@@ -2,17 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rp_models.settings import ComputeSettings
+from rp_models.data.augmentation import Augmentation, ResizedCrop
+from rp_models.data.images import Images
+from rp_models.settings import ComputeSettings, EdmSettings, MaeSettings, MaskDitSettings, StandardSettings
 from rp_models.training.averaging import MovingAverage
-from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.distributed import ALONE, Processes, synchronise_batch_norms
 from rp_models.training.engine import Engine
 from rp_models.training.loop import Metrics, TrainingState
+from rp_models.training.minibatches import Minibatches
 from rp_models.training.optimizer import set_rate
+from rp_models.training.seeding import seeded
+
+Settings = TypeVar("Settings", bound=EdmSettings | MaeSettings | MaskDitSettings | StandardSettings)
 
 
 class Batches(Protocol):
@@ -30,8 +36,8 @@ class Batches(Protocol):
 class BaseTrainer(ABC):
     """One network, the average of its weights, and the step that trains them; a subclass says what it minimises.
 
-    A step is a function of its number: batches, draws and rates need no state. Every subclass trains in mixed
-    precision and in several processes, which divide each batch and agree with one process up to rounding.
+    A step is a function of its number: batches, draws and rates need no state. Every subclass trains in mixed precision
+    and in several processes, which divide each batch and agree with one process up to rounding.
 
     Attributes:
         model: the network that is trained, set by the subclass before it calls this constructor.
@@ -42,11 +48,7 @@ class BaseTrainer(ABC):
     Args:
         modules: what the optimizer trains, by name.
         batches: the images of each step.
-        optimizer: over the modules' parameters.
-        average: follows the model after each step.
         kept: what else training changes, by name.
-        compute: precision and speed.
-        processes: that train together.
         clean_gradients: see `Engine`.
     """
 
@@ -109,3 +111,67 @@ class BaseTrainer(ABC):
         """The whole batch of a step, to look at when its loss is not a number."""
         batch = self.drawn(self.batches.whole(step), step)._asdict()
         return {name: value for name, value in batch.items() if value is not None}
+
+
+class NetworkTrainer(BaseTrainer, Generic[Settings]):
+    """Trains a fresh network on one data set; a subclass says how it is built, optimised and averaged.
+
+    `images` lie on the device where the training shall run; `seed` is that of weights, batches, augmentation and noise.
+    """
+
+    purpose: ClassVar[str]  # keeps the draws of weights and batches apart from others of the same seed
+    clean_gradients: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        settings: Settings,
+        images: Images,
+        *,
+        seed: int,
+        compute: ComputeSettings | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.settings, self.seed = settings, seed
+        batches = Minibatches(
+            images,
+            settings.batch_size,
+            seed=seed,
+            purpose=self.purpose,
+            augmentation=self.changes(),
+            processes=processes,
+        )
+        with seeded(seed, f"{self.purpose} weights"):
+            self.model = self.network(images).to(batches.device).train()
+        synchronise_batch_norms(self.model, processes)
+        super().__init__(
+            {"model": self.model},
+            batches,
+            self.optimizer(),
+            average=self.moving_average(),
+            compute=compute,
+            processes=processes,
+            clean_gradients=self.clean_gradients,
+        )
+
+    @abstractmethod
+    def network(self, images: Images) -> nn.Module:
+        """The network with fresh weights."""
+
+    @abstractmethod
+    def optimizer(self) -> Optimizer:
+        """The optimiser over the model's parameters."""
+
+    def changes(self) -> Augmentation | None:
+        """What is done to the training images."""
+        return None
+
+    def moving_average(self) -> MovingAverage | None:
+        """The average of the model's weights, where a half-life is given."""
+        half_life = self.settings.ema_half_life
+        return MovingAverage(self.model, half_life=half_life) if half_life else None
+
+
+def crops_and_flips(settings: MaeSettings | StandardSettings) -> Augmentation:
+    """The random crops and mirrored images of a training."""
+    crop = ResizedCrop(scale=(settings.crop_scale, 1.0)) if settings.crop_scale < 1 else None
+    return Augmentation(resized_crop=crop, crop_padding=settings.crop_padding, flip=settings.flip)
