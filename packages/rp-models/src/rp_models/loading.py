@@ -1,7 +1,8 @@
 """Networks of the kind that a job needs, tried on one image before any work."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +40,7 @@ def load_classifier(name: str, info: DatasetInfo) -> nn.Module:
     take the images, or gives something else than logits for the classes.
     """
     classifier = load_network(name)
-    try:
-        with torch.no_grad():
-            logits = classifier(_black(info))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise _misfit(name, info, error) from error
+    logits = _answer(lambda: classifier(_black(info)), name, info)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, info.num_classes):
         raise DataError(f"{name} gives no logits for the {info.num_classes} classes of {info.name}")
     return classifier
@@ -52,11 +49,7 @@ def load_classifier(name: str, info: DatasetInfo) -> nn.Module:
 def load_mae(name: str, info: DatasetInfo) -> MaskedAutoencoder:
     """A masked autoencoder of this data set's images; arguments and errors as in `load_classifier`."""
     mae = _of_kind(MaskedAutoencoder, name, "a masked autoencoder")
-    try:
-        with torch.no_grad():
-            mae.encode(_black(info))
-    except (RuntimeError, ValueError) as error:
-        raise _misfit(name, info, error) from error
+    _answer(lambda: mae.encode(_black(info)), name, info)
     return mae
 
 
@@ -90,11 +83,7 @@ def _of_kind(kind: type[Network], name: str, description: str) -> Network:
 
 def _try_denoiser(denoiser: nn.Module, name: str, info: DatasetInfo) -> None:
     x = _black(info)
-    try:
-        with torch.no_grad():
-            denoised = denoiser(x, torch.ones(1))
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise _misfit(name, info, error) from error
+    denoised = _answer(lambda: denoiser(x, torch.ones(1)), name, info)
     if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
         raise DataError(f"{name} is no denoiser of the images of {info.name}")
 
@@ -104,5 +93,11 @@ def _black(info: DatasetInfo) -> Tensor:
     return torch.zeros(1, info.channels, info.image_size, info.image_size)
 
 
-def _misfit(name: str, info: DatasetInfo, error: Exception) -> DataError:
-    return DataError(f"{name} does not take the images of {info.name} ({str(error).splitlines()[0]})")
+def _answer(ask: Callable[[], Any], name: str, info: DatasetInfo) -> Any:
+    """What a network answers on trial, without gradients."""
+    try:
+        with torch.no_grad():
+            return ask()
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{name} does not take the images of {info.name} ({reason})") from error

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rp_models.data.decode import picture_header
@@ -24,6 +24,11 @@ class Listing:
     names: tuple[str, ...]
     labels: tuple[int, ...]
 
+    def only(self, kept: Sequence[int]) -> "Listing":
+        """Some of the files, by position."""
+        names, labels = tuple(self.names[i] for i in kept), tuple(self.labels[i] for i in kept)
+        return replace(self, names=names, labels=labels)
+
 
 def list_class_folder(root: Path, split: str) -> Listing:
     """The files of one split of a class folder.
@@ -35,7 +40,7 @@ def list_class_folder(root: Path, split: str) -> Listing:
     if not has_splits(root):
         every = list_images(root)
         kept = [number for number, name in enumerate(every.names) if split in ("all", of_name(name))]
-        return Listing(root, every.classes, *_chosen(every, kept))
+        return every.only(kept)
     if split == "all":
         raise DataError(f"{root}: its images lie in folders for splits; take one of {', '.join(SPLITS)}")
     for name in _SUBFOLDERS[split]:
@@ -134,8 +139,3 @@ def _images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.lower().endswith(_ENDINGS)]
     return sorted(name for name in names if not name.startswith("."))  # macOS puts `._x.jpg` beside `x.jpg`
-
-
-def _chosen(listing: Listing, kept: list[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and labels of some files."""
-    return tuple(listing.names[i] for i in kept), tuple(listing.labels[i] for i in kept)

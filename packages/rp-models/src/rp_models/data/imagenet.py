@@ -36,7 +36,7 @@ def list_imagenet(split: str, *, root: str | Path | None = None) -> Listing:
         if (seen[label] < _HELD_OUT) == (split == "validation"):
             kept.append(number)
         seen[label] += 1
-    return Listing(every.root, every.classes, tuple(every.names[i] for i in kept), tuple(every.labels[i] for i in kept))
+    return every.only(kept)
 
 
 def _synsets(folder: Path) -> tuple[str, ...]:

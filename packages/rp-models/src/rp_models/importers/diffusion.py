@@ -40,12 +40,7 @@ def patch_arguments(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, 
     """Image size, patch size, channels and width, from the shapes of patch embedding and position table."""
     width, in_channels, patch_size, _ = state[f"{prefix}x_embedder.proj.weight"].shape
     grid = isqrt(state[f"{prefix}pos_embed"].shape[1])
-    return {
-        "image_size": grid * patch_size,
-        "patch_size": patch_size,
-        "in_channels": in_channels,
-        "width": width,
-    }
+    return {"image_size": grid * patch_size, "patch_size": patch_size, "in_channels": in_channels, "width": width}
 
 
 def official_heads(width: int, heads: int | None, argument: str = "heads", known: Mapping[int, int] = _HEADS) -> int:

@@ -37,8 +37,8 @@ class StandardTrainer(NetworkTrainer[StandardSettings]):
 
     def changes(self) -> Augmentation:
         """Random crops, flips, rotations and holes."""
-        own = {"rotation_degrees": self.settings.rotation_degrees, "cutout": self.settings.cutout}
-        return dataclasses.replace(crops_and_flips(self.settings), **own)
+        angle, cutout = self.settings.rotation_degrees, self.settings.cutout
+        return dataclasses.replace(crops_and_flips(self.settings), rotation_degrees=angle, cutout=cutout)
 
     def rate(self, step: int) -> float:
         """A cosine with warm-up."""
