@@ -35,10 +35,9 @@ def kept_tokens(tokens: int, mask_rate: float) -> int:
 def random_mask(noise: Tensor, mask_rate: float) -> Mask:
     """The mask that keeps, in each image, the `kept_tokens(n, mask_rate)` tokens with the smallest noise.
 
-    Returns a mask on the device of `noise`; `mask` has its dtype. Raises ValueError if `noise` is not (b, n), the rate
-    is outside [0, 1), or no token would be kept. Source: "random masking" of He et al. 2022, arXiv:2111.06377, section
-    3. `noise`: (b, n), one draw per token, e.g. uniform in [0, 1); the only source of randomness. `mask_rate`: share of
-    removed tokens, in [0, 1).
+    `noise` (b, n), one draw per token, e.g. uniform in [0, 1), is the only source of randomness; `mask` has its dtype
+    and device. Raises ValueError if `noise` is not (b, n), the rate is outside [0, 1), or no token would be kept.
+    Source: "random masking" of He et al. 2022, arXiv:2111.06377, section 3.
     """
     if noise.dim() != 2:
         raise ValueError(f"noise must be (batch, tokens), got {tuple(noise.shape)}")

@@ -24,14 +24,8 @@ _MEMORY = 2**33  # bytes that `load` takes at most
 class FolderImages:
     """Images in files, one numbering for all; decoding leaves Python's lock, so that threads are enough.
 
-    `workers`: threads; None for as many as there are cores, at most 16.
-
-    Attributes:
-        info: what the data set is.
-        names: of the files, below `root`.
-        labels: int64 tensor (n,), on the CPU.
-        view: how a picture becomes a square.
-        device: where batches come out.
+    `names` are below `root`; labels, int64 (n,), are on the CPU; batches come out on `device`. `workers` are the
+    threads; None for as many as there are cores, at most 16.
     """
 
     def __init__(

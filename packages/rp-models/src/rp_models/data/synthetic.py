@@ -26,10 +26,7 @@ _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.npz")
 class SyntheticImages:
     """Images in one or several `.npz` files, numbered through in the order of the files, read when a batch needs them.
 
-    Attributes:
-        info: the data set that they imitate.
-        labels: int64 tensor (n,), in memory on the CPU.
-        device: where batches come out.
+    `info` is the data set that they imitate; labels, int64 (n,), are on the CPU; batches come out on `device`.
     """
 
     def __init__(
@@ -88,13 +85,9 @@ class SyntheticImages:
 def read_synthetic(paths: str | Path | Sequence[str | Path], info: DatasetInfo) -> SyntheticImages:
     """Open a synthetic set; its images stay in the files, its labels are read and checked.
 
-    Raises DataError if a file is missing, damaged or compressed, a part of a set is absent, or shapes, types or labels
-    do not fit the data set.
-
-    Args:
-        paths: an `.npz` file; a folder or a pattern with `*`, whose `.npz` files are taken in the order of the numbers
-            in their names; or several of these, taken in the given order.
-        info: the data set that it imitates.
+    `paths` is an `.npz` file; a folder or a pattern with `*`, whose `.npz` files are taken in the order of the numbers
+    in their names; or several of these, taken in the given order. Raises DataError if a file is missing, damaged or
+    compressed, a part of a set is absent, or shapes, types or labels do not fit the data set.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     files = [file for path in given for file in _files(path)]

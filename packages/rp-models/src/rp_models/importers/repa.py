@@ -25,12 +25,9 @@ def read_repa(
 ) -> Imported:
     """Read a SiT trained with REPA, its projectors included.
 
-    Raises CheckpointError if the file cannot be read or is no SiT.
-
-    Args:
-        weights: the average of the weights ("ema") or the weights ("model").
-        heads: attention heads; None for those of the official size of that width.
-        encoder_depth: blocks before the projection; None to go by the file, else 8 as in the released model.
+    `weights` is the average of the weights ("ema") or the weights ("model"). Heads that are None are those of the
+    official size of that width. `encoder_depth` is the number of blocks before the projection; None to go by the file,
+    else 8 as in the released model. Raises CheckpointError if the file cannot be read or is no SiT.
     """
     content = read_torch_file(path, allow_namespace=True)
     state = transformer_state(content, weights, "x_embedder.proj.weight", "sit", path)

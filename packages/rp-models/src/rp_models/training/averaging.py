@@ -7,15 +7,9 @@ from torch import nn
 
 
 class MovingAverage:
-    """EDM's exponential moving average of a model's weights; its memory is counted in images.
+    """EDM's exponential moving average of a model's weights; its memory is counted in images, see `ema_decay`.
 
-    Attributes:
-        model: the average, in eval mode and without gradients.
-
-    Args:
-        model: copied as it is now.
-        half_life: images after which a weight's share has halved.
-        ramp: the half-life is at most this share of the images seen; None switches that off.
+    `model` is copied as it is now; the copy is in eval mode and without gradients.
     """
 
     def __init__(self, model: nn.Module, *, half_life: float, ramp: float | None = 0.05) -> None:
@@ -31,14 +25,10 @@ class MovingAverage:
 
 
 def dmat_decay(step: int, *, warmup_steps: float, tau: float = 0.995) -> float:
-    """The decay of DM-AT's average after optimiser step `step`.
+    """The decay of DM-AT's average after optimiser step `step`, from 1; at most `tau`.
 
-    Args:
-        step: counted from 1.
-        warmup_steps: before them the average is a plain copy.
-        tau: the decay's upper limit.
-
-    Source: Gowal et al. 2020, arXiv:2010.03593, as used by Wang et al. 2023, arXiv:2302.04638.
+    Before `warmup_steps` the average is a plain copy. Source: Gowal et al. 2020, arXiv:2010.03593, as used by Wang et
+    al. 2023, arXiv:2302.04638.
     """
     if step < warmup_steps:
         return 0.0
@@ -47,15 +37,10 @@ def dmat_decay(step: int, *, warmup_steps: float, tau: float = 0.995) -> float:
 
 
 def ema_decay(images_seen: float, *, batch_size: int, half_life: float, ramp: float | None = 0.05) -> float:
-    """The decay of EDM's exponential moving average for one batch.
+    """The decay of EDM's exponential moving average for one batch, after `images_seen` images.
 
-    Args:
-        images_seen: images trained on so far.
-        batch_size: images in this batch.
-        half_life: images after which a weight's share has halved.
-        ramp: the half-life is at most this share of `images_seen`; None switches that off.
-
-    Source: Karras et al. 2022, arXiv:2206.00364, Appendix F.2 and the published trainer.
+    A weight's share halves in `half_life` images, which is at most the share `ramp` of the images seen; None switches
+    that off. Source: Karras et al. 2022, arXiv:2206.00364, Appendix F.2 and the published trainer.
     """
     if ramp is not None:
         half_life = min(half_life, ramp * images_seen)

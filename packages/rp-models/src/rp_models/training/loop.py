@@ -85,20 +85,13 @@ def fit(
     save_seconds: float = 20.0,
     writes: bool = True,
 ) -> None:
-    """Run training steps until `steps` are done, from wherever the state file stands.
+    """Run training steps until `steps` are done, from wherever the state file `path` stands.
 
-    Raises CheckpointError if the state file is damaged or of another training; Interrupted if a loss is not finite; the
-    last good state stays on disk.
-
-    Args:
-        train_step: does step number 0, 1, ... and returns its metrics, among them "loss".
-        state: what the steps change.
-        path: of the state file; read if it is there, written every `save_seconds` and at the end.
-        identity: what is being trained, JSON values.
-        log: called with (steps done, metrics) after each step.
-        resumed: called once with the steps already done, before the first step.
-        save_seconds: seconds between two writes of the state.
-        writes: whether this process writes the state file; of several that train together, one does.
+    `train_step` does step number 0, 1, ... and returns its metrics, among them "loss"; `log` is called with (steps
+    done, metrics) after each, `resumed` once with the steps already done. The state is written every `save_seconds` and
+    at the end, by the one process that `writes`; `identity`, JSON values, says what is being trained. Raises
+    CheckpointError if the state file is damaged or of another training; Interrupted if a loss is not finite: the last
+    good state stays.
     """
     done = state.restore(path, identity) if path.exists() else 0
     resumed(done)

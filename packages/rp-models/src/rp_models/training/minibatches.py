@@ -33,12 +33,8 @@ B = TypeVar("B", bound=tuple[Tensor, ...])
 class StepBatches(ABC, Generic[B]):
     """The images of each step, a function of its number; those that are not in memory are read ahead in the background.
 
-    Raises ValueError if the batch cannot be divided among the processes.
-
-    Args:
-        sources: the sets that are read.
-        plan: which images make up each batch.
-        batch_size: images in a step, over all processes.
+    `plan` says which images of the sources make up each batch, of `batch_size` images over all processes. Raises
+    ValueError if the batch cannot be divided among the processes.
     """
 
     def __init__(self, sources: Sequence[Images], plan: BatchPlan, batch_size: int, processes: Processes) -> None:
@@ -72,14 +68,10 @@ class StepBatches(ABC, Generic[B]):
 
 
 class Minibatches(StepBatches[Minibatch]):
-    """All images in random order, epoch after epoch.
+    """All images in random order, epoch after epoch, `batch_size` in a step over all processes.
 
+    `seed` is of order and augmentation; `purpose`, what is trained, keeps its draws apart from others of the same seed.
     Raises ValueError if the batch cannot be divided among the processes.
-
-    Args:
-        batch_size: images in a step, over all processes.
-        seed: of order and augmentation.
-        purpose: what is trained; keeps its draws apart from others of the same seed.
     """
 
     def __init__(

@@ -27,10 +27,8 @@ class RunError(ValueError):
 class RunFolder:
     """One run's files; each is written to a temporary name and renamed.
 
-    Attributes:
-        path: the folder.
-        writes: whether this process keeps the times; of several that do one run, the first.
-        listeners: called with (stage, step, values) for each line of `metrics.jsonl`, after it is written.
+    `writes` tells whether this process keeps the times: of several that do one run, the first. Each of `listeners` is
+    called with (stage, step, values) for each line of `metrics.jsonl`, after it is written.
     """
 
     def __init__(self, path: str | Path, *, writes: bool = True) -> None:

@@ -6,12 +6,7 @@ import math
 def cosine(step: float, *, steps: float, peak: float, warmup: float = 0.0, final: float = 0.0) -> float:
     """Linear warm-up from zero to `peak`, then half a cosine down to `final`.
 
-    Args:
-        step: from 0; may be fractional (epochs).
-        steps: length of the whole schedule in the same unit.
-        peak: highest rate.
-        warmup: length of the warm-up in the same unit.
-        final: rate at the end.
+    `step`, from 0, `steps` and `warmup` are in the same unit; they may be fractional (epochs).
     """
     if step < warmup:
         return peak * step / warmup

@@ -39,17 +39,11 @@ def train_stage(
 ) -> None:
     """Train to the end, from wherever an earlier session of the run stopped.
 
-    Raises CheckpointError if the state on disk is damaged or of another training; Interrupted if the loss stops being a
-    number; the batch of that step is in `failed/`, if the trainer can tell.
-
-    Args:
-        trainer: what is trained; its state is restored and saved.
-        stage: name of the stage in the run folder.
-        seed: of dropout and whatever else torch draws by itself.
-        log_every: steps between two lines of `metrics.jsonl`.
-        save_seconds: seconds between two writes of the training state.
-        after_step: called with the number of steps done; returns further metrics, e.g. of a validation, or none.
-        processes: that train together; the first one writes.
+    `identity` holds the settings that the training depends on, JSON values; `seed` is of dropout and whatever else
+    torch draws by itself; `after_step` is called with the number of steps done and returns further metrics, e.g. of a
+    validation. Of several processes the first one writes. Raises CheckpointError if the state on disk is damaged or of
+    another training; Interrupted if the loss stops being a number: that step's batch is in `failed/`, if the trainer
+    can tell.
     """
     watch = _Watch(stage, steps, folder, progress, log_every, writes=processes.main)
 

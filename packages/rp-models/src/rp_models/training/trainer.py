@@ -37,19 +37,9 @@ class BaseTrainer(ABC):
     """One network, the average of its weights, and the step that trains them; a subclass says what it minimises.
 
     A step is a function of its number: batches, draws and rates need no state. Every subclass trains in mixed precision
-    and in several processes, which divide each batch and agree with one process up to rounding.
-
-    Attributes:
-        model: the network that is trained, set by the subclass before it calls this constructor.
-        average: the average of its weights, which is what one uses; the model itself if there is none.
-        state: everything that training changes.
-        engine: does the optimiser steps.
-
-    Args:
-        modules: what the optimizer trains, by name.
-        batches: the images of each step.
-        kept: what else training changes, by name.
-        clean_gradients: see `Engine`.
+    and in several processes, which divide each batch and agree with one process up to rounding. The subclass sets
+    `model` before it calls this constructor; `average`, the average of its weights, is the model itself if there is
+    none; `modules` and `kept` are what the optimizer trains and what else training changes, by name.
     """
 
     model: nn.Module
