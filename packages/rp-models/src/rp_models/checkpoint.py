@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rp_models import zoo
+from rp_models.files import complete_file
 
 FORMAT = "rp/1"
 WEIGHTS = Path(__file__).with_name("weights")  # the small checkpoints that come with the package
@@ -127,23 +128,16 @@ def save_tensors(tensors: Mapping[str, Tensor], path: str | Path, header: Mappin
 
     Raises OSError if the file cannot be written, e.g. because the disk is full.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     metadata = {"format": FORMAT, "header": json.dumps(header)}
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # as the user's umask has it: safetensors keeps files from everybody else
-        save_file(contiguous, temporary, metadata=metadata)
-        temporary.chmod(mode)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # the rename must not become visible before the bytes
-        temporary.replace(path)
+        with complete_file(Path(path)) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the user's umask has it: safetensors keeps files from everybody else
+            save_file(contiguous, temporary, metadata=metadata)
+            temporary.chmod(mode)
     except safetensors.SafetensorError as error:
         raise OSError(f"{path} could not be written ({error}); a file that had this name before is kept") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

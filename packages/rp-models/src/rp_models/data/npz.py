@@ -17,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from rp_models.data.errors import DataError
+from rp_models.files import complete_file
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a member: signature, lengths of its name and of its extra field
 _COPY_BYTES = 2**24
@@ -91,19 +92,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises DataError if writing fails, e.g. on a full disk; what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with complete_file(path) as temporary, temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         kept = "; the file that was there is unchanged" if path.exists() else ""
         raise DataError(f"{path}: cannot be written ({error.strerror or error}){kept}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rp_models.files import complete_file
 from rp_models.training.lock import FolderLock, FolderLocked, lock_folder
 
 if TYPE_CHECKING:
@@ -106,16 +107,8 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file, complete under its name or not at all."""
         target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with complete_file(target) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         return target
 
     def read_json(self, name: str) -> Any:

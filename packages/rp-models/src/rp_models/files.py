@@ -1,0 +1,23 @@
+"""Files that are complete under their name, or not there; importing this does not import torch."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; the file takes its name when the block is through and it is on disk.
+
+    When the block fails, what was there before is untouched, and the temporary file is gone.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # the rename must not become visible before the bytes
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
