@@ -26,7 +26,7 @@ def test_no_committed_record_or_page_holds_an_absolute_path() -> None:
 
 
 def test_an_absolute_path_would_be_noticed() -> None:
-    for text in ('"/tmp/exp2/runs/x"', "(/home/someone/x", r'"C:\\Users\\x"', "in /work/main"):
+    for text in ('"/tmp/exp2/runs/x"', "(/home/someone/x", r'"C:\\Users\\x"', "in /data/models"):
         assert ABSOLUTE.search(text), text
     for text in ("https://example.org/home/x", "runs/tmp/x", "8/255", "$RP_DATA/data/x", "`./data/cifar`", "</data>"):
         assert not ABSOLUTE.search(text), text
