@@ -196,6 +196,7 @@ def image_indices(x: Tensor, index: Tensor | None) -> Tensor:
     """The checked indices on the images' device; 0, 1, 2, ... if None."""
     if index is None:
         return torch.arange(len(x), device=x.device)
+    index = torch.as_tensor(index)
     if index.dtype != torch.int64 or index.shape != x.shape[:1]:
         raise ValueError(
             f"index must hold one int64 image index for each of {len(x)} images, got {index.dtype} {tuple(index.shape)}"
