@@ -288,3 +288,8 @@ def test_what_cannot_be_converted_says_why_in_one_sentence(name: str, convert: C
     sentence = f"{type(purifier).__name__} cannot be scripted, traced or exported: it draws its noise in Python"
     with pytest.raises(RuntimeError, match=sentence):
         convert(nn.Sequential(Defended(purifier, TinyClassifier()).eval()))
+
+
+def test_numbers_of_images_may_be_a_list() -> None:
+    purifier, x = GaussianNoise(std=0.1), torch.full((2, 1, 4, 4), 0.5)
+    assert torch.equal(purifier(x, seed=1, index=[0, 1]), purifier(x, seed=1, index=torch.tensor([0, 1])))
