@@ -113,7 +113,8 @@ def test_training_on_noisy_images_learns_and_resumes_bit_for_bit(tmp_path):
 
 
 def test_fine_tuning_by_trades_lowers_its_loss_and_changes_encoder_and_head():
-    model = DiffusionClassifier(fresh(), 10)
+    with seeded(0, "weights"):
+        model = DiffusionClassifier(fresh(), 10)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     trades = Trades(eps=0.02, step_size=0.01, steps=2)
     tuner = EncoderFineTuner(model, images(32), replace(SETTINGS, epochs=16, lr=1e-2), objective=trades, seed=1)
