@@ -98,7 +98,10 @@ def test_processes_of_torchrun_share_both_stages(runs, work) -> None:
     assert torch.equal(*images)
     first, second = (read_tensors(work / run / "checkpoints" / "rmae.safetensors") for run in ("rmae", "two"))
     for name, value in first.items():
-        torch.testing.assert_close(second[name], value, atol=2e-5, rtol=1e-4)  # sums in another order, Adam's root
+        found = second[name]
+        if name.endswith("qkv.bias"):  # the keys' bias has no gradient but rounding, which Adam makes steps of
+            value, found = (torch.cat([part[0], part[2]]) for part in (value.chunk(3), found.chunk(3)))
+        torch.testing.assert_close(found, value, atol=2e-5, rtol=1e-4)  # sums in another order, Adam's root
 
 
 @pytest.mark.parametrize(
