@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier
 from rp_attacks.eot import MeanLogits
 from rp_attacks.intervals import Interval
@@ -14,6 +13,7 @@ from rp_attacks.norms import Norm
 from rp_attacks.pgd import PGD
 from rp_attacks.problem import Attack
 from rp_attacks.report import Report
+from rp_attacks.transfer import Wrapped
 
 
 class Preset(NamedTuple):
@@ -77,26 +77,10 @@ def preset(name: str, *, norm: Norm = "linf", gradients: Sequence[str] = ("exact
 
 
 @dataclass(frozen=True, slots=True)
-class OnMeanLogits(ImageAttack):
+class OnMeanLogits(Wrapped):
     """Attacks the classifier of logits averaged over `passes` of the defence, whatever average is being judged."""
 
-    attack: Attack
     passes: int
-
-    @property
-    def norm(self) -> Norm:
-        """Norm of the attack's ball."""
-        return self.attack.norm
-
-    @property
-    def eps(self) -> float:
-        """Radius of the attack's ball."""
-        return self.attack.eps
-
-    @property
-    def shares_randomness(self) -> bool:
-        """Whether the attack's result depends on which images it is given together."""
-        return getattr(self.attack, "shares_randomness", False)
 
     def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         """Adversarial images for the averaged classifier."""

@@ -13,15 +13,10 @@ from rp_attacks.store import load_images
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer(ImageAttack):
-    """Runs an attack on a source model, whatever the model under attack.
-
-    A white-box attack on a defence must be at least as strong as a transfer from the undefended classifier: where it is
-    not, the defence hides its gradient. With a purifier's shortened form as source it is an adaptive attack.
-    """
+class Wrapped(ImageAttack):
+    """An attack that is run on something else than the model it is given: its ball is that attack's."""
 
     attack: Attack
-    source: Classifier = field(repr=False)
 
     @property
     def norm(self) -> Norm:
@@ -37,6 +32,17 @@ class Transfer(ImageAttack):
     def shares_randomness(self) -> bool:
         """Whether the attack's result depends on which images it is given together."""
         return getattr(self.attack, "shares_randomness", False)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer(Wrapped):
+    """Runs an attack on a source model, whatever the model under attack.
+
+    A white-box attack on a defence must be at least as strong as a transfer from the undefended classifier: where it is
+    not, the defence hides its gradient. With a purifier's shortened form as source it is an adaptive attack.
+    """
+
+    source: Classifier = field(repr=False)
 
     @property
     def takes_soft_labels(self) -> bool:
