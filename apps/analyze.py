@@ -9,14 +9,11 @@ On the digits about two minutes of two cores.
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.recipes.analysis import Analysis
-
-if TYPE_CHECKING:
-    from rp_experiments.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +33,5 @@ class Options(cli.Options):
             raise ValueError(f"{self.config.run} holds no finished run of train_dra.py; name one with --run")
 
 
-def work(options: Options, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.analyze import analyze
-
-    analyze(options.config, run)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, work))
+    sys.exit(cli.main(Options, "analyze:analyze"))

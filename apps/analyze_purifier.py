@@ -9,15 +9,12 @@ One HTML page with its Figures 1, 2, 4, 6, 7 and Theorems 3.1, 3.2 on real image
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.recipes.analyze_purifier import RECIPES, PurifierAnalysis
 from rp_experiments.recipes.standard_classifier import check_named
-
-if TYPE_CHECKING:
-    from rp_experiments.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +29,5 @@ class Options(cli.Options):
         check_named(self.config.classifier, "--classifier", self.config.data)
 
 
-def work(options: Options, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.analyze_purifier import analyze_purifier
-
-    analyze_purifier(options.config, run)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, work, RECIPES))
+    sys.exit(cli.main(Options, "analyze_purifier:analyze_purifier", RECIPES))

@@ -11,14 +11,11 @@ core, which the cores share, and goes on with `--resume` wherever it stopped.
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rp_experiments import cli, launch
 from rp_experiments.recipes.compare_purifiers import RECIPES, Comparison
-
-if TYPE_CHECKING:
-    from rp_experiments.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +25,7 @@ class Options(cli.SharedOptions):
     recipe: Literal["digits", "fashion-mnist", "smoke"] = "digits"  # where the settings below start from
     tune: bool = False  # try settings of the purifiers on the validation split instead
     config: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)
+    passed = ("tune",)
 
     @property
     def name(self) -> str:
@@ -40,12 +38,5 @@ class Options(cli.SharedOptions):
         return launch.cores()
 
 
-def work(options: Options, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.compare_purifiers import compare_purifiers
-
-    compare_purifiers(options.config, run, tune=options.tune)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, work, RECIPES))
+    sys.exit(cli.main(Options, "compare_purifiers:compare_purifiers", RECIPES))

@@ -10,15 +10,12 @@ uv run torchrun --nproc-per-node 8 apps/evaluate.py --model wrn.safetensors --da
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 from rp_experiments import cli, launch
 from rp_experiments.recipes.evaluation import Evaluation
 from rp_experiments.recipes.standard_classifier import check_named
-
-if TYPE_CHECKING:
-    from rp_experiments.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +44,5 @@ class Options(cli.SharedOptions):
         check_named(self.config.model, "--model", self.config.data)
 
 
-def work(options: Options, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.evaluate import evaluate
-
-    evaluate(options.config, run)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, work))
+    sys.exit(cli.main(Options, "evaluate:evaluate"))

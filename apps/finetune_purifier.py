@@ -14,15 +14,12 @@ sign steps (digits-steps, two to three minutes) RMAE-Pure does. Processes share 
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.recipes.finetuning import RECIPES, Finetuning
 from rp_experiments.recipes.standard_classifier import check_named
-
-if TYPE_CHECKING:
-    from rp_experiments.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +43,5 @@ class Options(cli.SharedOptions):
             raise ValueError("kind maskdit needs a checkpoint; name it with --maskdit")
 
 
-def work(options: Options, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.finetune_purifier import finetune_purifier
-
-    finetune_purifier(options.config, run)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, work, RECIPES))
+    sys.exit(cli.main(Options, "finetune_purifier:finetune_purifier", RECIPES))

@@ -20,8 +20,6 @@ from rp_experiments import cli
 from rp_experiments.recipes.generate import RECIPES, TRAINED, Generation, name_of
 
 if TYPE_CHECKING:
-    from rp_experiments.run import Run
-
     RecipeName = str
 else:
     RecipeName = Literal[tuple(RECIPES)]
@@ -34,6 +32,7 @@ class Options(cli.SharedOptions):
     checkpoint: tyro.conf.Positional[str] = TRAINED  # EDM, MaskDiT or LightningDiT
     recipe: RecipeName = "plain"  # where the settings below start from: the published settings of a model
     config: Annotated[Generation, tyro.conf.arg(name="")] = field(default_factory=Generation)
+    passed = ("checkpoint",)
     name = property(lambda self: name_of(self.checkpoint))
 
     @property
@@ -47,12 +46,5 @@ class Options(cli.SharedOptions):
             raise ValueError(f"{TRAINED} is not there; make it with pretrain.py edm, or name another checkpoint")
 
 
-def work(options: Options, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.generate import generate_images
-
-    generate_images(options.checkpoint, options.config, run)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, work, RECIPES))
+    sys.exit(cli.main(Options, "generate:generate_images", RECIPES))

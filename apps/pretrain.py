@@ -11,20 +11,9 @@ two cores.
 """
 
 import sys
-from typing import TYPE_CHECKING
 
 from rp_experiments import cli
-from rp_experiments.recipes.pretrain import KINDS, PretrainOptions
-
-if TYPE_CHECKING:
-    from rp_experiments.run import Run
-
-
-def work(options: PretrainOptions, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.pretrain import pretrain
-
-    pretrain(options.config, run, tensorboard=options.tensorboard)
+from rp_experiments.recipes.pretrain import KINDS
 
 
 def main() -> None:
@@ -35,7 +24,7 @@ def main() -> None:
         return
     if kind not in KINDS:
         raise ValueError(f"the first argument must be one of {', '.join(KINDS)}, got {kind!r}; see --help")
-    cli.start(cli.parse(KINDS[kind].options, KINDS[kind].recipes), work)
+    cli.start(cli.parse(KINDS[kind].options, KINDS[kind].recipes), "pretrain:pretrain")
 
 
 if __name__ == "__main__":

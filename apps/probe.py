@@ -12,14 +12,11 @@ arguments: the embedded digits, a few minutes on two cores.
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.recipes.probe import RECIPES, ProbeStudy
-
-if TYPE_CHECKING:
-    from rp_experiments.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +27,5 @@ class Options(cli.Options):
     config: Annotated[ProbeStudy, tyro.conf.arg(name="")] = field(default_factory=ProbeStudy)
 
 
-def work(options: Options, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.probe import probe
-
-    probe(options.config, run)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, work, RECIPES))
+    sys.exit(cli.main(Options, "probe:probe", RECIPES))

@@ -8,14 +8,11 @@ uv run apps/purify.py --input a.png b.png --purifier.kind diffpure --purifier.mo
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.recipes.purification import Purification
-
-if TYPE_CHECKING:
-    from rp_experiments.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +29,5 @@ class Options(cli.Options):
         return f"{what}-{self.config.purifier.kind}"
 
 
-def work(options: Options, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.purify import purify
-
-    purify(options.config, run)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, work))
+    sys.exit(cli.main(Options, "purify:purify"))

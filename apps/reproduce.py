@@ -27,33 +27,28 @@ class Options(cli.Options):
     items: Annotated[tuple[str, ...], tyro.conf.Positional]  # items such as dra/table-1, or: list, all
     scale: Literal["digits", "fashion-mnist", "fashion-mnist-gpu", "paper", "smoke"] = "digits"  # data and budgets
     processes: int = 2  # artifacts that are made side by side; 1 on a GPU
+    passed = ("plan", "processes")
     name = property(lambda self: self.scale)  # of the folder
+    config = property(lambda self: chosen(self.items))
+    plan = property(lambda self: SCALES[self.scale]())
 
     @property
     def settings(self) -> Any:
         """The resolved configurations of everything that each item needs."""
-        plan = SCALES[self.scale]()
-        return {item.key: {one.name: asdict(one.config) for one in item.needed(plan)} for item in chosen(self.items)}
+        return {item.key: {one.name: asdict(one.config) for one in item.needed(self.plan)} for item in self.config}
 
     def check(self) -> None:
         """Refuse unknown items, and no processes; several have a core each."""
-        require(bool(chosen(self.items)) and self.processes >= 1, f"processes must be at least 1, got {self.processes}")
+        require(bool(self.config) and self.processes >= 1, f"processes must be at least 1, got {self.processes}")
         os.environ |= {"OMP_NUM_THREADS": "1"} if self.processes > 1 else {}  # before torch
-
-
-def make(options: Options, run: Any) -> None:
-    """Make the items in a run; torch is imported here."""
-    from rp_experiments.papers.reproduce import reproduce
-
-    reproduce(chosen(options.items), SCALES[options.scale](), run, processes=options.processes)
 
 
 def start(options: Options) -> None:
     """List the items, or make them."""
     if options.items != ("list",):
-        cli.start(options, make)
+        cli.start(options, "papers.reproduce:reproduce")
     else:
-        print(listing(SCALES[options.scale](), Store(cli.folder(options))))
+        print(listing(options.plan, Store(cli.folder(options))))
 
 
 if __name__ == "__main__":

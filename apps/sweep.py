@@ -12,21 +12,9 @@ over seeds, and differences that are paired by seed and by image.
 """
 
 import sys
-from typing import TYPE_CHECKING
 
 from rp_experiments import cli
-from rp_experiments.recipes.sweep import SweepOptions, sweep_options
-
-if TYPE_CHECKING:
-    from rp_experiments.run import Run
-
-
-def work(options: SweepOptions, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.sweep import run_sweep
-
-    run_sweep(options.sweep, options.configs, run, workers=options.workers)
-
+from rp_experiments.recipes.sweep import sweep_options
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(lambda: cli.start(sweep_options(), work)))
+    sys.exit(cli.guarded(lambda: cli.start(sweep_options(), "sweep:run_sweep")))

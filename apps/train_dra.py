@@ -23,8 +23,6 @@ from rp_experiments.recipes.dra import RECIPES
 from rp_experiments.recipes.dra_settings import TrainDra
 
 if TYPE_CHECKING:
-    from rp_experiments.run import Run
-
     RecipeName = str
 else:
     RecipeName = Literal[tuple(RECIPES)]
@@ -37,18 +35,12 @@ class Options(cli.SharedOptions):
     recipe: RecipeName = "digits"  # where the settings below start from
     workers: int = 2  # processes that evaluate beside the training, on a CPU; 0 for none. Changes no number
     config: Annotated[TrainDra, tyro.conf.arg(name="")] = field(default_factory=TrainDra)
+    passed = ("recipe", "workers")
 
     def check(self) -> None:
         """Whether the workers can be started."""
         cli.check_workers(self.workers)
 
 
-def work(options: Options, run: "Run") -> None:
-    """The job; torch is imported only now."""
-    from rp_experiments.train_dra import train_dra
-
-    train_dra(options.config, run, recipe=options.recipe, workers=options.workers)
-
-
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, work, RECIPES))
+    sys.exit(cli.main(Options, "train_dra:train_dra", RECIPES))

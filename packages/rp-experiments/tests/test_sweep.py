@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rp_attacks import PGD
-from rp_experiments.recipes.sweep import SWEEPS, Sweep, configuration, configurations, grid_of, name_of
+from rp_experiments.recipes.sweep import SWEEPS, Sweep, configuration, grid_of, name_of
 from rp_experiments.run import Run
 from rp_experiments.sweep import run_sweep
 from rp_experiments.train_dra import TrainDraJob
@@ -88,7 +88,6 @@ def test_a_sweep_shares_what_it_can_goes_on_where_it_stopped_and_reports(weak, t
     monkeypatch.setattr("rp_experiments.reports.dra_report.plot_training", lambda curves: None)
     monkeypatch.setattr("rp_experiments.reports.dra_report.write", lambda *arguments, **options: None)
     sweep = replace(SWEEPS["smoke"](), seeds=(0, 1))
-    configs = configurations(sweep)
     run = Run(folder=RunFolder(tmp_path / "out"), cache=tmp_path / "cache")
     train, calls = TrainDraJob.classifier, []
 
@@ -100,10 +99,10 @@ def test_a_sweep_shares_what_it_can_goes_on_where_it_stopped_and_reports(weak, t
 
     monkeypatch.setattr(TrainDraJob, "classifier", stopping)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(sweep, configs, run)
+        run_sweep(sweep, run)
     with pytest.raises(RunError, match="already holds a run"):
-        run_sweep(sweep, configs, run)
-    run_sweep(sweep, configs, replace(run, resume=True))
+        run_sweep(sweep, run)
+    run_sweep(sweep, replace(run, resume=True))
     table = capsys.readouterr().out
     assert table.count("alignment.weight=1.2") == 1
     assert len(list((tmp_path / "cache").glob("edm-*"))) == 2  # one for each seed, shared by the points

@@ -3,19 +3,17 @@
 import errno
 import json
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import tyro
 
 from rp_experiments import launch
 from rp_experiments.purifier_options import REGISTRY
-
-if TYPE_CHECKING:
-    from rp_experiments.run import Run
 
 # A thread of torch's pool that has nothing to do sleeps instead of spinning: on a machine that does anything else at
 # the same time, small networks were 30 times slower with spinning threads. Must be set before torch is imported.
@@ -38,6 +36,8 @@ class Options:
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
     data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     cache: Path = Path("runs/cache")  # networks and images that other runs made
+
+    passed: ClassVar[tuple[str, ...]] = ()  # options that the job takes by their names, beside `config` and run
 
     @property
     def name(self) -> str:
@@ -68,16 +68,11 @@ class SharedOptions(Options):
 Recipes = Mapping[str, Callable[[], Any]]
 """Functions that make a configuration, by name; the first is the default."""
 T = TypeVar("T")
-AppOptions = TypeVar("AppOptions", bound=Options)
 
 
-def main(
-    options: type[AppOptions],
-    work: Callable[[AppOptions, "Run"], None],
-    recipes: Mapping[str, Callable[[], Any]] | None = None,
-) -> int:
-    """An app: read the options of this call, open the run, work; gives the exit status."""
-    return guarded(lambda: start(parse(options, recipes), work))
+def main(options: type[Options], job: str, recipes: Recipes | None = None) -> int:
+    """An app: read the options of this call, open the run, do the job; gives the exit status. See `start`."""
+    return guarded(lambda: start(parse(options, recipes), job))
 
 
 def parse(options: type[T], recipes: Recipes | None = None, words: Sequence[str] | None = None) -> T:
@@ -93,8 +88,11 @@ def parse(options: type[T], recipes: Recipes | None = None, words: Sequence[str]
         fail(str(error))
 
 
-def start(options: AppOptions, work: Callable[[AppOptions, "Run"], None]) -> None:
-    """Print the settings, or check them and work in a run of them; torch is imported only for the last."""
+def start(options: Options, job: str) -> None:
+    """Print the settings, or check them and do a job, `MODULE:FUNCTION` of this package, in a run of them.
+
+    The job is imported only to be done, and torch with it.
+    """
     if options.dry_run:
         print_json(options.settings)
         return
@@ -108,7 +106,8 @@ def start(options: AppOptions, work: Callable[[AppOptions, "Run"], None]) -> Non
         with open_run(
             out, device=options.device, cache=options.cache, root=options.data_root, resume=options.resume
         ) as run:
-            work(options, run)
+            work = pkgutil.resolve_name(f"rp_experiments.{job}")
+            work(getattr(options, "config", None), run, **{name: getattr(options, name) for name in options.passed})
     if first_process():
         print(f"\neverything is in {out}/", file=sys.stderr, flush=True)
 

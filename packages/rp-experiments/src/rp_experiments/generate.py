@@ -29,7 +29,7 @@ COLUMNS, ROWS = 10, 20  # images and classes on the sheet
 NO_LABEL = -1  # of an image whose class nobody knows; no training accepts it
 
 
-def generate_images(checkpoint: str, config: Generation, run: Run) -> None:
+def generate_images(config: Generation, run: Run, *, checkpoint: str) -> None:
     """Make a set of synthetic images, and say what they are like."""
     job = GenerateJob(checkpoint, config, run)
     run.claim(job.identity)

@@ -1,21 +1,20 @@
 """The runs of a sweep, one after another, and their report."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rp_models.checkpoint import read_tensors
 
-from rp_experiments.recipes.dra_settings import TrainDra
-from rp_experiments.recipes.sweep import Sweep, name_of
+from rp_experiments.recipes.sweep import Sweep, configurations, name_of
 from rp_experiments.reports import sweep_report
 from rp_experiments.run import Run
 from rp_experiments.statistics import Outcome
 from rp_experiments.train_dra import train_dra
 
 
-def run_sweep(sweep: Sweep, configs: Mapping[int, Sequence[TrainDra]], run: Run, *, workers: int = 0) -> None:
+def run_sweep(sweep: Sweep, run: Run, *, workers: int = 0) -> None:
     """Train and judge every point with every seed, each in a folder of its own, then write and print the table."""
     run.claim(sweep)
+    configs = configurations(sweep)
     for seed in sweep.seeds:
         for point, config in zip(sweep.points(), configs[seed], strict=True):
             train_dra(config, run.inside(_folder(run.path, name_of(point), seed)), workers=workers, quiet=True)

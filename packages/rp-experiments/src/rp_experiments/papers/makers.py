@@ -24,7 +24,7 @@ from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.dra_settings import TrainDra
 from rp_experiments.recipes.probe import ProbeStudy
-from rp_experiments.recipes.sweep import Sweep, configurations
+from rp_experiments.recipes.sweep import Sweep
 from rp_experiments.results import limits
 from rp_experiments.run import Run
 from rp_experiments.sweep import run_sweep
@@ -59,7 +59,7 @@ def _probe(config: ProbeStudy, run: Run, needs: Needs) -> None:
 
 
 def _sweep(config: Sweep, run: Run, needs: Needs) -> None:
-    run_sweep(config, configurations(config), run)
+    run_sweep(config, run)
     rows = run.folder.read_json("result.json")["rows"]
     points = [
         StrengthPoint(float(weight), limits(row["clean"])["estimate"], limits(row["autoattack"])["estimate"])

@@ -20,7 +20,7 @@ from rp_experiments.papers.plan import Plan
 from rp_experiments.run import Run
 
 
-def reproduce(items: Sequence[Item], plan: Plan, run: Run, *, processes: int = 1) -> None:
+def reproduce(items: Sequence[Item], run: Run, *, plan: Plan, processes: int = 1) -> None:
     """Make what the items need and is not there, so many at a time, write what each says, and raise what went wrong."""
     if plan.scale == "paper":
         check_data(items, plan, run.root)

@@ -1,8 +1,8 @@
 """Recipes of `sweep.py`: grids over the settings of `train_dra.py`; importing this does not import torch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from rp_models.settings import require
 from rp_experiments import cli
 from rp_experiments.recipes.dra import RECIPES as DRA_RECIPES
 from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.table import read
 
 Point = dict[str, str]  # settings of `train_dra.py` by name, with one value each, as on its command line
 
@@ -83,22 +84,7 @@ class _Run:
     config: Annotated[TrainDra, tyro.conf.arg(name="")] = field(default_factory=TrainDra)
 
 
-def fig8() -> Sweep:
-    """The weight of the alignment term, as in Fig. 8 of the DRA paper (there WRN-28-10 on CIFAR-100); 0 is DM-AT."""
-    return Sweep(method=("dm-at+dra",), grid={"alignment.weight": ("0", "0.3", "0.6", "1.2", "2.4")})
-
-
-def seeds() -> Sweep:
-    """Four methods with five seeds each: does alignment help, with and without synthetic images?"""
-    return Sweep(method=("at", "at+dra", "dm-at", "dm-at+dra"), seeds=(0, 1, 2, 3, 4))
-
-
-def smoke() -> Sweep:
-    """Two points in seconds, for tests."""
-    return Sweep(base="smoke", method=("dm-at+dra",), grid={"alignment.weight": ("0", "1.2")})
-
-
-SWEEPS: dict[str, Callable[[], Sweep]] = {"fig8": fig8, "seeds": seeds, "smoke": smoke}
+SWEEPS = {name: partial(Sweep, **values) for name, values in read("sweep").items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +98,10 @@ class SweepOptions(cli.SharedOptions):
     seeds: tuple[int, ...] = ()  # every point is trained with each; by default the recipe's
     grid: Annotated[dict[str, tuple[str, ...]], tyro.conf.Suppress] = field(default_factory=dict)
 
+    passed = ("workers",)
+
     @cached_property
-    def sweep(self) -> Sweep:
+    def config(self) -> Sweep:
         """The recipe, changed by what stands on the command line."""
         recipe = SWEEPS[self.recipe]()
         return replace(
@@ -127,13 +115,13 @@ class SweepOptions(cli.SharedOptions):
     @cached_property
     def configs(self) -> dict[int, list[TrainDra]]:
         """The settings of every run."""
-        return configurations(self.sweep)
+        return configurations(self.config)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The sweep, and the settings of every run."""
         runs = {seed: [asdict(config) for config in configs] for seed, configs in self.configs.items()}
-        return {"sweep": asdict(self.sweep), "runs": runs}
+        return {"sweep": asdict(self.config), "runs": runs}
 
     def check(self) -> None:
         """Every point, before any run."""
