@@ -17,6 +17,7 @@ from rp_models.checkpoint import CheckpointError
 from rp_models.data import DatasetInfo, Images, read_synthetic, write_synthetic
 from rp_models.data.datasets import DataError
 from rp_models.diffusion.sampling import balanced_labels, generate
+from rp_models.files import complete_file
 from rp_models.loading import load_denoiser, load_network
 from rp_models.training import state_path
 from torch import nn
@@ -145,13 +146,8 @@ def _check_classes(denoiser: nn.Module, name: str, info: DatasetInfo, *, needed:
 
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name, or copy it where that is not possible; complete or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with complete_file(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:  # another disk, or a file system without links
             shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

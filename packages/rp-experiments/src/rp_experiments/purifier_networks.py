@@ -1,6 +1,5 @@
 """The networks of a comparison of purifiers by role: given, from the cache, or trained now by other apps' code."""
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,11 +10,14 @@ from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.run import Run
 
+PRETRAINED = ("classifier", "mae", "maskdit", "edm")
+FINETUNED = ("rmae", "rmaskdit", "rmae_once", "rmaskdit_once")  # robustly; see `Rows`
+
 
 class PurifierNetworks:
     """Checkpoints of the networks of a comparison, by role; each is made when it is first asked for.
 
-    Roles: classifier, mae, maskdit, edm, and the robustly fine-tuned ones, see `Rows`.
+    Roles: those of `PRETRAINED` and `FINETUNED`.
     """
 
     def __init__(self, config: Comparison, run: Run) -> None:
@@ -25,20 +27,14 @@ class PurifierNetworks:
     def path(self, role: str) -> str:
         """The checkpoint of one role, trained now if need be; any other name is returned as it is."""
         config, run = self.config, self.run
-        makers: dict[str, Callable[[], str]] = {
-            "classifier": lambda: config.classifier or pretrained("classifier", config.pretrain_classifier, run),
-            "mae": lambda: config.mae or pretrained("mae", config.pretrain_mae, run),
-            "maskdit": lambda: config.maskdit or pretrained("maskdit", config.pretrain_maskdit, run),
-            "edm": lambda: config.edm or pretrained("edm", config.pretrain_edm, run),
-            "rmae": lambda: self._finetuned(config.finetune_mae),
-            "rmaskdit": lambda: self._finetuned(config.finetune_maskdit),
-            "rmae_once": lambda: self._finetuned(config.finetune_mae_once),
-            "rmaskdit_once": lambda: self._finetuned(config.finetune_maskdit_once),
-        }
-        if role not in makers:
-            return role
         if role not in self.paths:
-            self.paths[role] = makers[role]()
+            if role in PRETRAINED:
+                found = getattr(config, role) or pretrained(role, getattr(config, f"pretrain_{role}"), run)
+            elif role in FINETUNED:
+                found = self._finetuned(getattr(config, f"finetune_{role.removeprefix('r')}"))
+            else:
+                return role
+            self.paths[role] = found
         return self.paths[role]
 
     def digests(self) -> dict[str, str]:

@@ -24,7 +24,6 @@ from rp_experiments.recipes.pretrain_settings import (
     PretrainMaskDit,
 )
 
-EPS_L2_IMAGENET = 0.5
 DIFFPURE_TIMES = {"imagenet": 150}  # t* of DiffPure in thousandths, Nie et al. 2022; 100 elsewhere
 _TRAIN_IMAGES = {"cifar10": 48_976, "cifar100": 48_976, "svhn": 72_233, "imagenet": 1_271_167}
 _STEPS_TRAINED_THROUGH: dict[Variant, int] = {"rmae": 4, "rmaskdit": 3}

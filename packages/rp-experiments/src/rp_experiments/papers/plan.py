@@ -1,6 +1,5 @@
 """The plan of a scale: which products its items are made from; importing this does not import torch."""
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,10 +24,10 @@ from rp_experiments.recipes.analysis import Analysis
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.dra_settings import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
+from rp_experiments.recipes.table import read
 
 OTHER_METHODS: tuple[Method, ...] = ("at+adr", "at+ikl", "dm-at+ikl")  # of Table 2 of the DRA paper
-_MINUTES = tomllib.loads((Path(__file__).parent / "minutes.toml").read_text(encoding="utf-8"))
-OTHER_NETWORKS = ("larger", "other")  # classifiers behind purifiers that were tuned for another one
+_MINUTES = read(Path(__file__).with_name("minutes"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +68,11 @@ class Sizes:
     weights: tuple[str, ...] = ("0", "0.3", "0.6", "1.2", "2.4")
     probe: probe.ProbeStudy
     views: analyze_purifier.PurifierAnalysis
-    table_images: int | None  # of the attack tables; None as many as the comparison
+    table_images: int | None = None  # of the attack tables; None as many as the comparison
     budget: Budget  # of the attack tables
     passes: int = 20  # that report there, and as many that select
     sensitivity: Mapping[str, tuple[Mapping[str, object], ...]]  # by row
-    larger: Mapping[str, PretrainClassifier]
+    larger: Mapping[str, PretrainClassifier]  # `larger` and `other`, behind purifiers that were tuned for another one
     larger_elsewhere: Mapping[str, PretrainClassifier] = field(default_factory=dict)  # by further data set
     descent: Mapping[str, object] = field(default_factory=dict)
     timing_repeats: int = 5

@@ -18,8 +18,8 @@ def recipes(file: str, settings: type[Settings], kind: str = "") -> dict[str, Ca
     return {name: partial(recipe, settings, name) for name in _TABLES[settings]}
 
 
-def read(file: str) -> dict[str, Any]:
-    """`FILE.toml` beside this module, its values as settings hold them: lists as tuples, "None" as None."""
+def read(file: str | Path) -> dict[str, Any]:
+    """`FILE.toml`, from beside this module, its values as settings hold them: lists as tuples, "None" as None."""
     values: dict[str, Any] = _held(tomllib.loads((Path(__file__).parent / f"{file}.toml").read_text(encoding="utf-8")))
     return values
 
