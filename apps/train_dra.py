@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rp_experiments import cli
-from rp_experiments.recipes.dra import RECIPES
-from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.dra import RECIPES, TrainDra
 
 if TYPE_CHECKING:
     RecipeName = str

@@ -41,8 +41,8 @@ def test_images_come_in_batches_that_change_no_number(monkeypatch):
     job.config, job.eps, job.device = Analysis(attack_steps=2), 0.1, torch.device("cpu")
     job.test = subset(load_images("digits", "test"), 100)
     assert [len(rows) for rows, _, _ in job._batches(job.test)] == [100]
-    whole = job._each(partial(job._adversarial_features, model))
+    whole = job.each(partial(job._adversarial_features, model))
     monkeypatch.setattr(analyze, "VALUES", 1)  # the fewest at a time are 64
     assert [len(rows) for rows, _, _ in job._batches(job.test)] == [64, 36]
-    parts = job._each(partial(job._adversarial_features, model))
+    parts = job.each(partial(job._adversarial_features, model))
     torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)  # batches of other sizes round differently

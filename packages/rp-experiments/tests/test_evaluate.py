@@ -7,7 +7,7 @@ import pytest
 import rp_models
 import torch
 from rp_experiments.compare_purifiers import ComparisonJob
-from rp_experiments.evaluate import Attacked
+from rp_experiments.evaluate import EvaluationJob
 from rp_experiments.recipes import compare_purifiers as recipes
 from rp_experiments.recipes.evaluation import Evaluation
 from rp_experiments.run import Run
@@ -32,7 +32,7 @@ def networks(tmp_path_factory):
 
 def attacked(networks, folder, *, model="classifier.safetensors", **settings):
     run = Run(folder=RunFolder(folder))
-    return Attacked.build(Evaluation(**{"images": 2, **settings}), str(networks / model), run)
+    return EvaluationJob(Evaluation(**{"images": 2, **settings}), str(networks / model), run)
 
 
 def test_the_worst_case_of_a_purifier_is_the_one_of_the_comparison(networks, tmp_path) -> None:

@@ -1,6 +1,5 @@
 """The work of `analyze.py`: features of every classifier of a run, then each analysis of the DRA paper."""
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,6 @@ from rp_analysis import (
 from rp_analysis.frequency import difference_map
 from rp_analysis.plots import (
     GeometryPoint,
-    Plot,
     RobustnessCurve,
     plot_alignment_uniformity_accuracy,
     plot_cknna_scatter,
@@ -45,7 +43,7 @@ from rp_models.loading import load_network, pooled_features
 from rp_models.training import RunFolder
 from torch import Tensor, nn
 
-from rp_experiments.pages import Page
+from rp_experiments.pages import Sections
 from rp_experiments.recipes.analysis import Analysis
 from rp_experiments.run import Run
 
@@ -60,11 +58,12 @@ def analyze(config: Analysis, run: Run) -> None:
     job.analyze()
 
 
-class AnalysisJob:
+class AnalysisJob(Sections):
     """One analysis of one run; the run's models are loaded before the analysis' folder is claimed."""
 
     def __init__(self, config: Analysis, run: Run) -> None:
-        self.config, self.run, self.device = config, run, run.device
+        super().__init__(run, f"What the classifiers of {config.run} have learnt")
+        self.config, self.device = config, run.device
         self.trained = RunFolder(Path(config.run))
         self.result: dict[str, Any] = self.trained.read_json("result.json")
         setting = self.result["config"]
@@ -76,12 +75,10 @@ class AnalysisJob:
             for name in self.result["methods"]
         }
         self.target = self._target(setting)
-        self.tables: dict[str, list[dict[str, Any]]] = {}
-        self.page = Page(f"What the classifiers of {config.run} have learnt")
 
     def analyze(self) -> None:
         """All sections, each with its time, then `result.json` and the page."""
-        sections = [self._features, self.similarity, self.geometry, self.curves]
+        sections = [self.features, self.similarity, self.geometry, self.curves]
         sections += [self.frequency, self.dimension, self.sparse]
         setting = self.result["setting"]
         judged = setting["images"] if "images" in setting else len(self.test)
@@ -91,14 +88,7 @@ class AnalysisJob:
             f"{setting['classifier']}. Attacked here by {attack}; robust accuracies in tables are AutoAttack's on "
             f"{judged} test images, from the run."
         )
-        self.run.progress.start("analyze", len(sections))
-        for number, section in enumerate(sections):
-            name = section.__name__.strip("_")
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            with self.run.timed(name):
-                section()
-            self.run.progress.advance(number + 1)
-        self.run.progress.finish()
+        self.work(sections)
         about = {key: setting[key] for key in ("data", "split", "classifier", "seed")}
         about |= {"images": len(self.test), "norm": self.norm, "eps": self.eps, "attack": attack}
         result = self.run.finish({"setting": about, "tables": self.tables})
@@ -126,8 +116,8 @@ class AnalysisJob:
                 }
             )
             points.append(SimilarityPoint(name, robust, score))
-        self._table("similarity", rows, f"k = {k}; unconditional diffusion features at the run's noise level")
-        self._figure("cknna", plot_cknna_scatter(points), "CKNNA with the diffusion features and robust accuracy")
+        self.table("similarity", rows, f"k = {k}; unconditional diffusion features at the run's noise level")
+        self.figure("cknna", plot_cknna_scatter(points), "CKNNA with the diffusion features and robust accuracy")
 
     def geometry(self) -> None:
         """Alignment and uniformity of clean and adversarial features (Fig. 4 and 5)."""
@@ -142,8 +132,8 @@ class AnalysisJob:
             )
             for name in self.models
         ]
-        self._table("geometry", [point._asdict() for point in points], "negated losses: higher is more")
-        self._figure("geometry", plot_alignment_uniformity_accuracy(points), "with (clean, robust) accuracy")
+        self.table("geometry", [point._asdict() for point in points], "negated losses: higher is more")
+        self.figure("geometry", plot_alignment_uniformity_accuracy(points), "with (clean, robust) accuracy")
 
     def curves(self) -> None:
         """Accuracy over the radius, with the linear probe on diffusion features (Fig. 3b)."""
@@ -156,27 +146,27 @@ class AnalysisJob:
             )
             for name, model in self._with_probe().items()
         }
-        self._figure("curves", plot_robustness_curves(curves), "PGD at each radius; the probe's noise is fixed")
+        self.figure("curves", plot_robustness_curves(curves), "PGD at each radius; the probe's noise is fixed")
 
     def frequency(self) -> None:
         """Spectra of perturbations and of input gradients (Fig. 3a and 10)."""
         self.page.section("Frequency")
         spectra, rows = {}, []
         for name, model in self._with_probe().items():
-            delta = self._each(partial(self._perturbation, model))
+            delta = self.each(partial(self._perturbation, model))
             spectra[name] = frequency_map(delta)
             share = low_frequency_share(frequency_map(delta, quantity="power"))
             rows.append({"model": name, "energy at or below 1/8 cycle per pixel, %": 100 * share})
-        self._table("frequency", rows, "share of the perturbations' energy at low frequencies")
-        self._figure("saliency", plot_perturbation_saliency(spectra), "PGD perturbations, low frequencies centred")
-        gradients = {name: gradient_saliency(model, self._labelled()) for name, model in self.models.items()}
+        self.table("frequency", rows, "share of the perturbations' energy at low frequencies")
+        self.figure("saliency", plot_perturbation_saliency(spectra), "PGD perturbations, low frequencies centred")
+        gradients = {name: gradient_saliency(model, self.labelled()) for name, model in self.models.items()}
         pairs = [(base, f"{base}+dra") for base in ("at", "dm-at") if {base, f"{base}+dra"} <= gradients.keys()]
         if pairs:
             maps = {
                 f"{aligned}\nminus {base}": difference_map(gradients[base], gradients[aligned], normalize=True)
                 for base, aligned in pairs
             }
-            self._figure("gradients", plot_gradient_difference(maps), "input gradients, low frequencies upper left")
+            self.figure("gradients", plot_gradient_difference(maps), "input gradients, low frequencies upper left")
 
     def dimension(self) -> None:
         """Classification dimensions and the robust-aware dimension (Fig. 7, Table 3)."""
@@ -199,8 +189,8 @@ class AnalysisJob:
                     "robust, within one standard error": "{} to {}".format(*result.robust_range or ("–", "–")),
                 }
             )
-            self._figure(f"dimension-{name}", plot_component_accuracy(result), name)
-        self._table("dimension", rows, f"of {self.clean[name].shape[1]} features; recentred projection")
+            self.figure(f"dimension-{name}", plot_component_accuracy(result), name)
+        self.table("dimension", rows, f"of {self.clean[name].shape[1]} features; recentred projection")
 
     def sparse(self) -> None:
         """Reconstruction loss of sparse autoencoders (Fig. 6)."""
@@ -217,8 +207,8 @@ class AnalysisJob:
             for name, sweep in runs.items()
             for run in sweep
         ]
-        self._table("sae", rows, "trained on the training images' features, judged on the test images'")
-        self._figure("sae", plot_sae_loss(runs), "normalised reconstruction loss; lower is easier to disentangle")
+        self.table("sae", rows, "trained on the training images' features, judged on the test images'")
+        self.figure("sae", plot_sae_loss(runs), "normalised reconstruction loss; lower is easier to disentangle")
 
     def _target(self, setting: dict[str, Any]) -> EdmTarget | None:
         """The run's frozen diffusion features, if it trained a diffusion model or was given one."""
@@ -228,15 +218,15 @@ class AnalysisJob:
             return None
         return EdmTarget(load_network(model).to(self.device), sigma=alignment["sigma"], layer=alignment["layer"])
 
-    def _features(self) -> None:
+    def features(self) -> None:
         """Features of clean and adversarial test images, of every classifier and of the diffusion model."""
         self.clean = {name: self._clean_features(model, self.test) for name, model in self.models.items()}
         self.adversarial = {
-            name: self._each(partial(self._adversarial_features, model)) for name, model in self.models.items()
+            name: self.each(partial(self._adversarial_features, model)) for name, model in self.models.items()
         }
         self.diffusion = self.probe = None
         if self.target is not None:
-            self.diffusion = self._each(partial(self._diffusion_features, self.target))
+            self.diffusion = self.each(lambda rows, x, y: self.diffusion_features(rows, x))
             self.probe = fit_probe(self.target, self.train, seed=self.config.seed)
 
     def _with_probe(self) -> dict[str, nn.Module]:
@@ -247,28 +237,31 @@ class AnalysisJob:
         steps = self.config.attack_steps
         return PGD(norm=self.norm, eps=eps, step_size=2.5 * eps / steps, steps=steps, loss="cw")
 
-    def _attacked(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def attacked(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Adversarial versions of the test images of some positions."""
         return self._pgd(self.eps)(model, x, y, seed=self.config.seed, index=rows)
 
     def _perturbation(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return self._attacked(model, rows, x, y) - x
+        return self.attacked(model, rows, x, y) - x
 
     def _adversarial_features(self, model: nn.Module, rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return pooled_features(model, self._attacked(model, rows, x, y))
+        return pooled_features(model, self.attacked(model, rows, x, y))
 
-    def _diffusion_features(self, target: EdmTarget, rows: Tensor, x: Tensor, _: Tensor) -> Tensor:
+    def diffusion_features(self, rows: Tensor, x: Tensor) -> Tensor:
         """Unconditional features, with noise that belongs to each image."""
-        return target(x, None, noise=noise.normal(x.shape[1:], seed=self.config.seed, purpose="similarity", index=rows))
+        assert self.target is not None
+        return self.target(
+            x, None, noise=noise.normal(x.shape[1:], seed=self.config.seed, purpose="similarity", index=rows)
+        )
 
     def _clean_features(self, model: nn.Module, images: Images) -> Tensor:
         return torch.cat([pooled_features(model, x) for _, x, _ in self._batches(images)])
 
-    def _each(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    def each(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """What a function of positions, images and labels gives for all test images."""
         return torch.cat([function(*batch) for batch in self._batches(self.test)])
 
-    def _labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The test images and their labels, a few at a time."""
         return ((x, y) for _, x, y in self._batches(self.test))
 
@@ -281,12 +274,3 @@ class AnalysisJob:
 
     def _accuracy(self, method: str, kind: str) -> float:
         return float(self.result["methods"][method][kind]["estimate"])
-
-    def _table(self, name: str, rows: list[dict[str, Any]], caption: str) -> None:
-        self.tables[name] = rows
-        self.run.folder.write_json(f"tables/{name}.json", rows)
-        self.page.table(rows, caption)
-
-    def _figure(self, name: str, plot: Plot, caption: str) -> None:
-        plot.save(self.run.path / "figures" / name)
-        self.page.figure(plot, caption)

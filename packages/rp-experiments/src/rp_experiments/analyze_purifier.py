@@ -1,12 +1,12 @@
 """The work of `analyze_purifier.py`: AMV and loss over radius and steps, attention maps, theorems, and the page."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import torch
-from rp_analysis.plots import Plot, plot_amv_over_iterations, plot_layer_amv, plot_loss_and_amv
+from rp_analysis.plots import plot_amv_over_iterations, plot_layer_amv, plot_loss_and_amv
 from rp_attacks import PGD
 from rp_models import noise
 from rp_models.data import DatasetInfo, describe
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rp_experiments import purifier_figures as figures
 from rp_experiments.networks import standard_classifier
-from rp_experiments.pages import Page
+from rp_experiments.pages import Sections
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.reports import purifier_report as report
 from rp_experiments.reports.purifier_report import ADVERSARIAL, CAUTION, CLEAN, NOISY, PURIFIED
@@ -34,35 +34,31 @@ def analyze_purifier(config: PurifierAnalysis, run: Run) -> None:
     job.write()
 
 
-class PurifierAnalysisJob:
+class PurifierAnalysisJob(Sections):
     """One analysis of the networks behind a purifier."""
 
+    formats = ("png",)
+
     def __init__(self, config: PurifierAnalysis, run: Run) -> None:
-        self.config, self.run = config, run
-        info, self.eps = describe(config.data), config.radius
+        info, self.eps, self.config = describe(config.data), config.radius, config
         self.views = open_views(config, info, run.device)
+        super().__init__(run, f"Attention and loss of {' and '.join(self.views)} on {config.data}")
         self.purifiers = {name: purifier_around(name, view, config) for name, view in self.views.items()}
         trained = load_classifier(config.classifier or standard_classifier(config.data, run), info).to(run.device)
         test, self.index = open_subset(config.data, "test", config.images, device=run.device, root=run.root)
         self.x, self.y = test.batch(slice(None))
         self.images = PerturbedImages(trained, self.x, self.y, self.index, config)
         self._purified = dict[str, Tensor]()
-        self.page = Page(f"Attention and loss of {' and '.join(self.views)} on {config.data}")
         self.result: dict[str, Any] = {"setting": report.setting(config, self.views, len(self.x))}
 
     def write(self) -> None:
         """All sections, then `result.json`, the page, and the main figures on the terminal."""
-        config, progress = self.config, self.run.progress
+        config = self.config
         self.page.text(report.sentence(config, self.result["setting"]))
         self.page.text(CAUTION)
         sections = [self.accuracies, self.over_radii, self.over_steps, self.evidence]
         sections += [self.attention, self.reconstructions, self.theorem_3_2, self.theorem_3_1]
-        progress.start("analyze", len(sections))
-        for number, section in enumerate(sections, start=1):
-            with self.run.timed(section.__name__):
-                section()
-            progress.advance(number)
-        progress.finish()
+        self.work(sections)
         self.run.finish({**self.result, "caution": CAUTION})
         page = self.page.write(self.run.path / "index.html")
         print(report.summary(config, self.result, self.radii, self.steps), f"\npage: {page}")
@@ -92,7 +88,7 @@ class PurifierAnalysisJob:
                 row[f"accuracy on {kind} %"] = 100 * self.images.accuracy(x)
                 row[f"{kind}, RMS change"] = float((x - self.x).square().mean().sqrt())
             rows.append(row)
-        self._table("accuracy", rows, "without a purifier")
+        self.table("accuracy", rows, "without a purifier")
 
     def over_radii(self) -> None:
         """AMV and loss against the radius, and layer by layer (Fig. 4 a-c, 7)."""
@@ -107,12 +103,12 @@ class PurifierAnalysisJob:
         }
         self.result["over_radii"] = figures.plain(self.radii)
         plot = plot_loss_and_amv(figures.trends(self.radii), xlabel="radius ε (1/255)", scale=255)
-        self._figure("amv-over-radius", plot, "Loss and AMV, mean over images and its 95% interval (Fig. 4 a-c, 7)")
+        self.figure("amv-over-radius", plot, "Loss and AMV, mean over images and its 95% interval (Fig. 4 a-c, 7)")
         layers = {
             name: (self._radii(), [point.layers for point in kinds[ADVERSARIAL]]) for name, kinds in self.radii.items()
         }
         caption = "AMV of each decoder layer on adversarial images"
-        self._figure("amv-of-layers", plot_layer_amv(layers, xlabel="radius ε (1/255)", scale=255), caption)
+        self.figure("amv-of-layers", plot_layer_amv(layers, xlabel="radius ε (1/255)", scale=255), caption)
 
     def over_steps(self) -> None:
         """AMV and loss over the purification steps (Fig. 4 d-f, 6), with clean and noisy images as controls."""
@@ -129,7 +125,7 @@ class PurifierAnalysisJob:
         self.result["over_steps"] = figures.plain(self.steps)
         plot = plot_loss_and_amv(figures.trends(self.steps), xlabel="purification step")
         text = "Loss and AMV against the clean image under the same mask (Fig. 4 d-f); clean: what purifying costs"
-        self._figure("amv-over-steps", plot, text)
+        self.figure("amv-over-steps", plot, text)
         families = {"MAE": ("MAE", "RMAE"), "MaskDiT": ("MaskDiT", "RMaskDiT")}
         pairs = {
             family: {f"{name}-Pure": [p.amv for p in self.steps[name][ADVERSARIAL]] for name in members}
@@ -139,7 +135,7 @@ class PurifierAnalysisJob:
         if pairs:
             places = [int(point.position) for point in self.steps["MAE"][ADVERSARIAL]]
             plot = plot_amv_over_iterations(pairs, iterations=places)
-            self._figure("amv-of-robust", plot, "AMV of adversarial images before and after fine-tuning (Fig. 6)")
+            self.figure("amv-of-robust", plot, "AMV of adversarial images before and after fine-tuning (Fig. 6)")
 
     def evidence(self) -> None:
         """Whether AMV and loss rise together with the radius and fall together over the steps."""
@@ -152,10 +148,10 @@ class PurifierAnalysisJob:
             if (axis, kind) != ("steps", CLEAN)
         ]
         self.result["rank_correlation"] = rows
-        self._table("rank-correlation", rows, "Spearman's correlation of the curves' points (means over images)")
+        self.table("rank-correlation", rows, "Spearman's correlation of the curves' points (means over images)")
         rows = [self._image_by_image(name) for name in self.views]
         self.result["image_by_image"] = rows
-        self._table("image-by-image", rows, f"adversarial at radius {self.eps:.3g}, before and after purification")
+        self.table("image-by-image", rows, f"adversarial at radius {self.eps:.3g}, before and after purification")
 
     def attention(self) -> None:
         """Which visible patches a hidden patch attends to (Fig. 2, 8), and how far that moves on all images."""
@@ -171,9 +167,9 @@ class PurifierAnalysisJob:
             moved = {f"moved, {kind} %": 100 * share for kind, share in seen.moved.items()}
             rows.append({"model": name, **moved, "purified nearer than adversarial %": 100 * seen.nearer})
             text = f"{name}, last decoder layer: the {count} images whose attention the attack moves most (Fig. 2, 8)"
-            self._figure(f"attention-{name.lower()}", seen.plot, text)
+            self.figure(f"attention-{name.lower()}", seen.plot, text)
         self.result["attention_of_hidden_patch"] = rows
-        self._table("attention", rows, "share of the target's attention to visible patches that lies elsewhere")
+        self.table("attention", rows, "share of the target's attention to visible patches that lies elsewhere")
 
     def reconstructions(self) -> None:
         """What the autoencoder makes of clean, adversarial and purified images (Fig. 1)."""
@@ -183,7 +179,7 @@ class PurifierAnalysisJob:
             versions = {CLEAN: self.x, ADVERSARIAL: self.images.attacked(self.eps), PURIFIED: self.purified(name)}
             plot = figures.reconstruction_sheet(view, {kind: x[few] for kind, x in versions.items()}, self.index[few])
             text = f"{name}: images, and what it reconstructs from their visible patches (Fig. 1)"
-            self._figure(f"reconstructions-{name.lower()}", plot, text)
+            self.figure(f"reconstructions-{name.lower()}", plot, text)
 
     def theorem_3_2(self) -> None:
         """How often the inequality of Theorem 3.2 holds."""
@@ -195,9 +191,9 @@ class PurifierAnalysisJob:
         rows, plot = figures.inequality(self._autoencoders(), self.x, self.index, images, self._few_radii())
         self.result["theorem_3_2"] = rows
         text = "the largest constant H C_A with which it holds for 95% of the images, c_rec = 0; negative: with none"
-        self._table("theorem-3-2", rows, text)
+        self.table("theorem-3-2", rows, text)
         text = "Share of images for which the inequality holds, c_rec = 0, by radius in 1/255"
-        self._figure("theorem-3-2", plot, f"{text}; the paper names no constants")
+        self.figure("theorem-3-2", plot, f"{text}; the paper names no constants")
 
     def theorem_3_1(self) -> None:
         """How good the approximation of Theorem 3.1 is."""
@@ -209,8 +205,8 @@ class PurifierAnalysisJob:
             view, self.x[few], self.index[few], pairs, features=config.features, seed=config.seed
         )
         self.result["theorem_3_1"] = rows
-        self._table("theorem-3-1", rows, "medians and rank correlations over images, layers and heads")
-        self._figure("theorem-3-1", plot, "One point for each image, decoder layer and head; the line is equality")
+        self.table("theorem-3-1", rows, "medians and rank correlations over images, layers and heads")
+        self.figure("theorem-3-1", plot, "One point for each image, decoder layer and head; the line is equality")
 
     def _autoencoders(self) -> dict[str, MAEView]:
         return {name: view for name, view in self.views.items() if isinstance(view, MAEView)}
@@ -231,14 +227,6 @@ class PurifierAnalysisJob:
             "accuracy attacked %": 100 * self.images.accuracy(attacked),
             "accuracy purified %": 100 * self.images.accuracy(purified),
         }
-
-    def _table(self, name: str, rows: Sequence[Mapping[str, Any]], caption: str) -> None:
-        self.run.folder.write_json(f"tables/{name}.json", rows)
-        self.page.table(rows, caption)
-
-    def _figure(self, name: str, plot: Plot, caption: str) -> None:
-        plot.save(self.run.path / "figures" / name, formats=("png",))
-        self.page.figure(plot, caption)
 
 
 class PerturbedImages:

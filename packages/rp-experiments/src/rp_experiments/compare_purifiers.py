@@ -8,7 +8,6 @@ from typing import Any
 
 import rp_attacks
 from rp_attacks import Attack, Report
-from rp_attacks import Progress as Event
 from rp_attacks.record import Record
 from rp_attacks.settings import SuiteName
 from rp_models.data import describe
@@ -18,6 +17,7 @@ from rp_purify import Defended, NoPurification
 from rp_purify.build import build_purifier
 from rp_purify.settings import PurifierSettings, uses
 
+from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.purifier_networks import PurifierNetworks
 from rp_experiments.recipes.compare_purifiers import GRIDS, TITLES, Comparison
 from rp_experiments.reports import compare_report
@@ -106,16 +106,9 @@ class ComparisonJob:
 
     def evaluated(self, row: str, defence: Defended, attacks: Mapping[str, Attack], passes: int) -> Report:
         """The attacks on all images: every attack on each, so that each has an accuracy of its own."""
-        config, progress, done = self.config, self.run.progress, 0
-        blocks = -(-len(self.x) // config.block_size)
-        progress.start(TITLES.get(row, row), blocks * (len(attacks) + 2))
-
-        def watch(event: Event) -> None:
-            nonlocal done
-            done += event.stage != "findings"
-            progress.advance(done, {f"{event.stage}, standing %": 100 * event.standing / max(event.images, 1)})
-
-        report = rp_attacks.evaluate(
+        config = self.config
+        total = blocks(attacks, len(self.x), config.block_size)
+        return rp_attacks.evaluate(
             defence,
             self.x,
             self.y,
@@ -129,10 +122,8 @@ class ComparisonJob:
             folder=self.run.path / "evaluation" / row,
             source=defence.classifier,
             probes=config.probes,
-            progress=watch,
+            progress=EvaluationBar(self.run.progress, TITLES.get(row, row), total),
         )
-        progress.finish()
-        return report
 
     def tune(self) -> None:
         """Try the grids on this job's images under a short attack, write and print what is best for each row."""

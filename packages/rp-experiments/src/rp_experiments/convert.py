@@ -10,21 +10,10 @@ from rp_dra import export_robustbench
 from rp_models import importers
 from rp_models.checkpoint import CheckpointError, read_header
 
-READERS = {
-    "nvlabs": importers.read_nvlabs,
-    "mae": importers.read_mae,
-    "maskdit": importers.read_maskdit,
-    "lightningdit": importers.read_lightningdit,
-    "repa": importers.read_repa,
-    "vae": importers.read_vae,
-    "latent-statistics": importers.read_latent_statistics,
-    "robust": importers.read_robust,
-}
-
 
 def convert(kind: str, source: Path, target: Path, *, options: dict[str, Any], half: bool) -> None:
     """Convert one file and print a summary."""
-    reader = READERS[kind]
+    reader = getattr(importers, f"read_{kind.replace('-', '_')}")
     known = [name for name, p in inspect.signature(reader).parameters.items() if p.kind is p.KEYWORD_ONLY]
     unknown = [name for name in options if name not in known]
     if unknown:

@@ -24,7 +24,7 @@ from torch import nn
 
 from rp_experiments.content import address, digest
 from rp_experiments.pretrain import LOG_EVERY, trainer_of
-from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainEdm
 from rp_experiments.run import Run
 

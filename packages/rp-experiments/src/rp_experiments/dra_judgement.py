@@ -13,10 +13,8 @@ from rp_models.data import Images
 from rp_models.loading import pooled_features
 from torch import Tensor, nn
 
-from rp_experiments.recipes.dra_settings import EvaluationSettings
+from rp_experiments.recipes.dra import EvaluationSettings
 from rp_experiments.run import Run
-
-CONTROLS = 2  # stages of an evaluation beside its attacks: clean images and random noise
 
 
 def autoattack(settings: EvaluationSettings) -> dict[str, Attack]:

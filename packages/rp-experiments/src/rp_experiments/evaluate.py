@@ -5,25 +5,23 @@ Processes share the blocks of images.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rp_attacks
 from rp_analysis.plots import RobustnessCurve, plot_robustness_curves
-from rp_attacks import PGD, Classifier, Report, accuracy_curve, suite
+from rp_attacks import PGD, Report, accuracy_curve, suite
 from rp_attacks import Progress as Event
-from rp_attacks.problem import Attack
 from rp_attacks.radii import usual_radius
 from rp_models.checkpoint import read_header
 from rp_models.data import default_split, describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
-from rp_models.training import Progress
 from rp_purify import Defended
 from rp_purify.build import build_purifier
-from torch import Tensor, nn
+from torch import nn
 
+from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.evaluation import Evaluation
 from rp_experiments.run import Run
@@ -34,10 +32,11 @@ CURVE = "results/curve.json"
 
 def evaluate(config: Evaluation, run: Run) -> None:
     """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder."""
-    attacked = Attacked.build(config, config.model or standard_classifier(config.data, run), run)
+    attacked = EvaluationJob(config, config.model or standard_classifier(config.data, run), run)
     run.claim(config.resolved())
     rank, count = run.processes.rank, run.processes.count
-    bar = _Bar(run.progress, attacked.stages, -(-attacked.blocks // count))
+    total = blocks(attacked.attacks, len(attacked.x), config.sizes.block_size, count)
+    bar = EvaluationBar(run.progress, "evaluate", total)
     if count > 1:
         attacked.report(run.path / "evaluation", shard=(rank, count), progress=bar)
         run.processes.wait()
@@ -49,70 +48,38 @@ def evaluate(config: Evaluation, run: Run) -> None:
         _leave(report, attacked, run.alone())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attacked:
+class EvaluationJob:
     """A classifier, perhaps behind a purifier, the images on which it is attacked, and the attacks."""
 
-    config: Evaluation
-    split: str  # of the data set, whose images these are
-    model: nn.Module
-    source: Classifier | None  # the classifier without its purifier; None if it has none
-    x: Tensor
-    y: Tensor
-    index: Tensor
-    attacks: dict[str, Attack]
-    eps: float | None  # None: the suite's own
-
-    @classmethod
-    def build(cls, config: Evaluation, model: str, run: Run) -> "Attacked":
-        """Load everything."""
+    def __init__(self, config: Evaluation, model: str, run: Run) -> None:
+        self.config = config
         info = describe(config.data)
         classifier = load_classifier(model, info).to(run.device)
-        defence: nn.Module = classifier
-        one_pass = config.purifier.one_pass() if config.defended else None
+        self.model: nn.Module = classifier
+        one_shot = None
         if config.defended:
-            defence = Defended(build_purifier(config.purifier, info, run.device), classifier).eval()
-        one_shot = Defended(build_purifier(one_pass, info, run.device), classifier).eval() if one_pass else None
-        split = config.split or _split(config.data, model)
-        images, index = open_subset(config.data, split, config.sizes.images, device=run.device, root=run.root)
-        x, y = images.batch(slice(None))
-        eps = config.eps
-        if eps is None and "linf" in info.eps:
+            self.model = Defended(build_purifier(config.purifier, info, run.device), classifier).eval()
+            one_pass = config.purifier.one_pass()
+            one_shot = Defended(build_purifier(one_pass, info, run.device), classifier).eval() if one_pass else None
+        self.source = classifier if config.defended else None  # the classifier without its purifier
+        self.split = config.split or _split(config.data, model)
+        images, self.index = open_subset(config.data, self.split, config.sizes.images, device=run.device, root=run.root)
+        self.x, self.y = images.batch(slice(None))
+        self.eps = config.eps  # None: the suite's own
+        if self.eps is None and "linf" in info.eps:
             shape = (info.channels, info.image_size, info.image_size)
-            eps = usual_radius(config.ball, shape=shape, linf=info.eps["linf"])
-        source = classifier if config.defended else None
-        attacks = suite(
+            self.eps = usual_radius(config.ball, shape=shape, linf=info.eps["linf"])
+        self.attacks = suite(
             config.suite,
-            eps=eps,
+            eps=self.eps,
             norm=config.ball,
             random=config.defended,
             classes=info.num_classes,
-            defence=defence,
-            source=source,
+            defence=self.model,
+            source=self.source,
             one_shot=one_shot,
             budget=config.budget,
         )
-        return cls(
-            config=config,
-            split=split,
-            model=defence,
-            source=source,
-            x=x,
-            y=y,
-            index=index,
-            attacks=attacks,
-            eps=eps,
-        )
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of images, which are what processes can share."""
-        return -(-len(self.x) // self.config.sizes.block_size)
-
-    @property
-    def stages(self) -> int:
-        """Attacks and controls: clean images, and random noise in each ball."""
-        return 1 + len({(attack.norm, attack.eps) for attack in self.attacks.values()}) + len(self.attacks)
 
     def report(
         self, folder: Path, *, shard: tuple[int, int] = (0, 1), progress: Callable[[Event], None] | None = None
@@ -157,28 +124,7 @@ class Attacked:
         ]
 
 
-class _Bar:
-    """Shows how far this process is with its blocks, then with the search for findings."""
-
-    def __init__(self, progress: Progress, stages: int, blocks: int) -> None:
-        self.progress, self.done, self.total, self.part = progress, 0, stages * blocks, ""
-
-    def __call__(self, event: Event) -> None:
-        part = "findings" if event.stage == "findings" else "evaluate"
-        if part != self.part and (part == "findings" or self.done < self.total):  # gathered blocks come a second time
-            self.progress.start(part, event.blocks if part == "findings" else self.total)
-            self.part = part
-        if part == "findings":
-            self.progress.advance(event.block)
-        elif self.done < self.total:
-            self.done += 1
-            standing = 100 * event.standing / max(event.images, 1)
-            self.progress.advance(self.done, {f"{event.stage}, standing %": standing})
-        if event.block == event.blocks and (part == "findings" or self.done == self.total):
-            self.progress.finish()
-
-
-def _leave(report: Report, attacked: Attacked, run: Run) -> None:
+def _leave(report: Report, attacked: EvaluationJob, run: Run) -> None:
     """Write `result.json` and the figure, and print the report."""
     config, points = attacked.config, run.folder.read_json(CURVE)
     if points:

@@ -4,12 +4,11 @@ It is the FID only over the features of Inception, which the extra `fid` brings.
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from rp_analysis.frechet import GaussianMoments
-from rp_models.checkpoint import CheckpointError, read_header
+from rp_models.checkpoint import CheckpointError, named_checkpoints
 from rp_models.data import DatasetInfo, load_images, subset_index
 from rp_models.data.datasets import DataError
 from rp_models.loading import load_network, pooled_features
@@ -121,19 +120,9 @@ def judge_of(config: Generation, info: DatasetInfo, run: Run) -> FeatureJudge | 
     if name != "auto":
         return FeatureJudge(name, config, info, run)
     shipped = f"mae-{info.name}"
-    name = shipped if _is_shipped(shipped) else config.classifier
+    name = shipped if shipped in named_checkpoints() else config.classifier
     try:
         return FeatureJudge(name, config, info, run) if name else None
     except DataError as error:
         print(f"no Fréchet distance to real images: {error}", file=sys.stderr)
         return None
-
-
-def _is_shipped(name: str) -> bool:
-    if Path(name).is_file():
-        return False
-    try:
-        read_header(name)
-    except CheckpointError:
-        return False
-    return True

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from rp_experiments import tables
 from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.finetuning import Finetuning
-from rp_experiments.results import Accuracy, counted
+from rp_experiments.results import Accuracy, classified
 from rp_experiments.run import Run
 
 CAUTION = (
@@ -235,8 +235,7 @@ class FinetuneJob:
         if isinstance(model, Defended):
             x = self._purified(model.purifier, x)
             model = model.classifier
-        right = sum(int((model(x[rows]).argmax(dim=1) == self.test.labels[rows]).sum()) for rows in self._batches())
-        return counted(right, len(x))
+        return classified(model, ((x[rows], self.test.labels[rows]) for rows in self._batches()))
 
     def _batches(self, count: int | None = None) -> tuple[Tensor, ...]:
         """Positions of the test images (or the first `count`), batch by batch."""

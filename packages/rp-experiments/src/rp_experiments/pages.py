@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,8 @@ from rp_experiments.tables import Row, cell, headings
 if TYPE_CHECKING:
     from jinja2 import Environment
     from rp_analysis.plots import Plot
+
+    from rp_experiments.run import Run
 
 WIDEST = 1100  # pixels of an embedded picture
 PER_INCH = 120  # pixels that an inch of a figure is never narrower than: its 7 points are 11.7 pixels high
@@ -76,6 +79,37 @@ class Page:
     def write(self, path: Path) -> Path:
         """Write the page, complete or not at all."""
         return RunFolder(path.parent).write_text(path.name, render("page.html", title=self.title, parts=self.parts))
+
+
+class Sections:
+    """Work that fills a page of its run, with `tables/*.json` and figures beside it, section by section."""
+
+    formats: Sequence[str] = ("pdf", "svg", "png")  # of the figures' files
+
+    def __init__(self, run: "Run", title: str) -> None:
+        self.run, self.page, self.tables = run, Page(title), dict[str, Sequence[Mapping[str, Any]]]()
+
+    def work(self, sections: Sequence[Callable[[], None]]) -> None:
+        """All sections, each with its time."""
+        self.run.progress.start("analyze", len(sections))
+        for number, section in enumerate(sections, start=1):
+            name = section.__name__
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            with self.run.timed(name):
+                section()
+            self.run.progress.advance(number)
+        self.run.progress.finish()
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], caption: str) -> None:
+        """Add a table to page, folder and `tables`."""
+        self.tables[name] = rows
+        self.run.folder.write_json(f"tables/{name}.json", rows)
+        self.page.table(rows, caption)
+
+    def figure(self, name: str, plot: "Plot", caption: str) -> None:
+        """Add a figure to page and folder."""
+        plot.save(self.run.path / "figures" / name, formats=self.formats)
+        self.page.figure(plot, caption)
 
 
 def vector(plot: "Plot", caption: str) -> Picture:

@@ -197,22 +197,6 @@ class _Pretraining:
         return torch.float16 if self.config.half else None
 
 
-def _judge_mae(config: PretrainMae, model: Any, images: Images) -> dict[str, float]:
-    """The reconstruction loss, one mask an image."""
-    return {"validation_loss": mae_loss(model, images, mask_rate=config.mae.mask_rate, seed=config.seed)}
-
-
-def _show_mae(config: PretrainMae, model: Any, validation: Images) -> dict[str, Plot]:
-    """Reconstructions of held-out images."""
-    rate = config.mae.mask_rate
-    return {"samples": figures.mae_reconstructions(model, validation, mask_rate=rate, seed=config.seed)}
-
-
-def _judge_edm(config: PretrainEdm, model: Any, images: Images) -> dict[str, float]:
-    """The denoising loss, at several noise levels an image."""
-    return {"validation_loss": edm_held_out(model, images, seed=config.seed)}
-
-
 def _show_samples(config: PretrainEdm | PretrainMaskDit, model: Any, validation: Images) -> dict[str, Plot]:
     """Samples of each class."""
     steps, seed = config.sampler_steps, config.seed
@@ -237,20 +221,28 @@ def _show_maskdit(config: PretrainMaskDit, model: Any, validation: Images) -> di
     return plots
 
 
-def _judge_classifier(config: PretrainClassifier, model: Any, images: Images) -> dict[str, float]:
-    """Cross-entropy and accuracy."""
-    loss, accuracy = standard_held_out(model, images)
-    return {"validation_loss": loss, "validation_accuracy": accuracy}
-
-
-def _show_mistakes(config: PretrainClassifier, model: Any, validation: Images) -> dict[str, Plot]:
-    """Held-out images that the classifier gets wrong."""
-    return {"samples": figures.mistakes(model, validation)}
-
-
 KINDS: dict[type[Pretrain], Kind] = {
-    PretrainMae: Kind("mae", training.MaeTrainer, _judge_mae, _show_mae),
-    PretrainEdm: Kind("edm", training.EdmTrainer, _judge_edm, _show_samples),
+    PretrainMae: Kind(
+        "mae",
+        training.MaeTrainer,
+        # the reconstruction loss, one mask an image
+        lambda config, *of: {"validation_loss": mae_loss(*of, mask_rate=config.mae.mask_rate, seed=config.seed)},
+        lambda config, *of: {
+            "samples": figures.mae_reconstructions(*of, mask_rate=config.mae.mask_rate, seed=config.seed)
+        },
+    ),
+    PretrainEdm: Kind(
+        "edm",
+        training.EdmTrainer,
+        # the denoising loss, at several noise levels an image
+        lambda config, *of: {"validation_loss": edm_held_out(*of, seed=config.seed)},
+        _show_samples,
+    ),
     PretrainMaskDit: Kind("maskdit", training.MaskDitTrainer, _judge_maskdit, _show_maskdit),
-    PretrainClassifier: Kind("standard", training.StandardTrainer, _judge_classifier, _show_mistakes),
+    PretrainClassifier: Kind(
+        "standard",
+        training.StandardTrainer,
+        lambda config, *of: dict(zip(("validation_loss", "validation_accuracy"), standard_held_out(*of), strict=True)),
+        lambda config, *of: {"samples": figures.mistakes(*of)},
+    ),
 }

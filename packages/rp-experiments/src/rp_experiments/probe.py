@@ -3,7 +3,6 @@
 What is in the run folder is done; an interrupted study goes on from there.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -49,7 +48,7 @@ def probe(config: ProbeStudy, run: Run) -> None:
     }
     for name, work in stages.items():
         stage = name.replace(" ", "-")
-        result[name] = run.once(f"results/{stage}.json", _announced(name, work), stage=stage)
+        result[name] = run.once(f"results/{stage}.json", work, stage=stage, said=name)
     curves = {name: RobustnessCurve(**curve) for name, curve in result["curves"].items()}
     plot_robustness_curves(curves).save(run.path / "figures" / "curves")
     run.finish(result)
@@ -178,16 +177,6 @@ class ProbeJob:
             "layer": models.alignment.layer,
             "seed": models.seed,
         }
-
-
-def _announced(name: str, work: Callable[[], Any]) -> Callable[[], Any]:
-    """Say what is worked out, where it is."""
-
-    def announced() -> Any:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        return work()
-
-    return announced
 
 
 def without_labels(denoiser: nn.Module) -> Precond:

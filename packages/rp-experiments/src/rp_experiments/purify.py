@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rp_experiments import tables
 from rp_experiments.recipes.purification import Purification
-from rp_experiments.results import Accuracy, counted
+from rp_experiments.results import Accuracy, classified
 from rp_experiments.run import Run
 
 CAUTION = (
@@ -87,13 +87,9 @@ def _purified(purifier: nn.Module, before: ImageSet, numbers: Tensor, config: Pu
 
 
 @torch.no_grad()
-def _accuracy(classifier: nn.Module, images: ImageSet, batch_size: int = 500) -> Accuracy:
-    """Share of correctly classified images, with its 95% interval; of equal logits the first is the prediction."""
-    right = 0
-    for start in range(0, len(images), batch_size):
-        x, y = images.batch(slice(start, start + batch_size))
-        right += int((classifier(x).argmax(dim=1) == y).sum())
-    return counted(right, len(images))
+def _accuracy(classifier: nn.Module, images: ImageSet) -> Accuracy:
+    """Share of correctly classified images, with its 95% interval."""
+    return classified(classifier, map(images.batch, torch.arange(len(images), device=images.device).split(500)))
 
 
 def _in_words(found: dict[str, Any]) -> str:

@@ -5,12 +5,13 @@ and their share of all with 95% limits. A random defence answers several times: 
 `majority` and `all_of_n` beside it. A curve is a list of accuracies, each with its radius `eps`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rp_attacks import Report
     from rp_attacks.record import Record
+    from torch import Tensor, nn
 
 Limits = Mapping[str, float]  # estimate, low, high; for a difference on the same images also p
 Accuracy = dict[str, Any]
@@ -23,6 +24,12 @@ def counted(right: int, of: int) -> Accuracy:
     from rp_attacks.intervals import wilson_interval
 
     return {"right": right, "of": of, **wilson_interval(right, of)._asdict()}
+
+
+def classified(classifier: "nn.Module", batches: "Iterable[tuple[Tensor, Tensor]]") -> Accuracy:
+    """A classifier's accuracy on batches of images and labels; of equal logits the first is the prediction."""
+    right = [classifier(x).argmax(dim=1) == y for x, y in batches]
+    return counted(sum(int(part.sum()) for part in right), sum(map(len, right)))
 
 
 def judged(report: "Report", record: "Record") -> Accuracy:

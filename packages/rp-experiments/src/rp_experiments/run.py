@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
@@ -96,11 +97,14 @@ class Run:
         """Whether a file is there; the first process decides."""
         return self.everywhere(lambda: (self.path / name).exists())
 
-    def once(self, name: str, make: Callable[[], Any], *, stage: str | None = None, together: bool = False) -> Any:
+    def once(
+        self, name: str, make: Callable[[], Any], *, stage: str | None = None, together: bool = False, said: str = ""
+    ) -> Any:
         """A file of the run, made unless it is there: the value of a JSON file, the path of any other.
 
         `make` gives the value of a JSON file and writes any other itself; seconds count for `stage`, by default the
-        file's stem ("": `make` counts them). The first process works unless all do it together.
+        file's stem ("": `make` counts them); what is `said` is printed before. The first process works unless all do it
+        together.
         """
         path, is_json = self.path / name, name.endswith(".json")
 
@@ -109,6 +113,8 @@ class Run:
 
         work = write if is_json and not together else make
         if not self.has(name):
+            if said:
+                print(f"{said} ...", file=sys.stderr, flush=True)
             with nullcontext() if stage == "" else self.timed(stage or path.stem):
                 found = work() if together else self.first(work)
             if together and is_json:

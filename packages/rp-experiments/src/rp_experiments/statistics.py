@@ -21,7 +21,7 @@ _ORDERS = math.factorial(8)  # so many orders are tried: all of eight points
 _FLIPS = 20_000
 
 
-class Outcome(NamedTuple):
+class Answers(NamedTuple):
     """Which images one classifier gets right, as they are and under attack: arrays of shape (n,)."""
 
     point: str  # of the grid

@@ -7,7 +7,7 @@ from rp_models.checkpoint import read_tensors
 from rp_experiments.recipes.sweep import Sweep, configurations, name_of
 from rp_experiments.reports import sweep_report
 from rp_experiments.run import Run
-from rp_experiments.statistics import Outcome
+from rp_experiments.statistics import Answers
 from rp_experiments.train_dra import train_dra
 
 
@@ -19,7 +19,7 @@ def run_sweep(sweep: Sweep, run: Run, *, workers: int = 0) -> None:
         for point, config in zip(sweep.points(), configs[seed], strict=True):
             train_dra(config, run.inside(_folder(run.path, name_of(point), seed)), workers=workers, quiet=True)
     if run.main:
-        sweep_report.write(run.folder, sweep, configs, _outcomes(sweep, run.path))
+        sweep_report.write(run.folder, sweep, configs, _answers(sweep, run.path))
 
 
 def _folder(out: Path, point: str, seed: int) -> Path:
@@ -27,12 +27,12 @@ def _folder(out: Path, point: str, seed: int) -> Path:
     return out / "runs" / point / f"seed-{seed}"
 
 
-def _outcomes(sweep: Sweep, out: Path) -> list[Outcome]:
+def _answers(sweep: Sweep, out: Path) -> list[Answers]:
     """Which images each classifier of the sweep got right."""
-    outcomes = []
+    answers = []
     for seed in sweep.seeds:
         for point in map(name_of, sweep.points()):
             for method in sweep.method:
                 images = read_tensors(_folder(out, point, seed) / "results" / f"{method}.safetensors")
-                outcomes.append(Outcome(point, method, seed, images["clean"].numpy(), images["autoattack"].numpy()))
-    return outcomes
+                answers.append(Answers(point, method, seed, images["clean"].numpy(), images["autoattack"].numpy()))
+    return answers

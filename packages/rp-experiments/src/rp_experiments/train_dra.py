@@ -28,8 +28,9 @@ from torch import nn
 
 from rp_experiments import dra_judgement
 from rp_experiments.diffusion_model import Diffusion
+from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.launch import Launcher
-from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.reports import dra_report
 from rp_experiments.run import Run
 
@@ -142,19 +143,20 @@ class TrainDraJob:
             export_robustbench(model, self.run.path / "robustbench" / f"{method}.pt")
         rp_models.save(model, self.checkpoint(method), notes=notes)
 
-    def judge(self, method: Method, watch: Callable[[EvaluationProgress], None] | None = None) -> None:
-        """Write a method's accuracy under AutoAttack, and what its features look like, on the test images."""
+    def judge(self, method: Method, watch: Callable[[EvaluationProgress], None] | None = None) -> float:
+        """Write a method's accuracy under AutoAttack, and what its features look like; the seconds that it took."""
+        start = time.monotonic()
         model = rp_models.load(self.checkpoint(method), device=self.run.device, code=self.config.classifier.network)
         settings, seed, folder = self.config.evaluation, self.config.seed, self.run.folder
         report = dra_judgement.attacked(
             model, self.test, self.attacks(), settings, seed=seed, method=method, run=self.run, watch=watch
         )
-        if report is None:
-            return
-        features = dra_judgement.describe_features(model, self.test, self._similarity_target(), settings, seed=seed)
-        right = folder.path / "results" / f"{method}.safetensors"
-        save_tensors(dra_judgement.right_images(report), right, {"method": method})
-        folder.write_json(f"results/{method}.json", {**dra_report.row(report), **features})
+        if report is not None:
+            features = dra_judgement.describe_features(model, self.test, self._similarity_target(), settings, seed=seed)
+            right = folder.path / "results" / f"{method}.safetensors"
+            save_tensors(dra_judgement.right_images(report), right, {"method": method})
+            folder.write_json(f"results/{method}.json", {**dra_report.row(report), **features})
+        return time.monotonic() - start
 
     def attacks(self) -> dict[str, Attack]:
         """What the classifiers are judged by."""
@@ -162,27 +164,16 @@ class TrainDraJob:
 
     @property
     def blocks(self) -> int:
-        """Blocks of images in the evaluation of one method."""
-        settings = self.config.evaluation
-        return (dra_judgement.CONTROLS + len(settings.attacks)) * -(-len(self.test) // settings.batch_size)
+        """Blocks of images in this process's evaluation of one method."""
+        return blocks(self.attacks(), len(self.test), self.config.evaluation.batch_size, self.run.processes.count)
 
     def judge_here(self, method: Method) -> "Future[float]":
         """Judge in this process, with a progress bar; the seconds that it took, as a launched process gives them."""
-        start, done, progress = time.monotonic(), dict[str, int](), self.run.progress
-        progress.start(f"evaluate {method}", self.blocks)
-
-        def watch(event: EvaluationProgress) -> None:
-            # several processes' blocks are gathered at the end: those of this one come by a second time
-            if event.stage != "findings":
-                done[event.stage] = max(event.block, done.get(event.stage, 0))
-                standing = {f"{event.stage}, standing": event.standing / event.images}
-                progress.advance(sum(done.values()), standing)
-
-        self.judge(method, watch)
+        seconds = self.judge(method, EvaluationBar(self.run.progress, f"evaluate {method}", self.blocks))
         self.run.processes.wait()
-        progress.finish()
+        self.run.progress.finish()
         future: Future[float] = Future()
-        future.set_result(time.monotonic() - start)
+        future.set_result(seconds)
         return future
 
     def wait_for(self, futures: dict[Method, "Future[float]"]) -> None:
@@ -210,6 +201,4 @@ class TrainDraJob:
 
 def _judge(config: TrainDra, run: Run, method: Method) -> float:
     """What a launched process does: judge one method of a run; gives the seconds that it took."""
-    start = time.monotonic()
-    TrainDraJob(config, run).judge(method)
-    return time.monotonic() - start
+    return TrainDraJob(config, run).judge(method)

@@ -12,6 +12,13 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def at_least(settings: object, prefix: str = "", **bounds: int) -> None:
+    """Raise ValueError unless the settings of these names reach their bounds; None and "auto" leave a setting open."""
+    for name, bound in bounds.items():
+        value, what = getattr(settings, name), f"must be at least {bound}" if bound else "must not be negative"
+        require(value in (None, "auto") or value >= bound, f"{prefix}{name} {what}, got {value}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeSettings:
     """Precision and speed of a training; each of these changes the weights, if only by rounding."""

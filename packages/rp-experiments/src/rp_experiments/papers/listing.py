@@ -12,7 +12,7 @@ from rp_experiments.papers.item import Item, data_sets
 from rp_experiments.papers.items import ITEMS
 from rp_experiments.papers.plan import Plan
 from rp_experiments.recipes.dra import RECIPES as DRA_RECIPES
-from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.dra import TrainDra
 
 Source = Literal["shipped", "made", "downloaded", "at hand", "missing"]
 _SHIPPED = Path(__file__).parents[5] / "weights"  # of this repository

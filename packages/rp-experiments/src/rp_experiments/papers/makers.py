@@ -1,12 +1,12 @@
 """How each artifact is made: by the app's own job, in the artifact's folder, going on where it stopped."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import rp_models
-from rp_analysis.plots import Plot, Sensitivity, StrengthPoint, plot_sensitivity, plot_strength_sweep
+from rp_analysis.plots import Plot, Sensitivity, plot_sensitivity
 from rp_models.checkpoint import read_tensors
 from rp_models.training import RunFolder
 
@@ -15,16 +15,12 @@ from rp_experiments.analyze_purifier import analyze_purifier
 from rp_experiments.artifacts import Maker
 from rp_experiments.compare_purifiers import ComparisonJob, compare_purifiers
 from rp_experiments.papers import attack_table, purifier_checks
-from rp_experiments.papers.representations import RepresentationsJob
-from rp_experiments.papers.settings import AttackTable, DescentCheck, Networks, Representations, Timing
+from rp_experiments.papers.representations import represent
+from rp_experiments.papers.settings import AttackTable, DescentCheck, Networks, Timing
 from rp_experiments.probe import probe
 from rp_experiments.purifier_networks import PurifierNetworks
-from rp_experiments.recipes.analysis import Analysis
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
-from rp_experiments.recipes.compare_purifiers import Comparison
-from rp_experiments.recipes.dra_settings import TrainDra
-from rp_experiments.recipes.probe import ProbeStudy
-from rp_experiments.recipes.sweep import Sweep
+from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.results import limits
 from rp_experiments.run import Run
 from rp_experiments.sweep import run_sweep
@@ -49,27 +45,6 @@ def _train_dra(config: TrainDra, run: Run, needs: Needs) -> None:
         rp_models.save(rp_models.load(given), network)
 
 
-def _analyze(config: Analysis, run: Run, needs: Needs) -> None:
-    config = replace(config, run=str(needs["run"]))
-    analyze(config, run)
-
-
-def _probe(config: ProbeStudy, run: Run, needs: Needs) -> None:
-    probe(config, run)
-
-
-def _sweep(config: Sweep, run: Run, needs: Needs) -> None:
-    run_sweep(config, run)
-    rows = run.folder.read_json("result.json")["rows"]
-    points = [
-        StrengthPoint(float(weight), limits(row["clean"])["estimate"], limits(row["autoattack"])["estimate"])
-        for weight, row in zip(config.grid["alignment.weight"], rows, strict=True)
-    ]
-    baseline = next((point for point in points if point.strength == 0), None)
-    plot = plot_strength_sweep([point for point in points if point.strength > 0], baseline)
-    plot.save(run.path / "figures" / "weights", formats=("png",))
-
-
 def _networks(config: Networks, run: Run, needs: Needs) -> None:
     """The networks of a comparison, trained or found in the cache."""
     networks, folder = PurifierNetworks(config.comparison, run.claim(config)), run.folder
@@ -84,10 +59,6 @@ def _networks(config: Networks, run: Run, needs: Needs) -> None:
 def _absolute(checkpoint: str) -> str:
     """A file's whole path; the name of a checkpoint that comes with rp-models as it is."""
     return str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
-
-
-def _compare(config: Comparison, run: Run, needs: Needs) -> None:
-    compare_purifiers(config, run)
 
 
 def _attacks(config: AttackTable, run: Run, needs: Needs) -> None:
@@ -118,30 +89,21 @@ def _views(config: PurifierAnalysis, run: Run, needs: Needs) -> None:
     analyze_purifier(config, run)
 
 
-def _timing(config: Timing, run: Run, needs: Needs) -> None:
-    job = ComparisonJob(config.comparison, run.claim(config))
-    run.folder.write_json("result.json", purifier_checks.timing(job, config))
-
-
-def _descent(config: DescentCheck, run: Run, needs: Needs) -> None:
-    job = ComparisonJob(config.comparison, run.claim(config))
-    run.folder.write_json("result.json", purifier_checks.descent(job, config))
-
-
-def _representations(config: Representations, run: Run, needs: Needs) -> None:
-    RepresentationsJob(config, run.claim(config), needs["run"], needs["noisy"]).run()
+def _checked(check: Callable[[ComparisonJob, Any], dict[str, Any]], config: Timing | DescentCheck, run: Run) -> None:
+    """What is seen on a comparison's purifiers."""
+    run.folder.write_json("result.json", check(ComparisonJob(config.comparison, run.claim(config)), config))
 
 
 MAKERS: dict[str, Maker] = {
     "train_dra": _train_dra,
-    "analyze": _analyze,
-    "probe": _probe,
-    "sweep": _sweep,
+    "analyze": lambda config, run, needs: analyze(replace(config, run=str(needs["run"])), run),
+    "probe": lambda config, run, needs: probe(config, run),
+    "sweep": lambda config, run, needs: run_sweep(config, run),
     "networks": _networks,
-    "compare": _compare,
+    "compare": lambda config, run, needs: compare_purifiers(config, run),
     "attacks": _attacks,
     "views": _views,
-    "timing": _timing,
-    "descent": _descent,
-    "representations": _representations,
+    "timing": lambda config, run, needs: _checked(purifier_checks.timing, config, run),
+    "descent": lambda config, run, needs: _checked(purifier_checks.descent, config, run),
+    "representations": lambda config, run, needs: represent(config, run, needs["run"], needs["noisy"]),
 }

@@ -22,7 +22,7 @@ from rp_experiments.papers.settings import (
 from rp_experiments.recipes import analyze_purifier, probe, sweep
 from rp_experiments.recipes.analysis import Analysis
 from rp_experiments.recipes.compare_purifiers import Comparison
-from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 from rp_experiments.recipes.table import read
 

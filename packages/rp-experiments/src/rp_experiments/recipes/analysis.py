@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rp_models.settings import require
+from rp_models.settings import at_least, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,10 +22,7 @@ class Analysis:
     seed: int = 0  # of attacks and noise
 
     def __post_init__(self) -> None:
-        require(self.images is None or self.images >= 20, f"images must be at least 20, got {self.images}")
-        require(self.neighbours >= 2, f"neighbours must be at least 2, got {self.neighbours}")
-        require(self.attack_steps >= 1, f"attack_steps must be at least 1, got {self.attack_steps}")
-        require(self.sae_epochs >= 1, f"sae_epochs must be at least 1, got {self.sae_epochs}")
+        at_least(self, images=20, neighbours=2, attack_steps=1, sae_epochs=1)
         require(len(self.sae_k) > 0 and min(self.sae_k) >= 1, f"sae_k must name positive numbers, got {self.sae_k}")
         require(
             all(a < b for a, b in zip(self.radii, self.radii[1:], strict=False)) and self.radii[:1] >= (0.0,),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 from rp_models.data.catalog import describe
-from rp_models.settings import require
+from rp_models.settings import at_least, require
 
 from rp_experiments.recipes.finetuning import DescentSettings
 from rp_experiments.recipes.table import recipes
@@ -47,7 +47,9 @@ class PurifierAnalysis:
         require(self.eps is not None or "linf" in info.eps, f"{self.data} has no usual radius; name one with --eps")
         require(bool(self.mae), "the analysis needs a masked autoencoder; name one with --mae")
         require(self.eps is None or 0 < self.eps <= 0.5, f"eps must be in (0, 0.5], got {self.eps}; divide by 255")
-        require(self.images is None or self.images >= 4, f"images must be at least 4, got {self.images}")
+        at_least(
+            self, images=4, attack_steps=1, every=1, kernel_images=1, features=1, examples=1, sheet=1, batch_size=1
+        )
         require(
             len(self.radii) >= 3
             and self.radii[0] == 0
@@ -55,8 +57,6 @@ class PurifierAnalysis:
             and all(a < b for a, b in zip(self.radii, self.radii[1:], strict=False)),
             f"radii must be three or more, increase from 0 on and name 1, the radius itself, got {self.radii}",
         )
-        for name in ("attack_steps", "every", "kernel_images", "features", "examples", "sheet", "batch_size"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(all(steps >= 1 for steps in self.weak_steps), f"weak_steps must be positive, got {self.weak_steps}")
         require(0 < self.mask_rate < 1, f"mask_rate must be between 0 and 1, got {self.mask_rate}")
         require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from rp_attacks.settings import Budget as SuiteBudget
 from rp_models.data.catalog import describe
-from rp_models.settings import require
+from rp_models.settings import at_least, require
 from rp_purify.settings import (
     DiffPureSettings,
     GaussianNoiseSettings,
@@ -47,8 +47,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         require(0 < self.eps <= 1, f"budget.eps must be in (0, 1] pixel units, got {self.eps}; divide by 255")
-        for name in (*SHARED, "passes"):
-            require(getattr(self, name) >= 1, f"budget.{name} must be at least 1, got {getattr(self, name)}")
+        at_least(self, "budget.", **dict.fromkeys((*SHARED, "passes"), 1))
         require(
             self.step_size is None or 0 < self.step_size <= 1,
             f"budget.step_size must be in (0, 1] pixel units, got {self.step_size}; divide by 255",
@@ -127,10 +126,7 @@ class Comparison:
         unknown = sorted(rows - set(TITLES))
         names = ", ".join(row.replace("_", "-") for row in TITLES)
         require(not unknown, f"only must name rows of {names}, got {' '.join(self.only)}")
-        for name in ("batch_size", "block_size"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(self.images is None or self.images >= 8, f"images must be at least 8, got {self.images}")
-        require(self.probes >= 0, f"probes must not be negative, got {self.probes}")
+        at_least(self, batch_size=1, block_size=1, images=8, probes=0)
 
 
 RECIPES = recipes("compare_purifiers", Comparison)

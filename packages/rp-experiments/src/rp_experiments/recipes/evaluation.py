@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from rp_attacks.radii import Norm, check_radius
 from rp_attacks.settings import SUITE_NORMS, Budget, SuiteName
 from rp_models.data.catalog import describe
-from rp_models.settings import require
+from rp_models.settings import at_least, require
 from rp_purify.settings import MAEPureSettings, PurifierSettings
 
 
@@ -60,10 +60,7 @@ class Evaluation:
             self.defended or self.suite not in ("bpda-eot20", "purifier", "purifier-quick"),
             f"suite {self.suite} replaces a purifier's backward pass; put one in front with --defended",
         )
-        require(self.probes is None or self.probes >= 0, f"probes must not be negative, got {self.probes}")
-        for name in ("images", "passes", "batch_size", "block_size"):
-            value = getattr(self, name)
-            require(value in ("auto", None) or value >= 1, f"{name} must be at least 1, got {value}")
+        at_least(self, probes=0, images=1, passes=1, batch_size=1, block_size=1)
 
     @property
     def ball(self) -> Norm:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rp_models.data.catalog import describe
-from rp_models.settings import ComputeSettings, require
+from rp_models.settings import ComputeSettings, at_least, require
 from rp_purify.settings import FinetuneSettings
 
 from rp_experiments.recipes.table import recipes
@@ -23,8 +23,7 @@ class AttackSettings:
     def __post_init__(self) -> None:
         for name in ("eps", "step_size"):
             require(0 < getattr(self, name) <= 1, f"attack.{name} must be in (0, 1], got {getattr(self, name)}")
-        for name in ("steps", "judging_steps", "eot"):
-            require(getattr(self, name) >= 1, f"attack.{name} must be at least 1, got {getattr(self, name)}")
+        at_least(self, "attack.", steps=1, judging_steps=1, eot=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +37,7 @@ class DescentSettings:
     mask_rate: float = 0.25  # share of hidden patches
 
     def __post_init__(self) -> None:
-        require(self.steps >= 0, f"descent.steps must not be negative, got {self.steps}")
+        at_least(self, "descent.", steps=0)
         require(0 < self.mask_rate < 1, f"descent.mask_rate must be between 0 and 1, got {self.mask_rate}")
         for name in ("step_size", "eta"):
             value = getattr(self, name)
@@ -78,15 +77,12 @@ class Finetuning:
 
     def __post_init__(self) -> None:
         describe(self.data)
-        for name in ("train_images", "images"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+        at_least(self, train_images=1, images=1, batch_size=1)
         require(
             0 < self.one_shot_mask_rate < 1,
             f"one_shot_mask_rate must be between 0 and 1, got {self.one_shot_mask_rate}",
         )
         require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
-        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
 
 
 RECIPES = recipes("finetuning", Finetuning)

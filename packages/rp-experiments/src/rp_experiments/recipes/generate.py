@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rp_models.data.catalog import describe
 from rp_models.diffusion.sampler_settings import FlowSettings, HeunSettings
-from rp_models.settings import require
+from rp_models.settings import at_least, require
 
 from rp_experiments.recipes.table import recipes
 
@@ -45,13 +45,11 @@ class Generation:
     def __post_init__(self) -> None:
         if self.data:
             describe(self.data)
-        for name in ("images", "batch_size", "shard_images"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least(self, images=1, batch_size=1, shard_images=1, frechet_images=0)
         require(0 < self.keep <= 1, f"keep must be in (0, 1], got {self.keep}")
         require(
             self.keep == 1 or bool(self.classifier), "keep selects by confidence; name a checkpoint with --classifier"
         )
-        require(self.frechet_images >= 0, f"frechet_images must not be negative, got {self.frechet_images}")
         require(
             self.labels == "balanced" or not self.classes,
             "name the classes with --classes (balanced) or with --labels (repeated in turn), not with both",

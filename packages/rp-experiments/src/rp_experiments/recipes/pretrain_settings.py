@@ -9,6 +9,7 @@ from rp_models.settings import (
     MaeSettings,
     MaskDitSettings,
     StandardSettings,
+    at_least,
     require,
 )
 
@@ -27,7 +28,7 @@ class Pretrain:
 
     def __post_init__(self) -> None:
         describe(self.data)
-        require(self.validate_every >= 0, f"validate_every must not be negative, got {self.validate_every}")
+        at_least(self, validate_every=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,32 +39,36 @@ class PretrainMae(Pretrain):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainEdm(Pretrain):
-    """Everything that determines an EDM diffusion model's weights."""
+class _PretrainDiffusion(Pretrain):
+    """What both kinds of diffusion models have in common."""
 
     sampler_steps: int = 18  # Heun steps for the sheet of samples
-    edm: EdmSettings = field(default_factory=EdmSettings)
 
     def __post_init__(self) -> None:
         Pretrain.__post_init__(self)
+        at_least(self, sampler_steps=2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainEdm(_PretrainDiffusion):
+    """Everything that determines an EDM diffusion model's weights."""
+
+    edm: EdmSettings = field(default_factory=EdmSettings)
+
+    def __post_init__(self) -> None:
+        _PretrainDiffusion.__post_init__(self)
         size, halvings = describe(self.data).image_size, len(self.edm.channel_mult) - 1
         require(
             size % 2**halvings == 0,
             f"edm.channel_mult has {halvings + 1} resolutions, but {size} pixels cannot be halved {halvings} times",
         )
-        require(self.sampler_steps >= 2, f"sampler_steps must be at least 2, got {self.sampler_steps}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainMaskDit(Pretrain):
+class PretrainMaskDit(_PretrainDiffusion):
     """Everything that determines a MaskDiT's weights."""
 
-    sampler_steps: int = 18  # Heun steps for the sheet of samples
     maskdit: MaskDitSettings = field(default_factory=MaskDitSettings)
-
-    def __post_init__(self) -> None:
-        Pretrain.__post_init__(self)
-        require(self.sampler_steps >= 2, f"sampler_steps must be at least 2, got {self.sampler_steps}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rp_dra.encoder_settings import EncoderSettings
-from rp_models.settings import require
+from rp_models.settings import at_least, require
 
 from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.table import recipes
@@ -50,8 +50,7 @@ class ProbeStudy:
             f"radii must increase from 0 on, got {self.radii}",
         )
         require(self.noisy_radius > 0, f"noisy_radius must be positive, got {self.noisy_radius}")
-        for name in ("attack_steps", "noisy_images", "noisy_steps", "noisy_draws", "passes"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least(self, attack_steps=1, noisy_images=1, noisy_steps=1, noisy_draws=1, passes=1)
 
 
 RECIPES = recipes("probe", ProbeStudy)

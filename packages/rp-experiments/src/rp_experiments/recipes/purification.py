@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rp_models.data.catalog import describe
-from rp_models.settings import require
+from rp_models.settings import at_least, require
 from rp_purify.settings import MAEPureSettings, PurifierSettings
 
 
@@ -36,5 +36,4 @@ class Purification:
             "picture files have no labels, so there is no accuracy; leave out --classifier, or name an .npz with "
             "--input",
         )
-        require(self.images is None or self.images >= 1, f"images must be at least 1, got {self.images}")
-        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        at_least(self, images=1, batch_size=1)

@@ -12,7 +12,7 @@ from rp_models.settings import require
 
 from rp_experiments import cli
 from rp_experiments.recipes.dra import RECIPES as DRA_RECIPES
-from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.table import read
 
 Point = dict[str, str]  # settings of `train_dra.py` by name, with one value each, as on its command line

@@ -12,25 +12,13 @@ from rp_experiments import pages, tables
 from rp_experiments.recipes.compare_purifiers import TITLES, Comparison
 from rp_experiments.recipes.published import CLAIMS
 from rp_experiments.recipes.published import PURIFIERS as PAPER
+from rp_experiments.recipes.table import read
 from rp_experiments.results import limits, points
 from rp_experiments.run import Run
 
 Row = Mapping[str, Any]
 
-COLUMNS = {
-    "clean": "clean",
-    "transfer": "transfer",
-    "pgd-exact": "PGD exact",
-    "bpda": "BPDA",
-    "pgd-cw": "PGD margin",
-    "one-shot": "one-shot transfer",
-    "pgd-ste-tanh": "PGD ste-tanh",
-    "pgd-normalised": "PGD normalised",
-    "keep-reconstruction": "low loss",
-    "autoattack-rand": "AutoAttack rand",
-    "square": "Square",
-    "worst": "WORST CASE",
-}
+COLUMNS: dict[str, str] = read("columns")
 ATTACKS = tuple(name for name in COLUMNS if name not in ("clean", "worst"))
 
 

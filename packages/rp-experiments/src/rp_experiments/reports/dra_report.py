@@ -11,7 +11,7 @@ from rp_models.data import Images
 from rp_models.training import RunFolder
 
 from rp_experiments import tables
-from rp_experiments.recipes.dra_settings import AUTOATTACK, TrainDra
+from rp_experiments.recipes.dra import AUTOATTACK, TrainDra
 from rp_experiments.recipes.published import published
 from rp_experiments.results import judged
 

@@ -9,23 +9,23 @@ from rp_analysis.plots.dra import StrengthPoint, plot_strength_sweep
 from rp_models.training import RunFolder
 
 from rp_experiments import tables
-from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.sweep import Sweep, name_of
 from rp_experiments.reports.dra_report import describe_attacks, describe_classifier
 from rp_experiments.results import points
-from rp_experiments.statistics import Difference, Outcome, Right, difference, mean_accuracy
+from rp_experiments.statistics import Answers, Difference, Right, difference, mean_accuracy
 
 Series = tuple[str, str]  # point, method
 KINDS = {"clean": "clean", "autoattack": "AutoAttack"}
 
 
 def write(
-    folder: RunFolder, sweep: Sweep, configs: Mapping[int, Sequence[TrainDra]], outcomes: Sequence[Outcome]
+    folder: RunFolder, sweep: Sweep, configs: Mapping[int, Sequence[TrainDra]], answers: Sequence[Answers]
 ) -> None:
     """Write `result.json` and the figure, and print the table."""
-    rows = {series: _row(series, outcomes) for series in _series(outcomes)}
+    rows = {series: _row(series, answers) for series in _series(answers)}
     first = configs[sweep.seeds[0]][0]
-    images = len(outcomes[0].clean)
+    images = len(answers[0].clean)
     setting = {
         "base": sweep.base,
         "data": first.data,
@@ -46,7 +46,7 @@ def write(
             "environment": folder.read_json("environment.json"),
         },
     )
-    plot = _strengths(sweep, outcomes)
+    plot = _strengths(sweep, answers)
     if plot is not None:
         plot.save(folder.path / "figures" / "sweep")
     text = table(setting, rows)
@@ -74,25 +74,25 @@ def table(setting: Mapping[str, Any], rows: Mapping[Series, Mapping[str, Any]]) 
     return "\n".join(["", title, tables.text(lines), "", f"{legend}{paired} (bootstrap, McNemar's p)"])
 
 
-def _series(outcomes: Sequence[Outcome]) -> list[Series]:
+def _series(answers: Sequence[Answers]) -> list[Series]:
     """Points and methods in the order in which they were run."""
-    return list(dict.fromkeys((outcome.point, outcome.method) for outcome in outcomes))
+    return list(dict.fromkeys((answer.point, answer.method) for answer in answers))
 
 
-def _right(series: Series, outcomes: Sequence[Outcome], kind: str) -> list[Right]:
+def _right(series: Series, answers: Sequence[Answers], kind: str) -> list[Right]:
     """For each seed which images were right."""
-    return [getattr(outcome, kind) for outcome in outcomes if (outcome.point, outcome.method) == series]
+    return [getattr(answer, kind) for answer in answers if (answer.point, answer.method) == series]
 
 
-def _row(series: Series, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _row(series: Series, answers: Sequence[Answers]) -> dict[str, Any]:
     """Means and differences of one series from the first."""
-    reference = _series(outcomes)[0]
+    reference = _series(answers)[0]
     row: dict[str, Any] = {}
     for kind in KINDS:
-        right = _right(series, outcomes, kind)
+        right = _right(series, answers, kind)
         row[kind] = mean_accuracy(right)._asdict()
         row[f"{kind}_per_seed"] = [float(seed.mean()) for seed in right]
-        other = difference(right, _right(reference, outcomes, kind)) if series != reference else None
+        other = difference(right, _right(reference, answers, kind)) if series != reference else None
         row[f"{kind}_difference"] = _plain(other)
     return row
 
@@ -120,7 +120,7 @@ def _points(value: Mapping[str, Any] | None) -> str | None:
     return f"{shown}, p {images['p_value']:.2g}"
 
 
-def _strengths(sweep: Sweep, outcomes: Sequence[Outcome]) -> Plot | None:
+def _strengths(sweep: Sweep, answers: Sequence[Answers]) -> Plot | None:
     """Accuracy over the alignment's weight, if that alone was varied with one method (Fig. 8 of the DRA paper)."""
     varied = [name for name, values in sweep.grid.items() if len(values) > 1]
     if varied != ["alignment.weight"] or len(sweep.method) != 1:
@@ -128,7 +128,7 @@ def _strengths(sweep: Sweep, outcomes: Sequence[Outcome]) -> Plot | None:
     found = []
     for point in sweep.points():
         series = (name_of(point), sweep.method[0])
-        clean, robust = (mean_accuracy(_right(series, outcomes, kind)) for kind in ("clean", "autoattack"))
+        clean, robust = (mean_accuracy(_right(series, answers, kind)) for kind in ("clean", "autoattack"))
         found.append(StrengthPoint(float(point["alignment.weight"]), clean.estimate, robust.estimate))
     baseline = next((point for point in found if point.strength == 0), None)
     return plot_strength_sweep([point for point in found if point.strength > 0] or found, baseline)

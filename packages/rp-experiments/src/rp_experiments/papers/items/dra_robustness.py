@@ -67,7 +67,7 @@ def over_the_weight(made: Mapping[str, Built]) -> Measured:
                 kind: {**one["difference"], "p": one["p_value"]} for kind, one in both.items()
             }
     table = Table("DM-AT+DRA over the weight of the alignment; 0 is DM-AT, %", rows, "sweep")
-    picture = Figure("accuracy over the weight", "sweep", "figures/weights.png")
+    picture = Figure("accuracy over the weight", "sweep", "figures/sweep.png")
     return Measured(tables=[table], figures=[picture], numbers=numbers)
 
 
