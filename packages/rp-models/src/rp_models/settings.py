@@ -1,5 +1,6 @@
 """Settings of what this package trains and makes; importing this module does not import torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -17,6 +18,22 @@ def at_least(settings: object, prefix: str = "", **bounds: int) -> None:
     for name, bound in bounds.items():
         value, what = getattr(settings, name), f"must be at least {bound}" if bound else "must not be negative"
         require(value in (None, "auto") or value >= bound, f"{prefix}{name} {what}, got {value}")
+
+
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "positive": (lambda value: value > 0, "be positive"),
+    "[0, 1]": (lambda value: 0 <= value <= 1, "be in [0, 1]"),
+    "[0, 1)": (lambda value: 0 <= value < 1, "be in [0, 1)"),
+    "(0, 1]": (lambda value: 0 < value <= 1, "be in (0, 1]"),
+    "(0, 1)": (lambda value: 0 < value < 1, "be in (0, 1)"),
+}
+
+
+def within(settings: object, prefix: str = "", **ranges: str) -> None:
+    """Raise ValueError unless the settings of these names are in their ranges, e.g. `lr="positive", dropout="[0, 1)"`."""
+    for name, (holds, words) in ((name, _RANGES[kind]) for name, kind in ranges.items()):
+        value = getattr(settings, name)
+        require(holds(value), f"{prefix}{name} must {words}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,20 +70,13 @@ class EdmSettings:
     augment: float = 0.0  # probability of each change of EDM's augmentation; 0.12 in the published CIFAR-10 training
 
     def __post_init__(self) -> None:
-        require(0 <= self.augment <= 1, f"edm.augment must be in [0, 1], got {self.augment}")
+        at_least(self, "edm.", num_blocks=1, steps=1, batch_size=1, rampup_images=0, ema_half_life=0)
+        within(self, "edm.", lr="positive", augment="[0, 1]", dropout="[0, 1)")
         require(
             self.model_channels >= 4 and self.model_channels % 4 == 0,
             f"edm.model_channels must be a positive multiple of 4, got {self.model_channels}",
         )
-        for name in ("channel_mult", "num_blocks"):
-            values = getattr(self, name) if name == "channel_mult" else (getattr(self, name),)
-            require(len(values) > 0 and min(values) >= 1, f"edm.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("rampup_images", "ema_half_life"):
-            require(getattr(self, name) >= 0, f"edm.{name} must not be negative, got {getattr(self, name)}")
-        require(self.steps >= 1, f"edm.steps must be at least 1, got {self.steps}")
-        require(self.batch_size >= 1, f"edm.batch_size must be at least 1, got {self.batch_size}")
-        require(self.lr > 0, f"edm.lr must be positive, got {self.lr}")
-        require(0 <= self.dropout < 1, f"edm.dropout must be in [0, 1), got {self.dropout}")
+        require(min(self.channel_mult, default=0) >= 1, f"edm.channel_mult must be at least 1, got {self.channel_mult}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,10 +100,8 @@ class MaeSettings:
     ema_half_life: int = 0  # images after which a weight's share in the average has halved; 0: no average
 
     def __post_init__(self) -> None:
-        require(0 < self.mask_rate < 1, f"mae.mask_rate must be in (0, 1), got {self.mask_rate}")
-        require(self.steps >= 1, f"mae.steps must be at least 1, got {self.steps}")
-        require(self.batch_size >= 1, f"mae.batch_size must be at least 1, got {self.batch_size}")
-        require(self.lr > 0, f"mae.lr must be positive, got {self.lr}")
+        at_least(self, "mae.", steps=1, batch_size=1, weight_decay=0, crop_padding=0, ema_half_life=0)
+        within(self, "mae.", mask_rate="(0, 1)", lr="positive", second_lr="positive", crop_scale="(0, 1]")
         require(
             0 <= self.second_steps < self.steps,
             f"mae.second_steps must be between 0 and mae.steps = {self.steps}, got {self.second_steps}",
@@ -103,10 +111,6 @@ class MaeSettings:
             0 <= self.warmup_steps <= first,
             f"mae.warmup_steps must be between 0 and the {first} steps of the first cosine, got {self.warmup_steps}",
         )
-        require(self.second_lr > 0, f"mae.second_lr must be positive, got {self.second_lr}")
-        for name in ("weight_decay", "crop_padding", "ema_half_life"):
-            require(getattr(self, name) >= 0, f"mae.{name} must not be negative, got {getattr(self, name)}")
-        require(0 < self.crop_scale <= 1, f"mae.crop_scale must be in (0, 1], got {self.crop_scale}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,12 +139,9 @@ class MaskDitSettings:
         return {**self.sizes, **({"num_classes": self.num_classes} if self.num_classes else {})}
 
     def __post_init__(self) -> None:
-        require(0 <= self.mask_rate < 1, f"maskdit.mask_rate must be in [0, 1), got {self.mask_rate}")
-        require(0 <= self.label_dropout <= 1, f"maskdit.label_dropout must be in [0, 1], got {self.label_dropout}")
-        for name in ("steps", "batch_size"):
-            require(getattr(self, name) >= 1, f"maskdit.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_classes", "mae_weight", "warmup_steps", "weight_decay", "ema_half_life"):
-            require(getattr(self, name) >= 0, f"maskdit.{name} must not be negative, got {getattr(self, name)}")
+        at_least(self, "maskdit.", steps=1, batch_size=1)
+        within(self, "maskdit.", mask_rate="[0, 1)", label_dropout="[0, 1]")
+        at_least(self, "maskdit.", num_classes=0, mae_weight=0, warmup_steps=0, weight_decay=0, ema_half_life=0)
         require(self.lr > 0 and self.unmasked_lr > 0, "maskdit.lr and maskdit.unmasked_lr must be positive")
         require(
             0 <= self.unmasked_steps <= self.steps,
@@ -169,19 +170,13 @@ class StandardSettings:
     ema_half_life: int = 0  # images after which a weight's share in the average has halved; 0: no average
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            require(getattr(self, name) >= 1, f"standard.{name} must be at least 1, got {getattr(self, name)}")
-        require(self.lr > 0, f"standard.lr must be positive, got {self.lr}")
+        at_least(self, "standard.", steps=1, batch_size=1)
+        at_least(self, "standard.", weight_decay=0, crop_padding=0, rotation_degrees=0, cutout=0, ema_half_life=0)
+        within(self, "standard.", lr="positive", crop_scale="(0, 1]", label_smoothing="[0, 1)")
         require(
             0 <= self.warmup_steps <= self.steps,
             f"standard.warmup_steps must be between 0 and standard.steps = {self.steps}, got {self.warmup_steps}",
         )
-        require(
-            0 <= self.label_smoothing < 1, f"standard.label_smoothing must be in [0, 1), got {self.label_smoothing}"
-        )
-        require(0 < self.crop_scale <= 1, f"standard.crop_scale must be in (0, 1], got {self.crop_scale}")
-        for name in ("weight_decay", "crop_padding", "rotation_degrees", "cutout", "ema_half_life"):
-            require(getattr(self, name) >= 0, f"standard.{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,6 +188,4 @@ class SamplingSettings:
     batch_size: int = 500  # images made at a time; changes no image
 
     def __post_init__(self) -> None:
-        require(self.images >= 0, f"synthetic.images must not be negative, got {self.images}")
-        require(self.steps >= 2, f"synthetic.steps must be at least 2, got {self.steps}")
-        require(self.batch_size >= 1, f"synthetic.batch_size must be at least 1, got {self.batch_size}")
+        at_least(self, "synthetic.", images=0, steps=2, batch_size=1)

@@ -3,15 +3,16 @@
 Source: Zheng et al. 2023, arXiv:2306.09305; preconditioning of Karras et al. 2022, arXiv:2206.00364, Table 1.
 """
 
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rp_models.diffusion.class_labels import one_hot_labels
 from rp_models.mask import Mask
-from rp_models.networks.adaln import AdaLNBlock, readable
+from rp_models.networks.adaln import readable
 from rp_models.networks.maskdit import MaskDiTNetwork
+from rp_models.networks.transformer import attention_maps
 
 
 class MaskDiT(nn.Module):
@@ -21,53 +22,24 @@ class MaskDiT(nn.Module):
     on the 4-channel latents of 256 px images. Masking depends on the argument `mask` alone, not on the training mode.
 
     Args:
-        image_size, patch_size, in_channels, width, depth, heads, mlp_ratio: see `MaskDiTNetwork`.
-        decoder_width, decoder_depth, decoder_heads: the decoder's; the official models all have these.
-        num_classes: 0 for an unconditional model.
-        mask_token: whether the model can take a mask.
-        learned_positions: whether the position tables are trained.
         sigma_data: standard deviation of the data.
         sigma_min, sigma_max: range of noise levels that a sampler may ask for.
+        **network: the network's, see `MaskDiTNetwork`.
     """
 
     def __init__(
         self,
         *,
-        image_size: int = 32,
-        patch_size: int = 2,
-        in_channels: int = 4,
-        width: int = 1152,
-        depth: int = 28,
-        heads: int = 16,
-        decoder_width: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
-        mlp_ratio: float = 4.0,
-        num_classes: int = 1000,
-        mask_token: bool = True,
-        learned_positions: bool = False,
         sigma_data: float = 0.5,
         sigma_min: float = 0.0,
         sigma_max: float = float("inf"),
+        **network: Any,
     ) -> None:
         super().__init__()
-        self.image_size, self.in_channels, self.num_classes = image_size, in_channels, num_classes
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
-        self.model = MaskDiTNetwork(
-            image_size=image_size,
-            patch_size=patch_size,
-            in_channels=in_channels,
-            width=width,
-            depth=depth,
-            heads=heads,
-            decoder_width=decoder_width,
-            decoder_depth=decoder_depth,
-            decoder_heads=decoder_heads,
-            mlp_ratio=mlp_ratio,
-            num_classes=num_classes,
-            mask_token=mask_token,
-            learned_positions=learned_positions,
-        )
+        self.model = MaskDiTNetwork(**network)
+        self.num_classes = self.model.num_classes
+        self.image_size, self.in_channels = self.model.x_embedder.image_size, self.model.x_embedder.in_channels
 
     @property
     def patch_size(self) -> int:
@@ -155,11 +127,7 @@ class MaskDiT(nn.Module):
             blocks, tokens = self.model.decoder_blocks, self.model.embed_latent(self.model.encode(x, c, mask), c, mask)
         else:
             raise ValueError(f"part must be 'encoder' or 'decoder', got {part!r}")
-        maps = []
-        for block in blocks:
-            maps.append(cast(AdaLNBlock, block).attention_map(tokens, c))
-            tokens = block(tokens, c)
-        return maps
+        return attention_maps(blocks, tokens, c)
 
     def _prepare(
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None

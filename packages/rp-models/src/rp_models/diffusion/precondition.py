@@ -32,7 +32,7 @@ class Coefficients(NamedTuple):
 
 
 class Precond(nn.Module):
-    """What the three preconditioners share; a subclass defines `coefficients`.
+    """What the three preconditioners share; a subclass defines `coefficients`. The defaults are those of `VEPrecond`.
 
     Args:
         img_resolution: height and width of the images.
@@ -49,11 +49,11 @@ class Precond(nn.Module):
         self,
         img_resolution: int,
         img_channels: int,
-        label_dim: int,
-        use_fp16: bool,
-        sigma_min: float,
-        sigma_max: float,
-        model_type: str,
+        label_dim: int = 0,
+        use_fp16: bool = False,
+        sigma_min: float = 0.02,
+        sigma_max: float = 100.0,
+        model_type: str = "SongUNet",
         **network: Any,
     ) -> None:
         super().__init__()
@@ -222,19 +222,6 @@ class VEPrecond(Precond):
 
     Source: Appendix C.2 of Karras et al. 2022, arXiv:2206.00364.
     """
-
-    def __init__(
-        self,
-        img_resolution: int,
-        img_channels: int,
-        label_dim: int = 0,
-        use_fp16: bool = False,
-        sigma_min: float = 0.02,
-        sigma_max: float = 100.0,
-        model_type: str = "SongUNet",
-        **network: Any,
-    ) -> None:
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, sigma_min, sigma_max, model_type, **network)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """The four scalings at noise levels of any shape."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from rp_models.settings import require
+from rp_models.settings import at_least, require, within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,14 +21,12 @@ class HeunSettings:
     guidance: float = 1.0  # 1 for none; MaskDiT's published figures use 1.5, EDM's models know no guidance
 
     def __post_init__(self) -> None:
-        require(self.steps >= 2, f"heun.steps must be at least 2, got {self.steps}")
+        at_least(self, "heun.", steps=2, S_churn=0, S_min=0, S_noise=0, guidance=0)
+        within(self, "heun.", rho="positive")
         require(
             0 < self.sigma_min < self.sigma_max < math.inf,
             f"expected 0 < heun.sigma_min < heun.sigma_max < inf, got {self.sigma_min} and {self.sigma_max}",
         )
-        require(self.rho > 0, f"heun.rho must be positive, got {self.rho}")
-        for name in ("S_churn", "S_min", "S_noise", "guidance"):
-            require(getattr(self, name) >= 0, f"heun.{name} must not be negative, got {getattr(self, name)}")
         require(
             self.S_max is None or self.S_max >= self.S_min,
             f"heun.S_max must not be below heun.S_min = {self.S_min}, got {self.S_max}",
@@ -46,8 +44,6 @@ class FlowSettings:
     channels: int | None = 3  # only the first so many latent channels are guided, as published; None for all
 
     def __post_init__(self) -> None:
-        require(self.points >= 2, f"flow.points must be at least 2, got {self.points}")
-        require(self.shift > 0, f"flow.shift must be positive, got {self.shift}")
-        require(self.guidance >= 0, f"flow.guidance must not be negative, got {self.guidance}")
-        require(0 <= self.start <= 1, f"flow.start must be in [0, 1], got {self.start}")
+        at_least(self, "flow.", points=2, guidance=0)
+        within(self, "flow.", shift="positive", start="[0, 1]")
         require(self.channels is None or self.channels >= 1, f"flow.channels must be positive, got {self.channels}")

@@ -10,6 +10,7 @@ Source: Peebles and Xie 2023, arXiv:2212.09748 (adaLN-Zero).
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -68,11 +69,21 @@ class AdaLNBlock(nn.Module):
 
 
 class ModulatedLinear(nn.Module):
-    """Plain norm, modulation, linear layer: MaskDiT's step from encoder to decoder, and every final layer."""
+    """Norm, modulation, linear layer: MaskDiT's step from encoder to decoder, and every final layer.
 
-    def __init__(self, width: int, outputs: int, *, condition_width: int | None = None) -> None:
+    A norm without parameters leaves no key in the state dict; LightningDiT's is an RMS norm.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        outputs: int,
+        *,
+        condition_width: int | None = None,
+        norm: Callable[[int], nn.Module] = PlainNorm,
+    ) -> None:
         super().__init__()
-        self.norm = PlainNorm(width)
+        self.norm_final = norm(width)
         self.linear = nn.Linear(width, outputs)
         self.adaLN_modulation = modulation(condition_width or width, 2 * width)
         nn.init.zeros_(self.linear.weight)
@@ -81,7 +92,7 @@ class ModulatedLinear(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Tokens (b, n, width) to (b, n, outputs) under the condition c (b, e)."""
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
-        return self.linear(modulate(self.norm(x), shift, scale))
+        return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
 class TimeEmbedding(nn.Module):

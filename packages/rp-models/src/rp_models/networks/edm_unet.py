@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rp_models.networks.edm_layers import (
-    Direction,
     FourierEmbedding,
     PositionalEmbedding,
     ResampleConv2d,
@@ -82,25 +81,18 @@ class SongUNet(UNet):
         noise_channels = model_channels * channel_mult_noise
         self._build_embedding(embedding_type, label_dim, augment_dim, noise_channels, emb_channels)
 
-        def block(
-            in_channels: int, out_channels: int, *, attention: bool = False, resample: Direction | None = None
-        ) -> UNetBlock:
-            return UNetBlock(
-                in_channels,
-                out_channels,
-                emb_channels,
-                resample=resample,
-                heads=int(attention),
-                dropout=dropout,
-                skip_scale=math.sqrt(0.5),
-                eps=1e-6,
-                resample_filter=resample_filter,
-                resample_proj=True,
-                adaptive_scale=False,
-            )
-
+        block = partial(
+            UNetBlock,
+            emb_channels=emb_channels,
+            dropout=dropout,
+            skip_scale=math.sqrt(0.5),
+            eps=1e-6,
+            resample_filter=resample_filter,
+            resample_proj=True,
+            adaptive_scale=False,
+        )
         widths = [model_channels * multiple for multiple in channel_mult]
-        self._build_stages(in_channels, model_channels, widths, block, attend_last_only=True)
+        self._build_stages(in_channels, model_channels, widths, block, lambda _: 1, attend_last_only=True)
         self._initialise()
 
     def embed(self, noise_labels: Tensor, class_labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
@@ -210,14 +202,9 @@ class DhariwalUNet(UNet):
         self.map_layer1 = nn.Linear(emb_channels, emb_channels)
         self.map_label = nn.Linear(label_dim, emb_channels, bias=False) if label_dim else None
 
-        def block(
-            in_channels: int, out_channels: int, *, attention: bool = False, resample: Direction | None = None
-        ) -> UNetBlock:
-            heads = out_channels // 64 if attention else 0
-            return UNetBlock(in_channels, out_channels, emb_channels, resample=resample, heads=heads, dropout=dropout)
-
+        block = partial(UNetBlock, emb_channels=emb_channels, dropout=dropout)
         widths = [model_channels * multiple for multiple in channel_mult]
-        self._build_stages(in_channels, widths[0], widths, block, attend_last_only=False)
+        self._build_stages(in_channels, widths[0], widths, block, lambda width: width // 64, attend_last_only=False)
         self.out_norm = group_norm(widths[0], eps=1e-5)
         self.out_conv = nn.Conv2d(widths[0], out_channels, 3, padding=1)
         self._initialise()

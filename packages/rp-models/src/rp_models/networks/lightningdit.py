@@ -13,8 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rp_models.networks.adaln import LabelEmbedding, TimeEmbedding, flow_time, init_linear, modulate
-from rp_models.networks.lightningdit_layers import FinalLayer, LightningBlock
+from rp_models.networks.adaln import (
+    LabelEmbedding,
+    ModulatedLinear,
+    PlainNorm,
+    TimeEmbedding,
+    flow_time,
+    init_linear,
+    modulate,
+)
+from rp_models.networks.lightningdit_layers import LightningBlock, RMSNorm
 from rp_models.networks.position import sincos_table
 from rp_models.networks.rotary import Rotary
 from rp_models.networks.transformer import PatchEmbed, unpatchify
@@ -77,7 +85,8 @@ class LightningDiT(nn.Module):
             )
             for _ in range(depth)
         )
-        self.final_layer = FinalLayer(width, patch_size**2 * in_channels * (1 + learn_sigma), rms_norm=rms_norm)
+        outputs = patch_size**2 * in_channels * (1 + learn_sigma)
+        self.final_layer = ModulatedLinear(width, outputs, norm=RMSNorm if rms_norm else PlainNorm)
 
     def forward(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> Tensor:
         """The velocity (b, c, h, w).

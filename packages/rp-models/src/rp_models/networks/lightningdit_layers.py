@@ -1,4 +1,4 @@
-"""The layers of LightningDiT: a modulated block of rotary attention and SwiGLU, RMS norm, and the layer to patches.
+"""The layers of LightningDiT: a modulated block of rotary attention and SwiGLU, and RMS norm.
 
 Axes: b batch, n tokens, d width.
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rp_models.networks.adaln import PlainNorm, gelu_tanh, init_linear, modulate, modulation
 from rp_models.networks.rotary import rotate
-from rp_models.networks.transformer import Mlp
+from rp_models.networks.transformer import Attention, Mlp
 
 
 class LightningBlock(nn.Module):
@@ -31,9 +31,9 @@ class LightningBlock(nn.Module):
         super().__init__()
         hidden = int(width * mlp_ratio)
         self.shift = shift
-        self.norm1 = _norm(width, rms_norm)
-        self.norm2 = _norm(width, rms_norm)
-        self.attn = RotaryAttention(width, heads, qk_norm=qk_norm, rms_norm=rms_norm)
+        norm, head_norm = (RMSNorm, RMSNorm) if rms_norm else (PlainNorm, nn.LayerNorm)
+        self.norm1, self.norm2 = norm(width), norm(width)
+        self.attn = RotaryAttention(width, heads, norm=head_norm if qk_norm else nn.Identity)
         self.mlp = SwiGLU(width, int(2 / 3 * hidden)) if swiglu else Mlp(width, hidden, activation=gelu_tanh)
         self.adaLN_modulation = modulation(width, (6 if shift else 4) * width)
         self.attn.apply(init_linear)
@@ -54,28 +54,12 @@ class LightningBlock(nn.Module):
         return None, scale_a, gate_a, None, scale_m, gate_m
 
 
-class RotaryAttention(nn.Module):
-    """Multi-head self-attention whose queries and keys may be normalised, and are rotated by their position.
+class RotaryAttention(Attention):
+    """Attention whose queries and keys are rotated by their position."""
 
-    Args:
-        qk_norm: normalise queries and keys within each head.
-        rms_norm: with RMS norms, else with layer norms.
-    """
-
-    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, rms_norm: bool = True) -> None:
-        super().__init__()
-        norm = RMSNorm if rms_norm else nn.LayerNorm
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.q_norm = norm(width // heads) if qk_norm else nn.Identity()
-        self.k_norm = norm(width // heads) if qk_norm else nn.Identity()
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Mixed tokens (b, n, d), from tokens of that shape and the tables of `Rotary`."""
-        b, n, d = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = self.project(x)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
@@ -110,24 +94,3 @@ class RMSNorm(nn.Module):
         """Tokens (..., width) to tokens of the same shape."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.rms_norm(wide, self.weight.shape, eps=1e-6).to(x.dtype) * self.weight
-
-
-class FinalLayer(nn.Module):
-    """Norm, modulation and the linear layer to patches; its modulation always shifts."""
-
-    def __init__(self, width: int, outputs: int, *, rms_norm: bool) -> None:
-        super().__init__()
-        self.norm_final = _norm(width, rms_norm)
-        self.linear = nn.Linear(width, outputs)
-        self.adaLN_modulation = modulation(width, 2 * width)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """Tokens (b, n, d) to patches (b, n, outputs) under the condition c (b, d)."""
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
-
-
-def _norm(width: int, rms_norm: bool) -> nn.Module:
-    return RMSNorm(width) if rms_norm else PlainNorm(width)

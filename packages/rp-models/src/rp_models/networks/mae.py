@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rp_models.mask import Mask, keep_tokens, restore_tokens
 from rp_models.networks.normalization import Normalize
 from rp_models.networks.position import sincos_table
-from rp_models.networks.transformer import Block, PatchEmbed, patchify, unpatchify
+from rp_models.networks.transformer import Block, PatchEmbed, attention_maps, patchify, run_blocks, unpatchify
 
 _VARIANCE_FLOOR = 1e-6
 
@@ -84,16 +84,11 @@ class MaskedAutoencoder(nn.Module):
 
         The class token comes first, then the patches in the order of `mask.ids_keep`; in image order without a mask.
         """
-        tokens = self._encoder_input(x, mask)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+        return self.norm(run_blocks(self.blocks, self._encoder_input(x, mask)))
 
     def decode(self, latent: Tensor, mask: Mask) -> Tensor:
         """The predicted patches (b, n, p^2 c) in image order, from latents (b, 1 + k, d) of the same mask."""
-        tokens = self._decoder_input(latent, mask)
-        for block in self.decoder_blocks:
-            tokens = block(tokens)
+        tokens = run_blocks(self.decoder_blocks, self._decoder_input(latent, mask))
         return self.decoder_pred(self.decoder_norm(tokens))[:, 1:]
 
     def forward(self, x: Tensor, mask: Mask) -> Tensor:
@@ -155,12 +150,12 @@ class MaskedAutoencoder(nn.Module):
             image order for the decoder, m = k in the order of `mask.ids_keep` for the encoder, which needs no mask.
         """
         if part == "encoder":
-            return _attention_maps(self.blocks, self._encoder_input(x, mask))
+            return attention_maps(self.blocks, self._encoder_input(x, mask))
         if part != "decoder":
             raise ValueError(f"part must be 'encoder' or 'decoder', got {part!r}")
         if mask is None:
             raise ValueError("the decoder's attention maps need a mask; make one with rp_models.mask.random_mask")
-        return _attention_maps(self.decoder_blocks, self._decoder_input(self.encode(x, mask), mask))
+        return attention_maps(self.decoder_blocks, self._decoder_input(self.encode(x, mask), mask))
 
     def _encoder_input(self, x: Tensor, mask: Mask | None) -> Tensor:
         """Class token and visible patches, with positions: (b, 1 + k, d)."""
@@ -197,13 +192,3 @@ def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and floored deviation (b, n, 1) of the values of each patch."""
     mean, variance = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
     return mean, (variance + _VARIANCE_FLOOR).sqrt()
-
-
-def _attention_maps(blocks: nn.ModuleList, tokens: Tensor) -> list[Tensor]:
-    """The attention weights of each block on the way of the tokens through them."""
-    maps = []
-    for block in blocks:
-        assert isinstance(block, Block)
-        maps.append(block.attention_map(tokens))
-        tokens = block(tokens)
-    return maps

@@ -5,15 +5,13 @@ Axes: b batch, c channels, h w image, n tokens, k visible tokens, d encoder widt
 Source: Zheng et al. 2023, "Fast training of diffusion models with masked transformers", arXiv:2306.09305.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
 from rp_models.mask import Mask, keep_tokens, restore_tokens
 from rp_models.networks.adaln import AdaLNBlock, ModulatedLinear, TimeEmbedding, init_linear
 from rp_models.networks.position import sincos_table
-from rp_models.networks.transformer import PatchEmbed, unpatchify
+from rp_models.networks.transformer import PatchEmbed, run_blocks, unpatchify
 
 
 class MaskDiTNetwork(nn.Module):
@@ -24,7 +22,7 @@ class MaskDiTNetwork(nn.Module):
     Args:
         image_size, patch_size, in_channels: of the image or latent; the patch size divides the image size.
         width, depth, heads: the encoder's.
-        decoder_width, decoder_depth, decoder_heads: the decoder's.
+        decoder_width, decoder_depth, decoder_heads: the decoder's; the official models all have the default.
         mlp_ratio: hidden width of every MLP over its block's width.
         num_classes: 0 for an unconditional model.
         mask_token: whether the model can take a mask (official files of unmasked training have no mask token).
@@ -34,22 +32,22 @@ class MaskDiTNetwork(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int,
-        patch_size: int,
-        in_channels: int,
-        width: int,
-        depth: int,
-        heads: int,
-        decoder_width: int,
-        decoder_depth: int,
-        decoder_heads: int,
-        mlp_ratio: float,
-        num_classes: int,
-        mask_token: bool,
-        learned_positions: bool,
+        image_size: int = 32,
+        patch_size: int = 2,
+        in_channels: int = 4,
+        width: int = 1152,
+        depth: int = 28,
+        heads: int = 16,
+        decoder_width: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        num_classes: int = 1000,
+        mask_token: bool = True,
+        learned_positions: bool = False,
     ) -> None:
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self.num_classes = patch_size, num_classes
         self.x_embedder = PatchEmbed(image_size, patch_size, in_channels, width)
         self.x_embedder.apply(init_linear)
         grid = self.x_embedder.grid
@@ -88,7 +86,7 @@ class MaskDiTNetwork(nn.Module):
 
     def encode(self, x: Tensor, c: Tensor, mask: Mask | None, *, blocks: int | None = None) -> Tensor:
         """Visible tokens (b, k, d) after the first `blocks` encoder blocks, all if None."""
-        return _run(self.blocks[:blocks], self.embed(x, mask), c)
+        return run_blocks(self.blocks[:blocks], self.embed(x, mask), c)
 
     def embed_latent(self, latent: Tensor, c: Tensor, mask: Mask | None) -> Tensor:
         """The decoder's input (b, n, e): projected visible tokens, mask tokens in between, plus positions."""
@@ -101,7 +99,7 @@ class MaskDiTNetwork(nn.Module):
 
     def decode(self, latent: Tensor, c: Tensor, mask: Mask | None) -> Tensor:
         """The image (b, c, h, w) from the encoder's tokens (b, k, d)."""
-        tokens = _run(self.decoder_blocks, self.embed_latent(latent, c, mask), c)
+        tokens = run_blocks(self.decoder_blocks, self.embed_latent(latent, c, mask), c)
         return unpatchify(self.final_layer(tokens, c), self.patch_size)
 
 
@@ -116,9 +114,3 @@ class OneHotEmbedding(nn.Module):
     def forward(self, labels: Tensor) -> Tensor:
         """Rows (b, num_classes) to (b, width)."""
         return self.embedding_table(labels)
-
-
-def _run(blocks: Iterable[nn.Module], x: Tensor, c: Tensor) -> Tensor:
-    for block in blocks:
-        x = block(x, c)
-    return x

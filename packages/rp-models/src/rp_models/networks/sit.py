@@ -21,7 +21,7 @@ from rp_models.networks.adaln import (
 )
 from rp_models.networks.position import sincos_table
 from rp_models.networks.projector import ProjectionHead, alignment_loss
-from rp_models.networks.transformer import PatchEmbed, unpatchify
+from rp_models.networks.transformer import PatchEmbed, run_blocks, unpatchify
 
 
 class SiTOutput(NamedTuple):
@@ -94,20 +94,20 @@ class SiT(nn.Module):
             ValueError: for latents, times or labels that do not fit.
         """
         c = self.condition(x, t, y)
-        return self._finish(self._run(self._embed(x), c, 0, len(self.blocks)), c)
+        return self._finish(run_blocks(self.blocks, self._embed(x), c), c)
 
     def project(self, x: Tensor, t: Tensor | float, y: Tensor | None = None) -> SiTOutput:
         """The velocity, and the projections of the tokens after `encoder_depth` blocks; arguments as in `forward`."""
         c = self.condition(x, t, y)
-        middle = self._run(self._embed(x), c, 0, self.encoder_depth)
-        tokens = self._run(middle, c, self.encoder_depth, len(self.blocks))
+        middle = run_blocks(self.blocks[: self.encoder_depth], self._embed(x), c)
+        tokens = run_blocks(self.blocks[self.encoder_depth :], middle, c)
         return SiTOutput(self._finish(tokens, c), [projector(middle) for projector in self.projectors])
 
     def features(self, x: Tensor, t: Tensor | float, y: Tensor | None = None, *, blocks: int = 8) -> Tensor:
         """Tokens (b, n, d) after the first `blocks` blocks; the rest is not computed. Arguments as in `forward`."""
         if not 1 <= blocks <= len(self.blocks):
             raise ValueError(f"blocks counts the blocks to run and must be in 1..{len(self.blocks)}, got {blocks}")
-        return self._run(self._embed(x), self.condition(x, t, y), 0, blocks)
+        return run_blocks(self.blocks[:blocks], self._embed(x), self.condition(x, t, y))
 
     def condition(self, x: Tensor, t: Tensor | float, y: Tensor | None) -> Tensor:
         """The condition vector (b, d): time embedding plus label embedding."""
@@ -115,11 +115,6 @@ class SiT(nn.Module):
 
     def _embed(self, x: Tensor) -> Tensor:
         return self.x_embedder(x) + self.pos_embed
-
-    def _run(self, tokens: Tensor, c: Tensor, start: int, end: int) -> Tensor:
-        for block in self.blocks[start:end]:
-            tokens = block(tokens, c)
-        return tokens
 
     def _finish(self, tokens: Tensor, c: Tensor) -> Tensor:
         return unpatchify(self.final_layer(tokens, c), self.patch_size)

@@ -3,7 +3,8 @@
 Axes: b batch, n tokens, d width, h heads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,21 +12,22 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values."""
+    """Multi-head self-attention with one fused projection; `norm`, if any, makes the norms of queries and of keys."""
 
-    def __init__(self, width: int, heads: int, *, qkv_bias: bool = True) -> None:
+    def __init__(self, width: int, heads: int, *, norm: Callable[[int], nn.Module] = nn.Identity) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"the width must be divisible by the number of heads, got {width} and {heads}")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm, self.k_norm = norm(width // heads), norm(width // heads)
         self.proj = nn.Linear(width, width)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (b, h, n, d/h) of tokens (b, n, d)."""
         b, n, d = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, v
+        return self.q_norm(q), self.k_norm(k), v
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixed tokens (b, n, d); uses torch's fused attention."""
@@ -93,6 +95,22 @@ class Block(nn.Module):
     def attention_map(self, x: Tensor) -> Tensor:
         """The softmax weights (b, h, n, n) of this block's attention for its input tokens (b, n, d)."""
         return self.attn.attention_map(self.norm1(x))
+
+
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor, *condition: Tensor) -> Tensor:
+    """Tokens (b, n, d) after the blocks, each of which is called with the same condition, if any."""
+    for block in blocks:
+        x = block(x, *condition)
+    return x
+
+
+def attention_maps(blocks: nn.ModuleList, x: Tensor, *condition: Tensor) -> list[Tensor]:
+    """The attention weights (b, h, n, n) of each block on the way of the tokens (b, n, d) through them."""
+    maps = []
+    for block in blocks:
+        maps.append(cast(Any, block).attention_map(x, *condition))
+        x = block(x, *condition)
+    return maps
 
 
 class PatchEmbed(nn.Module):

@@ -6,25 +6,15 @@ the block, e.g. `enc.16x16_block0`. The decoder's `in0` and `in1` at the lowest 
 Axes: b batch, c channels, h w image, e embedding width.
 """
 
-from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from rp_models.networks.edm_layers import Direction, UNetBlock
+from rp_models.networks.edm_layers import UNetBlock
 
 Feature = Literal["enc_last", "mid_in0", "bottleneck", "before_up"]
-
-
-class BlockMaker(Protocol):
-    """Makes a residual block of one architecture from what differs between its blocks."""
-
-    def __call__(
-        self, in_channels: int, out_channels: int, *, attention: bool = False, resample: Direction | None = None
-    ) -> UNetBlock:
-        """A block from `in_channels` to `out_channels`."""
-        ...
 
 
 class UNet(nn.Module):
@@ -150,11 +140,12 @@ class UNet(nn.Module):
         in_channels: int,
         stem_channels: int,
         widths: Sequence[int],
-        block: BlockMaker,
+        block: Callable[..., UNetBlock],
+        heads: Callable[[int], int],
         *,
         attend_last_only: bool,
     ) -> None:
-        """Fill `enc` and `dec`; `block` makes their residual blocks."""
+        """Fill `enc` and `dec`; `block` makes their residual blocks, `heads` tells the attention heads of a width."""
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         stages = list(zip(self._stages, self.resolutions, widths, strict=True))
         width, skip_widths = stem_channels, []
@@ -166,18 +157,19 @@ class UNet(nn.Module):
                 self._build_aux(stage, width)
             skip_widths.append(width)
             for i in range(self.num_blocks):
-                self.enc[f"{stage}_block{i}"] = block(width, out, attention=resolution in self.attn_resolutions)
+                attends = resolution in self.attn_resolutions
+                self.enc[f"{stage}_block{i}"] = block(width, out, heads=heads(out) * attends)
                 width = out
                 skip_widths.append(width)
         for level, (stage, resolution, out) in reversed(list(enumerate(stages))):
             if level == len(stages) - 1:
-                self.dec[f"{stage}_in0"] = block(width, width, attention=True)
+                self.dec[f"{stage}_in0"] = block(width, width, heads=heads(width))
                 self.dec[f"{stage}_in1"] = block(width, width)
             else:
                 self.dec[f"{stage}_up"] = block(width, width, resample="up")
             for i in range(self.num_blocks + 1):
-                attention = resolution in self.attn_resolutions and (not attend_last_only or i == self.num_blocks)
-                self.dec[f"{stage}_block{i}"] = block(width + skip_widths.pop(), out, attention=attention)
+                attends = resolution in self.attn_resolutions and (not attend_last_only or i == self.num_blocks)
+                self.dec[f"{stage}_block{i}"] = block(width + skip_widths.pop(), out, heads=heads(out) * attends)
                 width = out
             self._build_read_out(stage, width)
 

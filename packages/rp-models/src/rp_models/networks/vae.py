@@ -5,6 +5,7 @@ Images are in [0, 1] outside and scaled to [-1, 1] inside. Axes: b batch, c chan
 Source: Rombach et al. 2022, arXiv:2112.10752; VA-VAE: Yao et al. 2025, arXiv:2501.01423.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -146,8 +147,8 @@ class Encoder(nn.Module):
             Level(i, o, blocks, attends) for i, o, attends in zip(incoming, widths, attention, strict=True)
         )
         for level, channels in zip(self.down[:-1], widths, strict=False):
-            level.downsample = Downsample(channels)
-        self.mid = Middle(widths[-1])
+            level.downsample = _downsample(channels)
+        self.mid = _middle(widths[-1])
         self.norm_out = _norm(widths[-1])
         self.conv_out = _conv3(widths[-1], 2 * z_channels)
 
@@ -167,13 +168,13 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_in = _conv3(z_channels, widths[-1])
-        self.mid = Middle(widths[-1])
+        self.mid = _middle(widths[-1])
         incoming = [*widths[1:], widths[-1]]
         self.up = nn.ModuleList(
             Level(i, o, blocks, attends) for i, o, attends in zip(incoming, widths, attention, strict=True)
         )
         for level, channels in zip(self.up[1:], widths[1:], strict=True):
-            level.upsample = Upsample(channels)
+            level.upsample = _upsample(channels)
         self.norm_out = _norm(widths[0])
         self.conv_out = _conv3(widths[0], out_channels)
 
@@ -206,20 +207,6 @@ class Level(nn.Module):
         if self.downsample is not None:
             x = self.downsample(x)
         return x if self.upsample is None else self.upsample(x)
-
-
-class Middle(nn.Module):
-    """Residual block, attention, residual block at the lowest resolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = SpatialAttention(channels)
-        self.block_2 = ResidualBlock(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (b, c, h, w) to maps of the same shape."""
-        return self.block_2(self.attn_1(self.block_1(x)))
 
 
 class ResidualBlock(nn.Module):
@@ -258,28 +245,25 @@ class SpatialAttention(nn.Module):
         return x + self.proj_out(mixed[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
-class Downsample(nn.Module):
+def _middle(channels: int) -> nn.Sequential:
+    """Residual block, attention, residual block at the lowest resolution; maps (b, c, h, w) to the same shape."""
+    return nn.Sequential(
+        OrderedDict(
+            block_1=ResidualBlock(channels, channels),
+            attn_1=SpatialAttention(channels),
+            block_2=ResidualBlock(channels, channels),
+        )
+    )
+
+
+def _downsample(channels: int) -> nn.Sequential:
     """Half the size: zeros on the right and below, then a 3x3 convolution with stride 2."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (b, c, h, w) to (b, c, h/2, w/2)."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+    return nn.Sequential(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=nn.Conv2d(channels, channels, 3, stride=2)))
 
 
-class Upsample(nn.Module):
+def _upsample(channels: int) -> nn.Sequential:
     """Double the size: nearest neighbour, then a 3x3 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = _conv3(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (b, c, h, w) to (b, c, 2h, 2w)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    return nn.Sequential(OrderedDict(repeat=nn.Upsample(scale_factor=2.0), conv=_conv3(channels, channels)))
 
 
 def _conv3(in_channels: int, channels: int) -> nn.Conv2d:
