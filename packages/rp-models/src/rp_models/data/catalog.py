@@ -13,10 +13,10 @@ def _described(name: str, rows: dict[str, dict[str, Any]]) -> DatasetInfo:
     """One row of `catalog.toml`."""
     row = rows.get(rows[name].get("like", ""), {}) | rows[name]
     numbered = [f"class {number}" for number in range(row.pop("numbered_classes", 0))]
-    lists = {"class_names": tuple(row.pop("class_names", numbered)), "mean": tuple(row.pop("mean"))}
-    eps = {norm: float(Fraction(radius)) for norm, radius in row.pop("eps").items()}
+    row["eps"] = {norm: float(Fraction(radius)) for norm, radius in row["eps"].items()}
+    row |= {key: tuple(row.get(key, numbered)) for key in ("class_names", "mean", "std")}
     row.pop("like", None)
-    return DatasetInfo(name=name, **lists, std=tuple(row.pop("std")), eps=eps, **row)
+    return DatasetInfo(name=name, **row)
 
 
 def _catalog() -> dict[str, DatasetInfo]:
