@@ -30,7 +30,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 
 
 def within(settings: object, prefix: str = "", **ranges: str) -> None:
-    """Raise ValueError unless the settings of these names are in their ranges, e.g. `lr="positive", dropout="[0, 1)"`."""
+    """Raise ValueError unless the settings of these names are in their ranges, e.g. `lr="positive", p="[0, 1)"`."""
     for name, (holds, words) in ((name, _RANGES[kind]) for name, kind in ranges.items()):
         value = getattr(settings, name)
         require(holds(value), f"{prefix}{name} must {words}, got {value}")
