@@ -57,6 +57,7 @@ class Item:
     claims: tuple[Claim, ...]
     printed: tuple[str, ...] = ()  # the paper's tables, names of files in `tables/`
     contradictions: tuple[str, ...] = ()  # where the paper disagrees with itself, as far as it matters here
+    figures: tuple[Figure, ...] = ()  # beside those that the look finds
     remark: str = ""  # how the scales here differ from the paper
 
     @property
@@ -94,7 +95,7 @@ class Item:
             "item": self.key,
             "scale": plan.scale,
             "tables": [table._asdict() for table in shown.tables],
-            "figures": [figure._asdict() for figure in shown.figures],
+            "figures": [figure._asdict() for figure in (*(self.figures if made else ()), *shown.figures)],
             "numbers": dict(shown.numbers),
             "claims": [
                 {"text": claim.text, **judgement._asdict()}

@@ -7,17 +7,7 @@ from typing import Any
 from rp_attacks.settings import Budget as SuiteBudget
 from rp_models.data.catalog import describe
 from rp_models.settings import at_least, require
-from rp_purify.settings import (
-    DiffPureSettings,
-    GaussianNoiseSettings,
-    LikelihoodSettings,
-    MAEPureSettings,
-    MAEReconstructionSettings,
-    MaskDiTPureSettings,
-    NoPurificationSettings,
-    OneStepDenoiseSettings,
-    PurifierSettings,
-)
+from rp_purify.settings import PurifierSettings, settings_of
 
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.recipes.pretrain_settings import (
@@ -58,6 +48,16 @@ class Budget:
         return SuiteBudget(step_size=self.step_size, **{name: getattr(self, name) for name in SHARED})
 
 
+_ROWS = read("rows")
+TITLES: dict[str, str] = {name: row["title"] for name, row in _ROWS.items()}
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {name: row["tried"] for name, row in _ROWS.items() if "tried" in row}
+"""What `--tune` tries on the validation split, for each row of a purifier that has settings."""
+
+
+def _purifier(row: str) -> PurifierSettings:
+    return settings_of(**_ROWS[row]["purifier"])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rows:
     """The purifier of each row, its networks named by their roles.
@@ -66,26 +66,20 @@ class Rows:
     through one reconstruction or denoising step.
     """
 
-    none: PurifierSettings = field(default_factory=NoPurificationSettings)
-    noise: PurifierSettings = field(default_factory=GaussianNoiseSettings)
-    mae_reconstruction: PurifierSettings = field(default_factory=partial(MAEReconstructionSettings, mae="mae"))
-    rmae_reconstruction: PurifierSettings = field(default_factory=partial(MAEReconstructionSettings, mae="rmae_once"))
-    maskdit_denoise: PurifierSettings = field(default_factory=partial(OneStepDenoiseSettings, model="maskdit"))
-    rmaskdit_denoise: PurifierSettings = field(default_factory=partial(OneStepDenoiseSettings, model="rmaskdit_once"))
-    diffpure: PurifierSettings = field(default_factory=partial(DiffPureSettings, model="edm"))
-    likelihood: PurifierSettings = field(default_factory=partial(LikelihoodSettings, model="edm", steps=5))
-    mae_pure: PurifierSettings = field(default_factory=partial(MAEPureSettings, mae="mae"))
-    maskdit_pure: PurifierSettings = field(default_factory=partial(MaskDiTPureSettings, model="maskdit"))
-    rmae_pure_once: PurifierSettings = field(default_factory=partial(MAEPureSettings, mae="rmae_once"))
-    rmaskdit_pure_once: PurifierSettings = field(default_factory=partial(MaskDiTPureSettings, model="rmaskdit_once"))
-    rmae_pure: PurifierSettings = field(default_factory=partial(MAEPureSettings, mae="rmae"))
-    rmaskdit_pure: PurifierSettings = field(default_factory=partial(MaskDiTPureSettings, model="rmaskdit"))
-
-
-_ROWS = read("rows")
-TITLES: dict[str, str] = {name: row["title"] for name, row in _ROWS.items()}
-GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {name: row["tried"] for name, row in _ROWS.items() if "tried" in row}
-"""What `--tune` tries on the validation split, for each row of a purifier that has settings."""
+    none: PurifierSettings = field(default_factory=partial(_purifier, "none"))
+    noise: PurifierSettings = field(default_factory=partial(_purifier, "noise"))
+    mae_reconstruction: PurifierSettings = field(default_factory=partial(_purifier, "mae_reconstruction"))
+    rmae_reconstruction: PurifierSettings = field(default_factory=partial(_purifier, "rmae_reconstruction"))
+    maskdit_denoise: PurifierSettings = field(default_factory=partial(_purifier, "maskdit_denoise"))
+    rmaskdit_denoise: PurifierSettings = field(default_factory=partial(_purifier, "rmaskdit_denoise"))
+    diffpure: PurifierSettings = field(default_factory=partial(_purifier, "diffpure"))
+    likelihood: PurifierSettings = field(default_factory=partial(_purifier, "likelihood"))
+    mae_pure: PurifierSettings = field(default_factory=partial(_purifier, "mae_pure"))
+    maskdit_pure: PurifierSettings = field(default_factory=partial(_purifier, "maskdit_pure"))
+    rmae_pure_once: PurifierSettings = field(default_factory=partial(_purifier, "rmae_pure_once"))
+    rmaskdit_pure_once: PurifierSettings = field(default_factory=partial(_purifier, "rmaskdit_pure_once"))
+    rmae_pure: PurifierSettings = field(default_factory=partial(_purifier, "rmae_pure"))
+    rmaskdit_pure: PurifierSettings = field(default_factory=partial(_purifier, "rmaskdit_pure"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

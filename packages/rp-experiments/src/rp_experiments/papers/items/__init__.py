@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rp_experiments.papers.claims import Claim, check_of, everywhere
-from rp_experiments.papers.item import Item, Paper
+from rp_experiments.papers.item import Figure, Item, Paper
 from rp_experiments.papers.items import (  # noqa: F401  the modules say how items look, and add rules
     dra_ablations,
     dra_features,
@@ -31,8 +31,9 @@ def _item(key: str, words: dict[str, Any], shared: dict[str, list[Any]]) -> Item
         checks = {text: everywhere(check) for text, check in checks.items()}
     claims = tuple(Claim(text, check) for text, check in checks.items())
     words |= {name: tuple(words.get(name, ())) for name in ("printed", "contradictions")}
+    figures = tuple(Figure(*figure) for figure in words.pop("figures", ()))
     paper = _PAPERS[key.partition("/")[0]]
-    return Item(key=key, paper=paper, products=products, look=look, claims=claims, **words)
+    return Item(key=key, paper=paper, products=products, look=look, claims=claims, figures=figures, **words)
 
 
 def _read(paper: str) -> dict[str, Item]:

@@ -51,7 +51,6 @@ def similarity(made: Mapping[str, Built]) -> Measured:
             Table("CKNNA with the diffusion model's features", rows, "analysis"),
             Table(title, table, "representations"),
         ],
-        figures=[Figure("CKNNA and robust accuracy", "analysis", "figures/cknna.png")],
         numbers={
             "all, diffusion": rank(names, "with diffusion"),
             "others, diffusion": rank(others, "with diffusion"),
@@ -86,7 +85,6 @@ def geometry(made: Mapping[str, Built]) -> Measured:
     rows: list[Row] = [{"features": name, **cells} for name, cells in found.items()]
     return Measured(
         tables=[Table("Alignment and uniformity, higher is more", rows, "representations")],
-        figures=[Figure("alignment and uniformity of the classifiers", "analysis", "figures/geometry.png")],
         numbers={f"{name}, {key}": value for name, cells in found.items() for key, value in cells.items()},
     )
 
@@ -113,7 +111,6 @@ def geometry_with_dra(made: Mapping[str, Built]) -> Measured:
     rows = made["analysis"].read("tables/geometry.json")
     return Measured(
         tables=[Table("Alignment and uniformity, higher is more", rows, "analysis")],
-        figures=[Figure("with (clean, robust) accuracy", "analysis", "figures/geometry.png")],
         numbers={f"{row['name']}, {key}": row[key] for row in rows for key in ("alignment", "uniformity")},
     )
 
@@ -131,7 +128,6 @@ def sparse(made: Mapping[str, Built]) -> Measured:
     title = "Normalised reconstruction loss of TopK autoencoders, over their seeds"
     return Measured(
         tables=[Table(title, rows, "analysis")],
-        figures=[Figure("normalised reconstruction loss over K", "analysis", "figures/sae.png")],
         numbers={f"{n}, losses": {k: losses[n, k] for k in ks} if n in methods else None for n in NAMES},
     )
 

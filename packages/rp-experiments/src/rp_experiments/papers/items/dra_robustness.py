@@ -7,7 +7,7 @@ from rp_models.data.catalog import describe
 
 from rp_experiments.artifacts import Built
 from rp_experiments.papers.claims import FAILED, HELD, OPEN, Check, Verdict, combined, decided, points, rule, sign_of
-from rp_experiments.papers.item import Figure, Measured, Table
+from rp_experiments.papers.item import Measured, Table
 from rp_experiments.papers.items.looks import curves, gap, item
 from rp_experiments.recipes.sweep import name_of
 from rp_experiments.results import Limits, limits
@@ -22,9 +22,8 @@ def perturbations(made: Mapping[str, Built]) -> Measured:
     """Frequencies that perturbations use."""
     rows = made["analysis"].read("tables/frequency.json")
     share = next(key for key in rows[0] if key.startswith("energy"))
-    picture = Figure("spectra of PGD perturbations, low frequencies centred", "analysis", "figures/saliency.png")
     table = Table("Low-frequency share of PGD perturbations", rows, "analysis")
-    return Measured(tables=[table], figures=[picture], numbers={row["model"]: row[share] for row in rows})
+    return Measured(tables=[table], numbers={row["model"]: row[share] for row in rows})
 
 
 @item("dra/fig-3b", "probe")
@@ -44,7 +43,6 @@ def over_the_radius(made: Mapping[str, Built]) -> Measured:
     numbers = {"small radii": small or None, "full radius": separate(at[-1], probe[-1]) if at else None}
     return Measured(
         tables=[Table("Accuracy over the Linf radius, %", rows, "probe")],
-        figures=[Figure("accuracy over the radius", "probe", "figures/curves.png")],
         numbers={name: [limits(point) for point in curve] for name, curve in found.items()} | numbers,
     )
 
@@ -67,8 +65,7 @@ def over_the_weight(made: Mapping[str, Built]) -> Measured:
                 kind: {**one["difference"], "p": one["p_value"]} for kind, one in both.items()
             }
     table = Table("DM-AT+DRA over the weight of the alignment; 0 is DM-AT, %", rows, "sweep")
-    picture = Figure("accuracy over the weight", "sweep", "figures/sweep.png")
-    return Measured(tables=[table], figures=[picture], numbers=numbers)
+    return Measured(tables=[table], numbers=numbers)
 
 
 @rule
@@ -120,13 +117,11 @@ def input_gradients(made: Mapping[str, Built]) -> Measured:
     clean = {name: limits(curve[0]) for name, curve in curves(made["probe"]).items()}
     numbers["noisy encoder minus probe, clean"] = gap(clean.get("noisy encoder"), clean[PROBE])
     title = "Change of each frequency's share of the input gradients against DM-AT, mean over radii, in percent of the "
-    caption = "input gradients, DRA minus DM-AT, low frequencies upper left"
     classifiers: list[Row] = [{"classifier": name, "clean": cell} for name, cell in clean.items()]
     return Measured(
         tables=[
             Table(f"{title}share that it has in a flat spectrum", rows, "representations"),
             Table("Accuracy without attack, %", classifiers, "probe"),
         ],
-        figures=[Figure(caption, "representations", "figures/gradients.png")],
         numbers=numbers,
     )

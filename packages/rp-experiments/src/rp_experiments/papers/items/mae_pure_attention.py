@@ -6,7 +6,7 @@ from typing import Any
 
 from rp_experiments.artifacts import Built
 from rp_experiments.papers.claims import FAILED, HELD, OPEN, Check, Verdict, between, decided, rule, together
-from rp_experiments.papers.item import Figure, Look, Measured, Table
+from rp_experiments.papers.item import Look, Measured, Table
 from rp_experiments.papers.items.looks import item
 from rp_experiments.results import Limits
 from rp_experiments.statistics import of_means, rank_test, share_of
@@ -46,9 +46,8 @@ def reconstructions(made: Mapping[str, Built]) -> Measured:
         numbers[f"{model}, rises"] = share_of(share, result["setting"]["images"])
         numbers[f"{model}, attacked minus noisy"] = _minus(attacked, noisy, "loss")
         numbers[f"{model}, excess removed"] = _removed(result["over_radii"][model][ADVERSARIAL][0], attacked, purified)
-    picture = Figure("images, and what the autoencoder makes of them", "views", "figures/reconstructions-mae.png")
     table = Table("Reconstruction loss of hidden patches, mean over images", rows, "views")
-    return Measured(tables=[table], figures=[picture], numbers=numbers)
+    return Measured(tables=[table], numbers=numbers)
 
 
 def _removed(clean: Point, attacked: Point, purified: Point) -> Limits | None:
@@ -75,8 +74,7 @@ def attention(made: Mapping[str, Built]) -> Measured:
         share = row["purified nearer than adversarial %"]
         numbers[f"{row['model']}, nearer"] = share_of(share, result["setting"]["images"])
     title = "Share of a hidden patch's attention that lies elsewhere than on the clean image, %"
-    picture = Figure("attention of the hidden patch in the red box", "views", "figures/attention-mae.png")
-    return Measured(tables=[Table(title, rows, "views")], figures=[picture], numbers=numbers)
+    return Measured(tables=[Table(title, rows, "views")], numbers=numbers)
 
 
 def _curves(model: str) -> Look:
@@ -96,10 +94,6 @@ def _curves(model: str) -> Look:
         rows = [row for row in result["rank_correlation"] if row["model"] == model]
         return Measured(
             tables=[Table("Rank correlations of the curves' points", rows, "views")],
-            figures=[
-                Figure("loss and AMV over the radius", "views", "figures/amv-over-radius.png"),
-                Figure("loss and AMV over the purification steps", "views", "figures/amv-over-steps.png"),
-            ],
             numbers=numbers,
         )
 
@@ -168,7 +162,6 @@ def fine_tuned(made: Mapping[str, Built]) -> Measured:
         numbers |= dict(zip(names, found, strict=True))
     return Measured(
         tables=[Table("AMV of attacked images before and after purification", rows, "views")],
-        figures=[Figure("AMV over the purification steps", "views", "figures/amv-of-robust.png")],
         numbers=numbers,
     )
 

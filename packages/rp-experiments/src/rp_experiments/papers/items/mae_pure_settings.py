@@ -5,7 +5,7 @@ from typing import Any
 
 from rp_experiments.artifacts import Built
 from rp_experiments.papers.claims import FAILED, HELD, OPEN, Check, Verdict, decided, points, rule, sign_of
-from rp_experiments.papers.item import Figure, Measured, Table
+from rp_experiments.papers.item import Measured, Table
 from rp_experiments.papers.items.looks import WORST, by_data, item, on_data, steps_of
 from rp_experiments.papers.settings import PURIFIERS
 from rp_experiments.recipes.compare_purifiers import TITLES
@@ -29,8 +29,7 @@ def one_by_one(made: Mapping[str, Built]) -> Measured:
             shown = {title: limits(cell) for title, cell in cells.items()}
             rows.append({"setting": setting.replace("_", " "), "value": float(value), **shown})
     title = "MAE-Pure's settings, one changed at a time, %"
-    picture = Figure("accuracy over MAE-Pure's settings", "sensitivity", "figures/sensitivity.png")
-    return Measured(tables=[Table(title, rows, "sensitivity")], figures=[picture], numbers=_from_no_step_on(table))
+    return Measured(tables=[Table(title, rows, "sensitivity")], numbers=_from_no_step_on(table))
 
 
 def _from_no_step_on(table: Built) -> dict[str, Any]:

@@ -1,19 +1,12 @@
 """Theorems 3.1, 3.2 and J.1 of the MAE-Pure paper on real images."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rp_experiments.artifacts import Built
 from rp_experiments.papers.claims import FAILED, HELD, OPEN, Check, Verdict, decided, rule
-from rp_experiments.papers.item import Figure, Measured, Table
+from rp_experiments.papers.item import Measured, Table
 from rp_experiments.papers.items.looks import item
 from rp_experiments.statistics import correlation, share_of
-
-
-def _shown(rows: Sequence[Any], picture: str, numbers: Mapping[str, Any]) -> Measured:
-    """Both sides of a theorem of `analyze_purifier.py`, as a table and a figure."""
-    figure = Figure("both sides on real images", "views", f"figures/{picture}.png")
-    return Measured(tables=[Table("Both sides on real images", rows, "views")], figures=[figure], numbers=numbers)
 
 
 @item("mae-pure/theorem-3.1", "views")
@@ -29,7 +22,7 @@ def random_features(made: Mapping[str, Built]) -> Measured:
         "features": max(abs(row[features] - 1) for row in rows),
         "softmax": [correlation(row["with that of softmax"], images) for row in rows],
     }
-    return _shown(rows, "theorem-3-1", numbers)
+    return Measured(tables=[Table("Both sides on real images", rows, "views")], numbers=numbers)
 
 
 @item("mae-pure/theorem-3.2", "views")
@@ -44,7 +37,7 @@ def lower_bound(made: Mapping[str, Built]) -> Measured:
         "constant": min(row["largest constant, 95% of images"] for row in plain),
         "correlation": [correlation(row["squared AMV with rise of loss"], setting["images"]) for row in attacked],
     }
-    return _shown(rows, "theorem-3-2", numbers)
+    return Measured(tables=[Table("Both sides on real images", rows, "views")], numbers=numbers)
 
 
 @item("mae-pure/theorem-j.1", "descent")
