@@ -26,12 +26,7 @@ Shape = tuple[int, int, int]  # c, h, w
 
 
 class ImageSampler(Protocol):
-    """Images by their numbers.
-
-    Attributes:
-        image_shape: (c, h, w) of an image.
-        num_classes: of the condition; 0 for an unconditional model.
-    """
+    """Images by their numbers."""
 
     @property
     def image_shape(self) -> Shape:

@@ -5,18 +5,16 @@ linear head (He et al. 2016, arXiv:1603.05027). They differ in names, padding, n
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rp_models.networks.normalization import Normalize
+from rp_models.networks.classifier import Classifier, residual_groups
 from rp_models.networks.wide_resnet import SameConv2d, find_activation, relu
 
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-_GROUPS = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride
 
-
-class PreActResNet(nn.Module):
+class PreActResNet(Classifier):
     """The classic pre-activation ResNet: ReLU, keys `conv1, layer1.0.bn1, ..., bn, linear`.
 
     The shortcut, where shapes change, is a 1x1 convolution of the activated input. Any image size works; at 32x32 the
@@ -27,6 +25,8 @@ class PreActResNet(nn.Module):
         others: see `WideResNet`.
     """
 
+    head_name = "linear"
+
     def __init__(
         self,
         depth: int = 18,
@@ -35,37 +35,21 @@ class PreActResNet(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
-        blocks = _blocks(depth, tuple(_BLOCKS))
+        super().__init__(in_channels, mean, std)
         block = _BasicBlock if depth < 50 else _Bottleneck
-        self.normalize = Normalize(in_channels, mean, std)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-        groups = []
-        width = 64
-        for count, (channels, stride) in zip(blocks, _GROUPS, strict=True):
-            first = block(width, channels, stride)
-            width = channels * block.expansion
-            groups.append(nn.Sequential(first, *(block(width, channels, 1) for _ in range(count - 1))))
+        groups, width = residual_groups(block, depth, expansion=block.expansion)
         self.layer1, self.layer2, self.layer3, self.layer4 = groups
         self.bn = nn.BatchNorm2d(width)
         self.linear = nn.Linear(width, num_classes)
-
-    @property
-    def head(self) -> nn.Linear:
-        """The last layer, from features to logits."""
-        return self.linear
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) in [0, 1] to pooled features (b, 512), or (b, 2048) with bottlenecks."""
         x = self.layer2(self.layer1(self.conv1(self.normalize(x))))
         return relu(self.bn(self.layer4(self.layer3(x)))).mean(dim=(2, 3))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (b, c, h, w) in [0, 1] to logits (b, k)."""
-        return self.linear(self.forward_features(x))
 
-
-class DMPreActResNet(nn.Module):
+class DMPreActResNet(Classifier):
     """DM-AT's pre-activation ResNet: SiLU, keys `conv_2d, layer_0.0.batchnorm_0, ..., batchnorm, logits`.
 
     The shortcut, where shapes change, is a 3x3 convolution of the raw input; strided ones pad as TensorFlow does. Any
@@ -78,6 +62,8 @@ class DMPreActResNet(nn.Module):
     Source: Gowal et al. 2020, arXiv:2010.03593; Wang et al. 2023, arXiv:2302.04638 (DM-AT) for names.
     """
 
+    head_name = "logits"
+
     def __init__(
         self,
         depth: int = 18,
@@ -89,26 +75,15 @@ class DMPreActResNet(nn.Module):
         padding: int = 0,
         bn_momentum: float = 0.01,
     ) -> None:
-        super().__init__()
-        blocks = _blocks(depth, (18, 34))
+        super().__init__(in_channels, mean, std)
         self.activation = find_activation(activation)
         self.padding = padding
-        self.normalize = Normalize(in_channels, mean, std)
         self.conv_2d = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-        groups = []
-        width = 64
-        for count, (channels, stride) in zip(blocks, _GROUPS, strict=True):
-            sizes = [(width, stride), *[(channels, 1)] * (count - 1)]
-            groups.append(nn.Sequential(*(_DMBlock(w, channels, s, self.activation, bn_momentum) for w, s in sizes)))
-            width = channels
+        block = partial(_DMBlock, activation=self.activation, bn_momentum=bn_momentum)
+        groups, width = residual_groups(block, depth, (18, 34))
         self.layer_0, self.layer_1, self.layer_2, self.layer_3 = groups
         self.batchnorm = nn.BatchNorm2d(width, momentum=bn_momentum)
         self.logits = nn.Linear(width, num_classes)
-
-    @property
-    def head(self) -> nn.Linear:
-        """The last layer, from features to logits."""
-        return self.logits
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) in [0, 1] to pooled features (b, 512)."""
@@ -116,10 +91,6 @@ class DMPreActResNet(nn.Module):
             x = F.pad(x, (self.padding,) * 4)
         x = self.layer_1(self.layer_0(self.conv_2d(self.normalize(x))))
         return self.activation(self.batchnorm(self.layer_3(self.layer_2(x)))).mean(dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (b, c, h, w) in [0, 1] to logits (b, k)."""
-        return self.logits(self.forward_features(x))
 
 
 class _BasicBlock(nn.Module):
@@ -194,10 +165,3 @@ def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential | N
     if stride == 1 and in_channels == channels:
         return None
     return nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False))
-
-
-def _blocks(depth: int, depths: tuple[int, ...]) -> tuple[int, ...]:
-    """Blocks in each group of a network of that depth."""
-    if depth not in depths:
-        raise ValueError(f"the depth of this network is one of {', '.join(map(str, depths))}, got {depth}")
-    return _BLOCKS[depth]

@@ -10,20 +10,19 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from rp_models.networks.normalization import Normalize
+from rp_models.networks.classifier import Classifier, residual_groups
 from rp_models.networks.wide_resnet import relu
 
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-_GROUPS = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride
 
-
-class CifarResNet(nn.Module):
+class CifarResNet(Classifier):
     """A ResNet for small images of any size; at 32x32 the pooling equals the 4x4 window of the public code.
 
     Args:
         depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks).
         others: see `WideResNet`.
     """
+
+    head_name = "linear"
 
     def __init__(
         self,
@@ -33,34 +32,18 @@ class CifarResNet(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
-        if depth not in _BLOCKS:
-            raise ValueError(f"the depth of a ResNet is one of {', '.join(map(str, _BLOCKS))}, got {depth}")
+        super().__init__(in_channels, mean, std)
         block = _BasicBlock if depth < 50 else _Bottleneck
-        self.normalize = Normalize(in_channels, mean, std)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        groups, width = [], 64
-        for count, (channels, stride) in zip(_BLOCKS[depth], _GROUPS, strict=True):
-            first = block(width, channels, stride)
-            width = channels * block.expansion
-            groups.append(nn.Sequential(first, *(block(width, channels, 1) for _ in range(count - 1))))
+        groups, width = residual_groups(block, depth, expansion=block.expansion)
         self.layer1, self.layer2, self.layer3, self.layer4 = groups
         self.linear = nn.Linear(width, num_classes)
-
-    @property
-    def head(self) -> nn.Linear:
-        """The last layer, from features to logits."""
-        return self.linear
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) in [0, 1] to pooled features (b, 512), or (b, 2048) with bottlenecks."""
         x = relu(self.bn1(self.conv1(self.normalize(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean(dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (b, c, h, w) in [0, 1] to logits (b, k)."""
-        return self.linear(self.forward_features(x))
 
 
 class _BasicBlock(nn.Module):

@@ -5,12 +5,14 @@ pre-activation blocks with 16, 32 and 64 times `width` channels, global average 
 names are those of the public code: TRADES and RobustBench for the classic one, DM-Improves-AT for the other.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rp_models.networks.normalization import Normalize
+from rp_models.networks.classifier import Classifier, residual_group
 
 
 def relu(x: Tensor) -> Tensor:
@@ -21,7 +23,7 @@ def relu(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "relu": relu}
 
 
-class WideResNet(nn.Module):
+class WideResNet(Classifier):
     """The classic wide ResNet: ReLU, symmetric padding, keys `conv1, block1.layer.0.bn1, ..., bn1, fc`.
 
     Any image size works; at 32x32 the pooling equals the 8x8 window of the public code.
@@ -40,6 +42,8 @@ class WideResNet(nn.Module):
     Source: Zhang et al. 2019, arXiv:1901.08573 (TRADES), models/wideresnet.py for names and initialisation.
     """
 
+    head_name = "fc"
+
     def __init__(
         self,
         depth: int = 28,
@@ -52,23 +56,18 @@ class WideResNet(nn.Module):
         sub_block: bool = False,
         bn_momentum: float = 0.1,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, mean, std)
         n = blocks_per_group(depth)
-        self.normalize = Normalize(in_channels, mean, std)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.block1 = _ClassicGroup(n, 16, 16 * width, 1, bn_momentum)
+        block = partial(_ClassicBlock, bn_momentum=bn_momentum)
+        self.block1 = group("layer", block, n, 16, 16 * width, 1)
         if sub_block:
-            self.sub_block1 = _ClassicGroup(n, 16, 16 * width, 1, bn_momentum).requires_grad_(False)
-        self.block2 = _ClassicGroup(n, 16 * width, 32 * width, 2, bn_momentum)
-        self.block3 = _ClassicGroup(n, 32 * width, 64 * width, 2, bn_momentum)
+            self.sub_block1 = group("layer", block, n, 16, 16 * width, 1).requires_grad_(False)
+        self.block2 = group("layer", block, n, 16 * width, 32 * width, 2)
+        self.block3 = group("layer", block, n, 32 * width, 64 * width, 2)
         self.bn1 = nn.BatchNorm2d(64 * width, momentum=bn_momentum)
         self.fc = nn.Linear(64 * width, num_classes, bias=head_bias)
         initialize(self)
-
-    @property
-    def head(self) -> nn.Linear:
-        """The last layer, from features to logits."""
-        return self.fc
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) in [0, 1] to pooled features (b, 64 * width)."""
@@ -76,12 +75,8 @@ class WideResNet(nn.Module):
         x = self.block3(self.block2(self.block1(x)))
         return relu(self.bn1(x)).mean(dim=(2, 3))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (b, c, h, w) in [0, 1] to logits (b, k)."""
-        return self.fc(self.forward_features(x))
 
-
-class DMWideResNet(nn.Module):
+class DMWideResNet(Classifier):
     """DM-AT's wide ResNet: SiLU, TensorFlow's "same" padding, keys `init_conv, layer.0.block.0..., batchnorm, logits`.
 
     Any image size works; at 32x32 the pooling equals the 8x8 window of the public code, at 64x64 its TinyImageNet form.
@@ -93,6 +88,8 @@ class DMWideResNet(nn.Module):
 
     Source: Gowal et al. 2020, arXiv:2010.03593; Wang et al. 2023, arXiv:2302.04638 (DM-AT) for names.
     """
+
+    head_name = "logits"
 
     def __init__(
         self,
@@ -106,25 +103,20 @@ class DMWideResNet(nn.Module):
         padding: int = 0,
         bn_momentum: float = 0.01,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, mean, std)
         n = blocks_per_group(depth)
         self.activation = find_activation(activation)
         self.padding = padding
-        self.normalize = Normalize(in_channels, mean, std)
         self.init_conv = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        block = partial(_DMBlock, activation=self.activation, bn_momentum=bn_momentum)
         self.layer = nn.Sequential(
-            _DMGroup(n, 16, 16 * width, 1, self.activation, bn_momentum),
-            _DMGroup(n, 16 * width, 32 * width, 2, self.activation, bn_momentum),
-            _DMGroup(n, 32 * width, 64 * width, 2, self.activation, bn_momentum),
+            group("block", block, n, 16, 16 * width, 1),
+            group("block", block, n, 16 * width, 32 * width, 2),
+            group("block", block, n, 32 * width, 64 * width, 2),
         )
         self.batchnorm = nn.BatchNorm2d(64 * width, momentum=bn_momentum)
         self.logits = nn.Linear(64 * width, num_classes)
         initialize(self)
-
-    @property
-    def head(self) -> nn.Linear:
-        """The last layer, from features to logits."""
-        return self.logits
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) in [0, 1] to pooled features (b, 64 * width)."""
@@ -132,10 +124,6 @@ class DMWideResNet(nn.Module):
             x = F.pad(x, (self.padding,) * 4)
         x = self.layer(self.init_conv(self.normalize(x)))
         return self.activation(self.batchnorm(x)).mean(dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (b, c, h, w) in [0, 1] to logits (b, k)."""
-        return self.logits(self.forward_features(x))
 
 
 class _ClassicBlock(nn.Module):
@@ -153,18 +141,6 @@ class _ClassicBlock(nn.Module):
         activated = relu(self.bn1(x))
         shortcut = x if self.convShortcut is None else self.convShortcut(activated)
         return self.conv2(relu(self.bn2(self.conv1(activated)))).add_(shortcut)  # in the memory of conv2's output
-
-
-class _ClassicGroup(nn.Module):
-    """`n` blocks under the name `layer`; the first one changes channels and resolution."""
-
-    def __init__(self, n: int, in_channels: int, channels: int, stride: int, bn_momentum: float) -> None:
-        super().__init__()
-        first = _ClassicBlock(in_channels, channels, stride, bn_momentum)
-        self.layer = nn.Sequential(first, *(_ClassicBlock(channels, channels, 1, bn_momentum) for _ in range(n - 1)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
 
 
 class _DMBlock(nn.Module):
@@ -193,27 +169,6 @@ class _DMBlock(nn.Module):
         return self.conv_1(hidden).add_(shortcut)  # in the memory of conv_1's output
 
 
-class _DMGroup(nn.Module):
-    """`n` blocks under the name `block`; the first one changes channels and resolution."""
-
-    def __init__(
-        self,
-        n: int,
-        in_channels: int,
-        channels: int,
-        stride: int,
-        activation: Callable[[Tensor], Tensor],
-        bn_momentum: float,
-    ) -> None:
-        super().__init__()
-        first = _DMBlock(in_channels, channels, stride, activation, bn_momentum)
-        rest = (_DMBlock(channels, channels, 1, activation, bn_momentum) for _ in range(n - 1))
-        self.block = nn.Sequential(first, *rest)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
-
-
 class SameConv2d(nn.Conv2d):
     """A bias-free 3x3 convolution with TensorFlow's "same" padding.
 
@@ -228,6 +183,13 @@ class SameConv2d(nn.Conv2d):
         if self.stride == (2, 2):
             x = F.pad(x, (x.shape[3] % 2, 1, x.shape[2] % 2, 1))
         return super().forward(x)
+
+
+def group(
+    name: str, block: Callable[[int, int, int], nn.Module], n: int, in_channels: int, channels: int, stride: int
+) -> nn.Sequential:
+    """A residual group of `n` blocks under the key `name`; see `residual_group`."""
+    return nn.Sequential(OrderedDict({name: residual_group(block, n, in_channels, channels, stride)}))
 
 
 def blocks_per_group(depth: int) -> int:
