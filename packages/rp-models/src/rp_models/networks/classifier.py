@@ -41,12 +41,7 @@ class Classifier(nn.Module):
 
 
 def residual_group(
-    block: Callable[[int, int, int], nn.Module],
-    count: int,
-    incoming: int,
-    channels: int,
-    stride: int,
-    expansion: int = 1,
+    block: Callable[[int, int, int], nn.Module], n: int, incoming: int, channels: int, stride: int, expansion: int = 1
 ) -> nn.Sequential:
     """A group of `n` blocks, of which the first changes channels and resolution.
 
