@@ -13,6 +13,7 @@ from rp_analysis.plots import RobustnessCurve, plot_robustness_curves
 from rp_attacks import PGD, Classifier, FixedNoise, accuracy_curve
 from rp_dra import EdmTarget, fit_probe, objective_of
 from rp_dra.diffusion_encoder import DiffusionClassifier, NoisyClassifier, load_encoder, save_encoder
+from rp_dra.encoder_settings import EncoderSettings
 from rp_dra.encoder_trainer import EncoderFineTuner, EncoderTrainer, NoisyClassifierTrainer
 from rp_dra.probe import NoisyProbe, eot_gap
 from rp_models import noise
@@ -20,7 +21,6 @@ from rp_models.checkpoint import CheckpointError
 from rp_models.data import DataError, DatasetInfo, subset
 from rp_models.diffusion.precondition import Precond
 from rp_models.loading import load_denoiser
-from rp_models.networks.unet_features import Feature
 from rp_models.training import seeded, state_path
 from rp_models.zoo import Recipe
 from torch import nn
@@ -136,32 +136,27 @@ class ProbeJob:
             rows.append({"sigma": sigma, "eps": config.noisy_radius * self.eps, "images": len(x), **accuracies})
         return rows
 
-    @property
-    def _layer(self) -> Feature:
-        """Where the features are taken, of probes and encoders alike."""
-        return self.config.models.alignment.layer
+    def _head(self, settings: EncoderSettings) -> dict[str, Any]:
+        """Where an encoder's features are taken, as those of the probes, and what classifies them."""
+        classes, layer = self.models.train.info.num_classes, self.config.models.alignment.layer
+        return {"num_classes": classes, "sigma": settings.sigma, "layer": layer, "head": settings.head}
 
     def _target(self, denoiser: nn.Module, sigma: float) -> EdmTarget:
         settings = self.config.models.alignment
-        return EdmTarget(denoiser, sigma=sigma, layer=self._layer, label="null", precision=settings.precision)
+        return EdmTarget(denoiser, sigma=sigma, layer=settings.layer, label="null", precision=settings.precision)
 
     def _noisy_trainer(self, denoiser: nn.Module) -> EncoderTrainer:
         """The same encoder with fresh weights, and without labels, which are now what it learns."""
         images, settings = self.models.train, self.config.noisy_encoder
         with seeded(self.seed, "noisy encoder"):
-            network = without_labels(denoiser)
-            model = NoisyClassifier(
-                network, images.info.num_classes, sigma=settings.sigma, layer=self._layer, head=settings.head
-            )
+            model = NoisyClassifier(without_labels(denoiser), **self._head(settings))
         return NoisyClassifierTrainer(model, images, settings, seed=self.seed)
 
     def _fine_tuner(self, denoiser: nn.Module) -> EncoderTrainer:
         images, settings = self.models.train, self.config.fine_tuning
         assert isinstance(denoiser, Precond)
         with seeded(self.seed, "fine-tuned encoder"):
-            model = DiffusionClassifier(
-                denoiser, images.info.num_classes, sigma=settings.sigma, layer=self._layer, head=settings.head
-            )
+            model = DiffusionClassifier(denoiser, **self._head(settings))
         objective = objective_of(self.config.models.training, method="at", num_classes=images.info.num_classes)
         return EncoderFineTuner(model, images, settings, objective=objective, seed=self.seed)
 

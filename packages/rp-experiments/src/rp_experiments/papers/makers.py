@@ -15,6 +15,7 @@ from rp_experiments.analyze_purifier import analyze_purifier
 from rp_experiments.artifacts import Maker
 from rp_experiments.compare_purifiers import ComparisonJob, compare_purifiers
 from rp_experiments.papers import attack_table, purifier_checks
+from rp_experiments.papers.items.looks import changed_one
 from rp_experiments.papers.representations import represent
 from rp_experiments.papers.settings import AttackTable, DescentCheck, Networks, Timing
 from rp_experiments.probe import probe
@@ -70,12 +71,9 @@ def _attacks(config: AttackTable, run: Run, needs: Needs) -> None:
 def _sensitivity(rows: Mapping[str, Any]) -> Plot | None:
     """Accuracy over MAE-Pure's settings, for those that have several values."""
     found: dict[str, list[tuple[float, float, float]]] = {}
-    for name, case in rows.items():
-        row, _, change = name.partition(" ")
-        setting, _, value = change.partition("=")
-        if row == "mae_pure" and value:
-            clean, worst = (limits(cell)["estimate"] for cell in (case["clean"], case["balls"]["linf"]["worst"]))
-            found.setdefault(setting.replace("_", " "), []).append((float(value), clean, worst))
+    for setting, value, case in changed_one(rows):
+        clean, worst = (limits(cell)["estimate"] for cell in (case["clean"], case["balls"]["linf"]["worst"]))
+        found.setdefault(setting, []).append((value, clean, worst))
     several = {name: zip(*sorted(points), strict=True) for name, points in found.items() if len(points) > 1}
     lines = {name: Sensitivity(*map(list, columns)) for name, columns in several.items()}
     return plot_sensitivity(lines) if lines else None

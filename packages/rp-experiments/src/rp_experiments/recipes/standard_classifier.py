@@ -10,15 +10,8 @@ STANDARD: dict[str, Callable[[], PretrainClassifier]] = {
 }
 
 
-def why_missing(option: str, data: str) -> str:
-    """What to say where no classifier is named by the option and none is soon trained; "" where one is."""
-    if data in STANDARD:
-        return ""
-    hint = f"pretrain.py classifier --recipe {data} trains one" if data in CLASSIFIER_RECIPES else ""
-    return f"{option} is missing: name the classifier's checkpoint" + (f"; {hint}" if hint else "")
-
-
 def check_named(given: str, option: str, data: str) -> None:
-    """Raise a ValueError where no classifier is given and none is soon trained."""
-    if not given and (missing := why_missing(option, data)):
-        raise ValueError(missing)
+    """Raise a ValueError where no classifier is given by the option and none is soon trained."""
+    if not given and data not in STANDARD:
+        hint = f"; pretrain.py classifier --recipe {data} trains one" if data in CLASSIFIER_RECIPES else ""
+        raise ValueError(f"{option} is missing: name the classifier's checkpoint{hint}")

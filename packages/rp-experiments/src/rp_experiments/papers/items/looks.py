@@ -142,6 +142,13 @@ def title_of(name: str) -> str:
     return TITLES[row] + space + changes + comma + classifier
 
 
+def changed_one(rows: Mapping[str, Any]) -> list[tuple[str, float, Mapping[str, Any]]]:
+    """Setting, value and case of every case in which one setting of MAE-Pure is changed."""
+    cases = ((name.partition(" "), case) for name, case in rows.items())
+    found = ((change.partition("="), case) for (row, _, change), case in cases if row == "mae_pure" and change)
+    return [(setting.replace("_", " "), float(value), case) for (setting, _, value), case in found]
+
+
 def steps_of(made: Built, row: str) -> list[tuple[int, Mapping[str, Any]]]:
     """The cases of a sensitivity table that change the number of steps alone, in their order."""
     prefix = f"{row} steps="

@@ -6,7 +6,7 @@ from typing import Any
 from rp_experiments.artifacts import Built
 from rp_experiments.papers.claims import FAILED, HELD, OPEN, Check, Verdict, decided, points, rule, sign_of
 from rp_experiments.papers.item import Measured, Table
-from rp_experiments.papers.items.looks import WORST, by_data, item, on_data, steps_of
+from rp_experiments.papers.items.looks import WORST, by_data, changed_one, item, on_data, steps_of
 from rp_experiments.papers.settings import PURIFIERS
 from rp_experiments.recipes.compare_purifiers import TITLES
 from rp_experiments.results import Limits, limits
@@ -19,15 +19,12 @@ def one_by_one(made: Mapping[str, Built]) -> Measured:
     """Accuracy over MAE-Pure's settings, from the table of attacks on each of them."""
     table = made["sensitivity"]
     rows: list[Row] = []
-    for name, case in table.read()["rows"].items():
-        row, _, change = name.partition(" ")
-        if row == "mae_pure":
-            setting, _, value = change.partition("=")
-            ball = case["balls"]["linf"]
-            cells = {"transfer": ball["attacks"]["transfer"], "BPDA": ball["attacks"]["bpda"]}
-            cells = {"clean": case["clean"], **cells, "worst of the two": ball["worst"]}
-            shown = {title: limits(cell) for title, cell in cells.items()}
-            rows.append({"setting": setting.replace("_", " "), "value": float(value), **shown})
+    for setting, value, case in changed_one(table.read()["rows"]):
+        ball = case["balls"]["linf"]
+        cells = {"transfer": ball["attacks"]["transfer"], "BPDA": ball["attacks"]["bpda"]}
+        cells = {"clean": case["clean"], **cells, "worst of the two": ball["worst"]}
+        shown = {title: limits(cell) for title, cell in cells.items()}
+        rows.append({"setting": setting, "value": value, **shown})
     title = "MAE-Pure's settings, one changed at a time, %"
     return Measured(tables=[Table(title, rows, "sensitivity")], numbers=_from_no_step_on(table))
 
