@@ -4,8 +4,6 @@ Source: Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images.
 """
 
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -73,17 +71,12 @@ def _read_batch(folder: Path, name: str, layout: _Layout) -> tuple[np.ndarray, n
     return records[:, layout.label_bytes :], records[:, layout.label_bytes - 1].astype(np.int64)
 
 
-def _download(name: str, target: Path) -> None:
-    """Torchvision's download of its class of that name."""
-    getattr(import_module("torchvision.datasets"), name)(str(target), download=True)
-
-
 def _place(number: str, pickles: str, binary: str, *others: str) -> Place:
     """Where one of the two lies; `others` hold its binary files themselves."""
     return Place(
         name=f"cifar{number}",
         folders=(pickles, f"cifar{number}/{pickles}", binary, f"cifar{number}/{binary}", *others),
-        torchvision=partial(_download, f"CIFAR{number}"),
+        torchvision=f"CIFAR{number}",
         advice=f"unpack cifar-{number}-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html there",
     )
 

@@ -34,16 +34,10 @@ def _read(folder: Path, name: str) -> np.ndarray:
     return read_idx(plain if plain.is_file() else folder / f"{name}.gz")
 
 
-def _download(target: Path) -> None:
-    from torchvision.datasets import FashionMNIST
-
-    FashionMNIST(str(target), download=True)
-
-
 _PLACE = Place(
     name="fashion-mnist",
     folders=("fashion-mnist", "FashionMNIST/raw", ""),
     system=(Path("/usr/share/datasets/fashion-mnist"),),
-    torchvision=_download,
+    torchvision="FashionMNIST",
     advice="apt-get install dataset-fashion-mnist",
 )

@@ -1,8 +1,9 @@
 """Where the files of a data set are looked for, and how they can be brought there."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from rp_models.data.errors import DataError
@@ -24,8 +25,8 @@ class Place:
     folders: tuple[str, ...]  # sub-folders of a root that may hold the files; "" is the root itself
     # folders outside any root, e.g. of a Debian package; not looked at when a root is given.
     system: tuple[Path, ...] = ()
-    # the call that downloads the files with torchvision into a root, or None if it cannot
-    torchvision: Callable[[Path], object] | None = None
+    torchvision: str = ""  # its class that downloads the files into a root, if it has one
+    splits: tuple[str, ...] = ()  # that this class downloads one by one, into the first of `folders`
     advice: str = ""  # another way to get the files
 
     def find(self, files: Sequence[str], *, root: str | Path | None = None, download: bool = False) -> Path:
@@ -38,7 +39,7 @@ class Place:
         places += self.system if root is None else ()
         wanted = download or os.environ.get("RP_DOWNLOAD", "") not in ("", "0")
         for attempt in (False, True):
-            if attempt and wanted and self.torchvision is not None:
+            if attempt and wanted and self.torchvision:
                 self._download(data_roots(root)[0])
             for folder in places:
                 if any((folder / file).exists() for file in files):
@@ -55,9 +56,11 @@ class Place:
 
     def _download(self, target: Path) -> None:
         """Run torchvision's download."""
-        assert self.torchvision is not None
+        folder = target / self.folders[0] if self.splits else target
         try:
-            self.torchvision(target)
+            dataset = getattr(import_module("torchvision.datasets"), self.torchvision)
+            for option in [{"split": split} for split in self.splits] or [{}]:
+                dataset(str(folder), download=True, **option)
         except ImportError as error:
             raise DataError(
                 f"{self.name}: the download needs torchvision; pip install 'rp-models[torchvision]'"

@@ -34,16 +34,10 @@ def read_svhn(split: str, *, root: str | Path | None = None, download: bool = Fa
     return np.ascontiguousarray(images.transpose(3, 2, 0, 1)[part]), labels[part] % 10
 
 
-def _download(target: Path) -> None:
-    from torchvision.datasets import SVHN
-
-    for split in ("train", "test"):
-        SVHN(str(target / "svhn"), split=split, download=True)
-
-
 _PLACE = Place(
     name="svhn",
     folders=("svhn", "SVHN", ""),
-    torchvision=_download,
+    torchvision="SVHN",
+    splits=("train", "test"),
     advice="fetch train_32x32.mat and test_32x32.mat from http://ufldl.stanford.edu/housenumbers",
 )
