@@ -14,15 +14,8 @@ from rp_purify.settings import DiffPureSettings, FinetuneSettings, MAEPureSettin
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.recipes.compare_purifiers import Budget, Comparison, Rows
 from rp_experiments.recipes.finetuning import AttackSettings, DescentSettings, Finetuning
-from rp_experiments.recipes.pretrain_settings import (
-    CLASSIFIER_RECIPES,
-    EDM_RECIPES,
-    MAE_RECIPES,
-    MASKDIT_RECIPES,
-    PretrainClassifier,
-    PretrainEdm,
-    PretrainMaskDit,
-)
+from rp_experiments.recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMae, PretrainMaskDit
+from rp_experiments.recipes.table import recipe
 
 DIFFPURE_TIMES = {"imagenet": 150}  # t* of DiffPure in thousandths, Nie et al. 2022; 100 elsewhere
 _TRAIN_IMAGES = {"cifar10": 48_976, "cifar100": 48_976, "svhn": 72_233, "imagenet": 1_271_167}
@@ -50,7 +43,7 @@ def paper_comparison(data: str) -> Comparison:
         block_size=64,
         mae="mae-visualize-vit-large.safetensors" if imagenet else "",  # the official file after convert.py
         pretrain_classifier=_classifier(data),
-        pretrain_mae=MAE_RECIPES[data](),
+        pretrain_mae=recipe(PretrainMae, data),
         pretrain_maskdit=_maskdit(data),
         pretrain_edm=PretrainEdm() if imagenet else _edm(data),
         finetune_mae=tuned("rmae", "steps"),
@@ -84,25 +77,25 @@ def paper_purifier_analysis() -> PurifierAnalysis:
 
 def _classifier(data: str) -> PretrainClassifier:
     """WRN-28-10 of 32 pixels, ResNet-101 of 224."""
-    recipe = CLASSIFIER_RECIPES[data]()
+    trained = recipe(PretrainClassifier, data)
     if data != "imagenet":
-        return recipe
-    return replace(recipe, standard=replace(recipe.standard, network="resnet101"))
+        return trained
+    return replace(trained, standard=replace(trained.standard, network="resnet101"))
 
 
 def _maskdit(data: str) -> PretrainMaskDit:
     """Without classes, which an attack must not be told; on ImageNet at the classifier's resolution."""
-    recipe = MASKDIT_RECIPES[data]()
-    settings = replace(recipe.maskdit, num_classes=0)
+    trained = recipe(PretrainMaskDit, data)
+    settings = replace(trained.maskdit, num_classes=0)
     if data == "imagenet":
         # the published network has classes, unless its sizes say otherwise
         settings = replace(settings, sizes={**settings.sizes, "image_size": 224, "num_classes": 0})
-    return replace(recipe, data=data, maskdit=settings)
+    return replace(trained, data=data, maskdit=settings)
 
 
 def _edm(data: str) -> PretrainEdm:
-    recipe = EDM_RECIPES[data]()
-    return replace(recipe, edm=replace(recipe.edm, conditional=False))
+    trained = recipe(PretrainEdm, data)
+    return replace(trained, edm=replace(trained.edm, conditional=False))
 
 
 def _finetuning(data: str, variant: Variant, through: Literal["steps", "one-shot"]) -> Finetuning:

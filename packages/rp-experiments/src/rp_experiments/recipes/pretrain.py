@@ -9,16 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from rp_experiments.cli import SharedOptions
-from rp_experiments.recipes.pretrain_settings import (
-    CLASSIFIER_RECIPES,
-    EDM_RECIPES,
-    MAE_RECIPES,
-    MASKDIT_RECIPES,
-    PretrainClassifier,
-    PretrainEdm,
-    PretrainMae,
-    PretrainMaskDit,
-)
+from rp_experiments.recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMae, PretrainMaskDit
+from rp_experiments.recipes.table import recipes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +35,9 @@ class Kind(NamedTuple):
     recipes: Mapping[str, Callable[[], Any]]
 
 
-def _kind(name: str, settings: type, recipes: Mapping[str, Callable[[], Any]], what: str) -> Kind:
+def _kind(name: str, settings: type, what: str) -> Kind:
     """What can be said of one kind."""
+    recipes: Mapping[str, Callable[[], Any]] = recipes_of(settings)
 
     @dataclass(frozen=True, kw_only=True)
     class KindOptions(PretrainOptions):
@@ -57,10 +50,8 @@ def _kind(name: str, settings: type, recipes: Mapping[str, Callable[[], Any]], w
 
 
 KINDS = {
-    "mae": _kind("mae", PretrainMae, MAE_RECIPES, "a masked autoencoder"),
-    "edm": _kind("edm", PretrainEdm, EDM_RECIPES, "an EDM diffusion model, class-conditional or not,"),
-    "maskdit": _kind("maskdit", PretrainMaskDit, MASKDIT_RECIPES, "a MaskDiT, masked and then unmasked,"),
-    "classifier": _kind(
-        "classifier", PretrainClassifier, CLASSIFIER_RECIPES, "a standard classifier, without an adversary,"
-    ),
+    "mae": _kind("mae", PretrainMae, "a masked autoencoder"),
+    "edm": _kind("edm", PretrainEdm, "an EDM diffusion model, class-conditional or not,"),
+    "maskdit": _kind("maskdit", PretrainMaskDit, "a MaskDiT, masked and then unmasked,"),
+    "classifier": _kind("classifier", PretrainClassifier, "a standard classifier, without an adversary,"),
 }

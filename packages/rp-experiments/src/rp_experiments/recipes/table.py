@@ -15,6 +15,11 @@ def recipes(file: str, settings: type[Settings], kind: str = "") -> dict[str, Ca
     """The recipes of `FILE.toml` beside this module, or of its part `kind`, by name, in the file's order."""
     tables = read(file)
     _TABLES[settings] = tables[kind] if kind else tables
+    return recipes_of(settings)
+
+
+def recipes_of(settings: type[Settings]) -> dict[str, Callable[[], Settings]]:
+    """The recipes of these settings, which were read."""
     return {name: partial(recipe, settings, name) for name in _TABLES[settings]}
 
 
