@@ -115,18 +115,22 @@ WRN = "wide-resnet"
 AMBIGUOUS = [  # the 24 entries of RobustBench of which neither keys nor shapes tell how they normalise
     (WRN, {"depth": 28, "width": 10}, ["Hendrycks2019Using", "Rony2019Decoupling"]),
     (WRN, {"depth": 28, "width": 10, "num_classes": 100}, ["Hendrycks2019Using"]),
-    (WRN, {"depth": 28, "width": 4}, ["Ding2020MMA (Linf and L2)"]),
-    (WRN, {"depth": 34, "width": 10}, ["Augustin2020Adversarial_34_10 (L2)", "Augustin2020Adversarial_34_10_extra"]),
+    (WRN, {"depth": 28, "width": 4}, ["Ding2020MMA (cifar10, Linf)", "Ding2020MMA (cifar10, L2)"]),
+    (
+        WRN,
+        {"depth": 34, "width": 10},
+        ["Augustin2020Adversarial_34_10 (cifar10, L2)", "Augustin2020Adversarial_34_10_extra"],
+    ),
     (WRN, {"depth": 34, "width": 10, "num_classes": 100}, ["Wu2020Adversarial"]),
     (WRN, {"depth": 34, "width": 10, "sub_block": True}, ["Chen2020Efficient"]),
     (WRN, {"depth": 34, "width": 10, "sub_block": True, "num_classes": 100}, ["Chen2020Efficient"]),
-    (WRN, {"depth": 34, "width": 20}, ["Rice2020Overfitting (Linf)"]),
+    (WRN, {"depth": 34, "width": 20}, ["Rice2020Overfitting (cifar10, Linf)"]),
     (WRN, {"depth": 34, "width": 20, "sub_block": True, "head_bias": False}, ["Pang2020Boosting"]),
     (WRN, {"depth": 40, "width": 2}, ["Hendrycks2020AugMix_WRN"]),
     (WRN, {"depth": 40, "width": 2, "num_classes": 100}, ["Hendrycks2020AugMix_WRN"]),
-    ("preact-resnet", {"depth": 18}, ["Rice2020Overfitting (L2)", "Kireev2021Effectiveness_RLATAugMixNoJSD"]),
-    ("preact-resnet", {"depth": 18, "num_classes": 100}, ["Rice2020Overfitting (Linf)"]),
-    ("cifar-resnet", {"depth": 50}, ["Engstrom2019Robustness (Linf and L2)", "Augustin2020Adversarial (L2)"]),
+    ("preact-resnet", {"depth": 18}, ["Rice2020Overfitting (cifar10, L2)", "Kireev2021Effectiveness_RLATAugMixNoJSD"]),
+    ("preact-resnet", {"depth": 18, "num_classes": 100}, ["Rice2020Overfitting (cifar100, Linf)"]),
+    ("cifar-resnet", {"depth": 50}, ["Engstrom2019Robustness (cifar10, L2)", "Augustin2020Adversarial (cifar10, L2)"]),
 ]
 
 
@@ -165,6 +169,27 @@ def test_networks_of_entries_that_do_not_normalise_are_read_in_silence(
         state = build(architecture, **arguments).state_dict()
     monkeypatch.setattr("rp_models.importers.robust.read_torch_file", lambda path, **_: {"state_dict": state})
     assert "mean" not in read_robust("file.pt").arguments
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "entry"),
+    [
+        ("swin", {}, "Liu2023Comprehensive_Swin-B (imagenet, Linf), Mo2022When"),
+        ("ra-wide-resnet", {}, "Peng2023Robust (cifar10, Linf)"),
+        ("wide-resnet-r", {}, "Huang2021Exploring (cifar10, Linf), Huang2021Exploring_ema"),
+        ("resnext-cifar", {}, "Hendrycks2020AugMix_ResNeXt (cifar10, corruptions)"),
+        ("timm", {"model": "resnet18"}, "Salman2020Do_R18 (imagenet, Linf)"),
+    ],
+)
+def test_what_only_a_name_tells_is_refused_with_the_names(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, arguments: dict, entry: str
+) -> None:
+    with torch.device("meta"):
+        state = {f"module.{key}": value for key, value in build(architecture, **arguments).state_dict().items()}
+    monkeypatch.setattr("rp_models.importers.robust.read_torch_file", lambda path, **_: {"state_dict": state})
+    with pytest.raises(CheckpointError, match=re.escape(entry)) as refused:
+        read_robust("file.pt")
+    assert "loaded by name, with rp_models.load_robustbench" in str(refused.value)
 
 
 def test_what_the_warning_offers_is_what_the_network_needs(tmp_path: Path) -> None:

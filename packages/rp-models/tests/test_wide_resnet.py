@@ -136,7 +136,7 @@ def test_wrong_channels_are_an_error_that_says_what_was_expected(name: str) -> N
 def test_bad_arguments_are_errors_that_say_what_was_expected() -> None:
     with pytest.raises(ValueError, match=r"6 n \+ 4 .* got 27"):
         build("wide-resnet", depth=27)
-    with pytest.raises(ValueError, match="one of silu, relu, got 'gelu'"):
+    with pytest.raises(ValueError, match="one of silu, relu, pssilu, got 'gelu'"):
         build("dm-wide-resnet", activation="gelu")
     with pytest.raises(ValueError, match="mean has 3 values for 1 channels"):
         build("wrn-28-10-swish", in_channels=1)

@@ -1,6 +1,5 @@
 from . import noise as noise
 from .checkpoint import CheckpointError as CheckpointError
-from .checkpoint import load as load
 from .checkpoint import load_state as load_state
 from .checkpoint import save as save
 from .diffusion.edm_loss import EDMLoss as EDMLoss
@@ -9,9 +8,9 @@ from .diffusion.maskdit import MaskDiT as MaskDiT
 from .diffusion.precondition import EDMPrecond as EDMPrecond
 from .diffusion.sampler_settings import FlowSettings as FlowSettings
 from .diffusion.sampler_settings import HeunSettings as HeunSettings
-from .diffusion.samplers import sampler_of as sampler_of
 from .diffusion.sampling import generate as generate
 from .diffusion.sampling import sample_images as sample_images
+from .loading import load as load
 from .mask import Mask as Mask
 from .mask import random_mask as random_mask
 from .networks.lightningdit import LightningDiT as LightningDiT
@@ -19,6 +18,7 @@ from .networks.mae import MaskedAutoencoder as MaskedAutoencoder
 from .networks.vae import AutoencoderKL as AutoencoderKL
 from .networks.wide_resnet import DMWideResNet as DMWideResNet
 from .networks.wide_resnet import WideResNet as WideResNet
+from .robustbench.loading import load_robustbench as load_robustbench
 from .zoo import build as build
 from .zoo import listing as listing
 from .zoo import names as names

@@ -7,28 +7,47 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-import rp_models
+from rp_models import checkpoint, zoo
 from rp_models.checkpoint import CheckpointError
 from rp_models.data import DatasetInfo
 from rp_models.data.datasets import DataError
 from rp_models.diffusion.maskdit import MaskDiT
 from rp_models.foreign import is_foreign
 from rp_models.networks.mae import MaskedAutoencoder
+from rp_models.robustbench.entries import is_spec
+from rp_models.robustbench.loading import load_spec
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def load_network(name: str) -> nn.Module:
+def load(path: str | Path, *, device: torch.device | str = "cpu", code: str | None = None) -> nn.Module:
+    """Rebuild the model of a checkpoint and fill it, strictly; returned in eval mode, on `device`.
+
+    `path` is a file written by `rp_models.save`, the name of a checkpoint, e.g. "mae-digits", or an entry of
+    RobustBench, `robustbench:[DATASET/][THREAT/]NAME`, whose file lies where RobustBench puts it. A network of code
+    outside rp-models is built only if the caller names it too: `code="file.py:factory"`. Raises CheckpointError if the
+    file is missing, damaged or of another format, its tensors do not fit, or its network is of code outside rp-models
+    that the caller has not named.
+    """
+    if is_spec(str(path)):
+        return load_spec(str(path)).to(device)
+    return checkpoint.load(path, device=device, code=code)
+
+
+def load_network(name: str, dataset: str | None = None) -> nn.Module:
     """A network by name, in eval mode.
 
-    `name`: a checkpoint file, the name of a checkpoint that comes with rp-models, or code of your own that makes a
-    network with its weights: `package.module:factory` or `file.py:factory`, which is executed. Raises CheckpointError
-    if the file cannot be read, or the code makes no network.
+    `name`: a checkpoint file; the name of a checkpoint that comes with rp-models; an entry of RobustBench,
+    `robustbench:[DATASET/][THREAT/]NAME`; or code of your own that makes a network with its weights:
+    `package.module:factory` or `file.py:factory`, which is executed. `dataset`: of the images at hand, for a name of
+    RobustBench that leaves it open. Raises CheckpointError if the file cannot be read, or the code makes no network.
     """
+    if is_spec(name):
+        return load_spec(name, dataset)
     if not is_foreign(name) or Path(name).is_file():
-        return rp_models.load(name)
+        return checkpoint.load(name)
     try:
-        return rp_models.build(name).eval()
+        return zoo.build(name).eval()
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 
@@ -39,7 +58,7 @@ def load_classifier(name: str, info: DatasetInfo) -> nn.Module:
     `name`: see `load_network`. Raises CheckpointError if the file cannot be read; DataError if the network does not
     take the images, or gives something else than logits for the classes.
     """
-    classifier = load_network(name)
+    classifier = load_network(name, info.name)
     logits = _answer(lambda: classifier(_black(info)), name, info)
     if not isinstance(logits, Tensor) or tuple(logits.shape) != (1, info.num_classes):
         raise DataError(f"{name} gives no logits for the {info.num_classes} classes of {info.name}")

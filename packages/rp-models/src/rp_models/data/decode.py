@@ -27,9 +27,11 @@ class View:
     """How a picture becomes a square without chance."""
 
     size: int  # of the square, in pixels
-    # "adm" reduces the shorter side to `size` and cuts out the middle; "resize" does so with `resize` instead
-    crop: Literal["adm", "resize"] = "adm"
+    # "adm" reduces the shorter side to `size` and cuts out the middle; "resize" does so with `resize` instead; "middle"
+    # cuts it out of the picture as it is, black where that is smaller; "squash" changes the proportions
+    crop: Literal["adm", "resize", "middle", "squash"] = "adm"
     resize: int = 256  # length of the shorter side before the cut, for "resize"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # antialiased; for "resize" and "squash"
     channels: int = 3  # 1 or 3
     upright: bool = True  # whether pictures are turned as their EXIF orientation says, as programs show them
 
@@ -81,8 +83,7 @@ def view_picture(raw: bytes, view: View) -> np.ndarray:
     """
     with open_picture(raw) as picture:
         converted = _converted(picture, view.channels, _orientation(picture, raw) if view.upright else 1)
-    square = _adm(converted, view.size) if view.crop == "adm" else _resized(converted, view.resize, view.size)
-    return _planes(square)
+    return _planes(_adm(converted, view.size) if view.crop == "adm" else _evaluated(converted, view))
 
 
 def crop_picture(raw: bytes, box: tuple[int, int, int, int], view: View) -> np.ndarray:
@@ -137,17 +138,26 @@ def _converted(picture: "Image", channels: int, orientation: int) -> "Image":
     return picture if turn is None else picture.transpose(Image.Transpose[turn])
 
 
-def _resized(picture: "Image", resize: int, size: int) -> "Image":
-    """Shorter side to `resize` pixels, then the middle, as the field evaluates on ImageNet."""
+def _evaluated(picture: "Image", view: View) -> "Image":
+    """Resized and cut as the field evaluates on ImageNet, with Pillow's arithmetic and torchvision's rounding."""
     from PIL import Image
 
     width, height = picture.size
-    short = min(width, height)
-    target = (int(resize * width / short), int(resize * height / short))
+    target = picture.size
+    if view.crop == "resize":
+        short = min(width, height)
+        target = (int(view.resize * width / short), int(view.resize * height / short))
+    elif view.crop == "squash":
+        target = (view.size, view.size)
     if target != picture.size:
-        picture = picture.resize(target, Image.Resampling.BICUBIC)
-    left, top = round((target[0] - size) / 2.0), round((target[1] - size) / 2.0)
-    return picture.crop((left, top, left + size, top + size))
+        picture = picture.resize(target, Image.Resampling[view.interpolation.upper()])
+    left, top = (_start(length, view.size) for length in target)
+    return picture.crop((left, top, left + view.size, top + view.size))
+
+
+def _start(length: int, size: int) -> int:
+    """Where the middle part of a side begins; outside it, below 0, Pillow gives black."""
+    return round((length - size) / 2.0) if length >= size else -((size - length) // 2)
 
 
 def _adm(picture: "Image", size: int) -> "Image":

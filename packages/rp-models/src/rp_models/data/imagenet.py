@@ -39,6 +39,25 @@ def list_imagenet(split: str, *, root: str | Path | None = None) -> Listing:
     return every.only(kept)
 
 
+def validation_folder(root: str | Path | None = None) -> tuple[Path, tuple[str, ...]]:
+    """The folder of the official validation set and its 1,000 synsets in order; none if all pictures lie in it at once.
+
+    `root` may also be that folder itself. Raises DataError if it is nowhere, or holds some of the synsets only: labels
+    are positions among all of them.
+    """
+    if root is not None and (_is_flat(Path(root)) or any(Path(root).glob("n[0-9]*"))):
+        folder = Path(root)
+    else:
+        found = _PLACE.find(("val", "validation"), root=root)
+        folder = next(found / name for name in ("val", "validation") if (found / name).is_dir())
+    return folder, () if _is_flat(folder) else _synsets(folder)
+
+
+def _is_flat(folder: Path) -> bool:
+    """Whether validation pictures lie in the folder itself."""
+    return any(folder.glob("ILSVRC2012_val_*.JPEG"))
+
+
 def _synsets(folder: Path) -> tuple[str, ...]:
     """The classes' folders, of which there must be a thousand."""
     found = classes_of(folder)

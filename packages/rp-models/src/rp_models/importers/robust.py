@@ -5,24 +5,26 @@ The networks differ little, the files much: weights lie bare or inside dictionar
 convolution, and everything that shapes tell is read from them.
 """
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rp_models.checkpoint import CheckpointError
 from rp_models.importers.imported import Imported, count_blocks
-from rp_models.importers.robustbench import doubt, normalised_in_code
 from rp_models.importers.torch_file import read_torch_file
 from rp_models.importers.weights import find_weights
-from rp_models.networks.normalization import CIFAR10, CIFAR100, TINY_IMAGENET, Statistics
+from rp_models.networks.normalization import CIFAR10, CIFAR100, TINY_IMAGENET
+from rp_models.robustbench.layouts import complete, split_constants
+from rp_models.robustbench.likeness import by_name, by_name_only, doubt, normalised_in_code
 
 _STEMS = ("init_conv.weight", "conv_2d.weight", "conv1.weight")
-_CONSTANTS = re.compile(r"(^|\.)(mu|sigma|mean|std)$")
+_OTHER_STEMS = (  # of networks that are read by their entry's name only
+    *("stem_conv.weight", "conv_1_3x3.weight", "cls_token", "patch_embed.proj.weight", "features.0.weight"),
+    *("stem.stem.stem.0.weight", "stem.stem.0.weight", "stem.0.weight"),
+)
 _STATISTICS = {10: CIFAR10, 100: CIFAR100, 200: TINY_IMAGENET}
 
 
@@ -37,7 +39,8 @@ def read_robust(
     """Read a file of DM-AT, RobustBench or TRADES.
 
     Returns `Imported` for `wide-resnet`, `dm-wide-resnet`, `preact-resnet`, `dm-preact-resnet` or `cifar-resnet`.
-    Raises CheckpointError if the file cannot be read or its network is none of these.
+    Raises CheckpointError if the file cannot be read or its network is none of these; the message names RobustBench's
+    entries that it could be.
 
     Args:
         averaged: of a DM-AT file that has both, the averaged weights (those of the published figures) or the others.
@@ -52,14 +55,16 @@ def read_robust(
         if not isinstance(content.get("unaveraged_model_state_dict"), Mapping):
             raise CheckpointError(f"{path}: holds one set of weights only; read it with averaged=True")
         content = content["unaveraged_model_state_dict"]
-    found, stem, prefix = find_weights(content, _STEMS, "any network known here", path)
-    state, constants = _split_constants(found)
+    found, stem, prefix = find_weights(content, (*_OTHER_STEMS, *_STEMS), "any network known here", path)
+    state, constants = split_constants(found)
     if prefix.endswith("1.") and mean is None and constants is None:
         raise CheckpointError(
             f"{path}: trained behind a normalisation layer whose constants are not in the file; give mean= and std= "
             "(DM-AT's own for CIFAR-10 are (0.4914, 0.4822, 0.4465) and (0.2023, 0.1994, 0.2010))"
         )
-    state = _complete(state)
+    state = complete(state)
+    if entries := by_name_only(state):
+        raise CheckpointError(f"{path}: {by_name(entries)}")
     try:
         architecture, arguments = _describe(stem, state)
     except KeyError as missing:
@@ -72,25 +77,9 @@ def read_robust(
         arguments |= {"mean": mean, "std": std}
     elif constants is not None:
         arguments |= constants._asdict()
-    elif entries := normalised_in_code(architecture, arguments):
+    elif entries := normalised_in_code(state):
         warnings.warn(f"{path}: {doubt(entries)}", stacklevel=2)
     return Imported(architecture, arguments, state)
-
-
-def _split_constants(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Statistics | None]:
-    """The state dict without stray normalisation buffers, and what those say."""
-    found = {match[2]: key for key in state if (match := _CONSTANTS.search(key))}
-    mean, std = found.get("mu", found.get("mean")), found.get("sigma", found.get("std"))
-    weights = {key: value for key, value in state.items() if key not in found.values()}
-    if mean is None or std is None:
-        return weights, None
-    return weights, Statistics(tuple(state[mean].flatten().tolist()), tuple(state[std].flatten().tolist()))
-
-
-def _complete(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state with the step counters that batch norms had not yet before torch 0.4.1."""
-    counters = [key.replace("running_mean", "num_batches_tracked") for key in state if key.endswith(".running_mean")]
-    return {**{key: torch.tensor(0) for key in counters}, **state}
 
 
 def _describe(stem: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
@@ -104,10 +93,15 @@ def _describe(stem: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, An
     if "block1.layer.0.conv1.weight" in state:
         depth, width = 6 * count_blocks(state, "block1.layer.") + 4, len(state["bn1.weight"]) // 64
         switches = {"sub_block": any(key.startswith("sub_block1.") for key in state), "head_bias": "fc.bias" in state}
+        switches |= {"activation": "pssilu"} if "activation.alpha" in state else {}
         return "wide-resnet", {"depth": depth, "width": width, "num_classes": len(state["fc.weight"]), **switches}
     depth = _resnet_depth(count_blocks(state, "layer3."), bottleneck="layer1.0.conv3.weight" in state)
-    name = "preact-resnet" if "bn.weight" in state else "cifar-resnet"
-    return name, {"depth": depth, "num_classes": len(state["linear.weight"])}
+    arguments = {"depth": depth, "num_classes": len(state["linear.weight"])}
+    if "bn.weight" in state:
+        return "preact-resnet", arguments
+    if "bn1.weight" in state:
+        return "cifar-resnet", arguments
+    return "preact-resnet", arguments | {"final_norm": False, "raw_shortcut": True}  # the one public layout without
 
 
 def _resnet_depth(blocks: int, *, bottleneck: bool) -> int:

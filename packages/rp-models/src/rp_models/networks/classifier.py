@@ -53,16 +53,21 @@ def residual_group(
 
 
 def residual_groups(
-    block: Callable[[int, int, int], nn.Module], depth: int, depths: Sequence[int] = tuple(BLOCKS), expansion: int = 1
+    block: Callable[[int, int, int], nn.Module],
+    depth: int,
+    depths: Sequence[int] = tuple(BLOCKS),
+    expansion: int = 1,
+    width: int = 64,
 ) -> tuple[list[nn.Sequential], int]:
-    """The four groups of a ResNet for small images, of 64, 128, 256 and 512 channels, and the channels that come out.
+    """The four groups of a ResNet for small images, of 1, 2, 4 and 8 times `width` channels, and what comes out.
 
-    Arguments as of `residual_group`. Raises ValueError if the depth is not among `depths`.
+    Arguments as of `residual_group`; `width` channels enter, and the number of those that come out is the second
+    result. Raises ValueError if the depth is not among `depths`.
     """
     if depth not in depths:
         raise ValueError(f"the depth of this network is one of {', '.join(map(str, depths))}, got {depth}")
-    groups, incoming = [], 64
-    for count, (channels, stride) in zip(BLOCKS[depth], ((64, 1), (128, 2), (256, 2), (512, 2)), strict=True):
-        groups.append(residual_group(block, count, incoming, channels, stride, expansion))
-        incoming = expansion * channels
+    groups, incoming = [], width
+    for count, (multiple, stride) in zip(BLOCKS[depth], ((1, 1), (2, 2), (4, 2), (8, 2)), strict=True):
+        groups.append(residual_group(block, count, incoming, multiple * width, stride, expansion))
+        incoming = expansion * multiple * width
     return groups, incoming

@@ -65,6 +65,20 @@ class Normalize(nn.Module):
         return x if self.mean is None or self.std is None else x * self.std + self.mean
 
 
+class Standardize(Normalize):
+    """Each image minus its own mean, over its own deviation, both over all its values and not per channel.
+
+    The deviation is the unbiased one and at least 1 / sqrt(values), as in the networks of Ding et al. 2020,
+    arXiv:1812.02637.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (b, c, h, w) to images of the same shape; errors as in `Normalize`."""
+        x = super().forward(x)
+        mean, deviation = x.mean(dim=(1, 2, 3), keepdim=True), x.std(dim=(1, 2, 3), keepdim=True)
+        return (x - mean) / deviation.clamp(min=x[0].numel() ** -0.5)
+
+
 def _per_channel(name: str, values: Sequence[float] | None, channels: int) -> Tensor | None:
     """The values as a (c, 1, 1) tensor."""
     if values is None:

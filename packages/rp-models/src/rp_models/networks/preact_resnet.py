@@ -17,11 +17,13 @@ from rp_models.networks.wide_resnet import SameConv2d, find_activation, relu
 class PreActResNet(Classifier):
     """The classic pre-activation ResNet: ReLU, keys `conv1, layer1.0.bn1, ..., bn, linear`.
 
-    The shortcut, where shapes change, is a 1x1 convolution of the activated input. Any image size works; at 32x32 the
-    pooling equals the 4x4 window of the public code.
+    The shortcut, where shapes change, is a 1x1 convolution. Any image size works; at 32x32 the pooling equals the 4x4
+    window of the public code.
 
     Args:
         depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        final_norm: whether a batch norm and a ReLU precede the pooling.
+        raw_shortcut: whether a basic block's shortcut convolution takes the block's input, and not the activated one.
         others: see `WideResNet`.
     """
 
@@ -34,19 +36,24 @@ class PreActResNet(Classifier):
         in_channels: int = 3,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        final_norm: bool = True,
+        raw_shortcut: bool = False,
     ) -> None:
         super().__init__(in_channels, mean, std)
-        block = _BasicBlock if depth < 50 else _Bottleneck
+        if raw_shortcut and depth >= 50:
+            raise ValueError(f"raw_shortcut is for basic blocks (depth 18 or 34), got depth {depth}")
+        block = (_RawShortcutBlock if raw_shortcut else BasicBlock) if depth < 50 else _Bottleneck
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         groups, width = residual_groups(block, depth, expansion=block.expansion)
         self.layer1, self.layer2, self.layer3, self.layer4 = groups
-        self.bn = nn.BatchNorm2d(width)
+        self.bn = nn.BatchNorm2d(width) if final_norm else None
         self.linear = nn.Linear(width, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) in [0, 1] to pooled features (b, 512), or (b, 2048) with bottlenecks."""
         x = self.layer2(self.layer1(self.conv1(self.normalize(x))))
-        return relu(self.bn(self.layer4(self.layer3(x)))).mean(dim=(2, 3))
+        x = self.layer4(self.layer3(x))
+        return (x if self.bn is None else relu(self.bn(x))).mean(dim=(2, 3))
 
 
 class DMPreActResNet(Classifier):
@@ -93,13 +100,16 @@ class DMPreActResNet(Classifier):
         return self.activation(self.batchnorm(self.layer_3(self.layer_2(x)))).mean(dim=(2, 3))
 
 
-class _BasicBlock(nn.Module):
-    """Two 3x3 convolutions."""
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; the shortcut convolution, if shapes change, takes the activated input."""
 
     expansion = 1
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, activation: Callable[[Tensor], Tensor] = relu
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
@@ -107,9 +117,19 @@ class _BasicBlock(nn.Module):
         self.shortcut = _shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = relu(self.bn1(x))
+        """Feature maps (b, c, h, w) to (b, channels, h / stride, w / stride)."""
+        activated = self.activation(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(activated)
-        return self.conv2(relu(self.bn2(self.conv1(activated)))).add_(shortcut)  # in the memory of conv2's output
+        hidden = self.activation(self.bn2(self.conv1(activated)))
+        return self.conv2(hidden).add_(shortcut)  # in the memory of conv2's output
+
+
+class _RawShortcutBlock(BasicBlock):
+    """A basic block whose shortcut convolution takes the input as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return self.conv2(relu(self.bn2(self.conv1(relu(self.bn1(x)))))).add_(shortcut)
 
 
 class _Bottleneck(nn.Module):

@@ -19,6 +19,7 @@ class CifarResNet(Classifier):
 
     Args:
         depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        width: channels of the stem and of the first group.
         others: see `WideResNet`.
     """
 
@@ -31,17 +32,18 @@ class CifarResNet(Classifier):
         in_channels: int = 3,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        width: int = 64,
     ) -> None:
         super().__init__(in_channels, mean, std)
         block = _BasicBlock if depth < 50 else _Bottleneck
-        self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        groups, width = residual_groups(block, depth, expansion=block.expansion)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        groups, features = residual_groups(block, depth, expansion=block.expansion, width=width)
         self.layer1, self.layer2, self.layer3, self.layer4 = groups
-        self.linear = nn.Linear(width, num_classes)
+        self.linear = nn.Linear(features, num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images (b, c, h, w) in [0, 1] to pooled features (b, 512), or (b, 2048) with bottlenecks."""
+        """Images (b, c, h, w) in [0, 1] to pooled features (b, 8 * width), four times that with bottlenecks."""
         x = relu(self.bn1(self.conv1(self.normalize(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean(dim=(2, 3))
 

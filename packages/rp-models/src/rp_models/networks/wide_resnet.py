@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +21,25 @@ def relu(x: Tensor) -> Tensor:
     return F.relu(x, inplace=True)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "relu": relu}
+class PSSiLU(nn.Module):
+    """x (sigmoid(|alpha| x) - |beta|) / (1 - |beta|) with two learned numbers; SiLU where alpha is 1 and beta 0.
+
+    Source: Dai et al. 2021, arXiv:2110.05626.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.tensor([1e-8]))
+        self.alpha = nn.Parameter(torch.tensor([1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same."""
+        beta = self.beta.abs()
+        return x * (torch.sigmoid(self.alpha.abs() * x) - beta) / (1 - beta)
+
+
+# a function, or a module's class: a network has one such module, which all its blocks share
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor] | type[nn.Module]] = {"silu": F.silu, "relu": relu, "pssilu": PSSiLU}
 
 
 class WideResNet(Classifier):
@@ -38,6 +57,7 @@ class WideResNet(Classifier):
         head_bias: whether the last layer has a bias; some files of RobustBench have none.
         sub_block: keep the group `sub_block1` that TRADES' released networks carry along without using it.
         bn_momentum: of all batch norms.
+        activation: "relu", "silu" or "pssilu".
 
     Source: Zhang et al. 2019, arXiv:1901.08573 (TRADES), models/wideresnet.py for names and initialisation.
     """
@@ -55,17 +75,19 @@ class WideResNet(Classifier):
         head_bias: bool = True,
         sub_block: bool = False,
         bn_momentum: float = 0.1,
+        activation: str = "relu",
     ) -> None:
         super().__init__(in_channels, mean, std)
-        n = blocks_per_group(depth)
+        n, function = blocks_per_group(depth), find_activation(activation)
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        block = partial(_ClassicBlock, bn_momentum=bn_momentum)
+        block = partial(ClassicBlock, activation=function, bn_momentum=bn_momentum)
         self.block1 = group("layer", block, n, 16, 16 * width, 1)
         if sub_block:
             self.sub_block1 = group("layer", block, n, 16, 16 * width, 1).requires_grad_(False)
         self.block2 = group("layer", block, n, 16 * width, 32 * width, 2)
         self.block3 = group("layer", block, n, 32 * width, 64 * width, 2)
         self.bn1 = nn.BatchNorm2d(64 * width, momentum=bn_momentum)
+        self.activation = function
         self.fc = nn.Linear(64 * width, num_classes, bias=head_bias)
         initialize(self)
 
@@ -73,7 +95,7 @@ class WideResNet(Classifier):
         """Images (b, c, h, w) in [0, 1] to pooled features (b, 64 * width)."""
         x = self.conv1(self.normalize(x))
         x = self.block3(self.block2(self.block1(x)))
-        return relu(self.bn1(x)).mean(dim=(2, 3))
+        return self.activation(self.bn1(x)).mean(dim=(2, 3))
 
 
 class DMWideResNet(Classifier):
@@ -126,21 +148,31 @@ class DMWideResNet(Classifier):
         return self.activation(self.batchnorm(x)).mean(dim=(2, 3))
 
 
-class _ClassicBlock(nn.Module):
+class ClassicBlock(nn.Module):
     """Pre-activation block; the shortcut convolution, where channels change, sees the activated input."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, bn_momentum: float) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        activation: Callable[[Tensor], Tensor] = relu,
+        bn_momentum: float = 0.1,
+    ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels, momentum=bn_momentum)
+        self.activation = activation
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels, momentum=bn_momentum)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.convShortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if in_channels != channels else None
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = relu(self.bn1(x))
+        """Feature maps (b, c, h, w) to (b, channels, h / stride, w / stride)."""
+        activated = self.activation(self.bn1(x))
         shortcut = x if self.convShortcut is None else self.convShortcut(activated)
-        return self.conv2(relu(self.bn2(self.conv1(activated)))).add_(shortcut)  # in the memory of conv2's output
+        hidden = self.activation(self.bn2(self.conv1(activated)))
+        return self.conv2(hidden).add_(shortcut)  # in the memory of conv2's output
 
 
 class _DMBlock(nn.Module):
@@ -204,14 +236,15 @@ def blocks_per_group(depth: int) -> int:
 
 
 def find_activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The activation function of that name.
+    """The activation of that name: a function, or a new module where it has parameters.
 
     Raises:
-        ValueError: if it is not "silu" or "relu".
+        ValueError: if it is not "silu", "relu" or "pssilu".
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"the activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name]
+    found = ACTIVATIONS[name]
+    return found() if isinstance(found, type) else found
 
 
 def initialize(model: nn.Module) -> None:
