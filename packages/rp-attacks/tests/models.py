@@ -104,3 +104,19 @@ class _Block(nn.Module):
         x = self.shortcut(h) if hasattr(self, "shortcut") else x
         h = self.conv_0(F.pad(h, self.pad))
         return x + self.conv_1(F.silu(self.batchnorm_1(h)))
+
+
+class MeanSparse(nn.Module):
+    """Values less than a threshold of deviations from their channel's mean become the mean (MeanSparse, 2024)."""
+
+    def __init__(self, channels: int, threshold: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("threshold", torch.tensor(threshold))
+        self.register_buffer("flag_update_statistics", torch.tensor(0))
+        self.register_buffer("batch_num", torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, std = self.running_mean[:, None, None], self.running_var.sqrt()[:, None, None]
+        return torch.where((x - mean).abs() < self.threshold * std, mean, x)

@@ -156,11 +156,11 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         yield from [("function", thing.func), ("arguments", thing.args), ("options", thing.keywords)]
     elif is_dataclass(thing) and not isinstance(thing, type):
         yield from ((field.name, getattr(thing, field.name)) for field in fields(thing))
-    elif not isinstance(thing, type) and type(thing).__module__.split(".")[0] not in _FOREIGN:
+    elif not isinstance(thing, type) and type(thing).__module__.split(".")[0] not in FOREIGN:
         yield from _public(thing)
 
 
-_FOREIGN = frozenset({*sys.stdlib_module_names, "torch", "numpy"} - {"__main__", "types", "argparse"})
+FOREIGN = frozenset({*sys.stdlib_module_names, "torch", "numpy"} - {"__main__", "types", "argparse"})
 
 
 def _public(thing: Any, skip: Set[str] = frozenset()) -> Iterator[tuple[str, Any]]:
