@@ -57,6 +57,8 @@ def test_the_released_layout_at_full_size_is_recognised(tmp_path: Path, monkeypa
         ("wide-resnet", {"depth": 10, "width": 1}),
         ("wide-resnet", {"depth": 16, "width": 2, "num_classes": 7, "sub_block": True}),
         ("wide-resnet", {"depth": 10, "width": 1, "head_bias": False}),
+        ("wide-resnet", {"depth": 10, "width": 1, "activation": "pssilu"}),
+        ("preact-resnet", {"depth": 18, "num_classes": 7, "final_norm": False, "raw_shortcut": True}),
         ("dm-wide-resnet", {"depth": 16, "width": 2, "num_classes": 100, **CIFAR100._asdict()}),
         ("preact-resnet", {"depth": 18}),
         ("preact-resnet", {"depth": 50, "num_classes": 7}),

@@ -93,8 +93,8 @@ def _describe(stem: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, An
     if "block1.layer.0.conv1.weight" in state:
         depth, width = 6 * count_blocks(state, "block1.layer.") + 4, len(state["bn1.weight"]) // 64
         switches = {"sub_block": any(key.startswith("sub_block1.") for key in state), "head_bias": "fc.bias" in state}
-        switches |= {"activation": "pssilu"} if "activation.alpha" in state else {}
-        return "wide-resnet", {"depth": depth, "width": width, "num_classes": len(state["fc.weight"]), **switches}
+        arguments = {"depth": depth, "width": width, "num_classes": len(state["fc.weight"]), **switches}
+        return "wide-resnet", arguments | ({"activation": "pssilu"} if "activation.alpha" in state else {})
     depth = _resnet_depth(count_blocks(state, "layer3."), bottleneck="layer1.0.conv3.weight" in state)
     arguments = {"depth": depth, "num_classes": len(state["linear.weight"])}
     if "bn.weight" in state:
