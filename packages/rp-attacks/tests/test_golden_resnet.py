@@ -100,3 +100,19 @@ def test_counts_of_the_literature_attacks(problem, attack, right: int) -> None:
     standing = (predictions(model, attack(model, x, y, seed=0)) == y.numpy()).sum()
     # own APGD starts from other random points than the library's
     assert abs(standing - right) <= (1 if isinstance(attack, APGD) else 0)
+
+
+@pytest.mark.slow
+def test_autoattack_standard_gives_the_library_s_verdict_image_by_image(problem) -> None:
+    """At a radius that leaves some images standing; half an hour on one core."""
+    from pyautoattack import AutoAttack as Library
+
+    model, x, y, _ = problem
+    x, y = x[:8], y[:8]
+    library = Library(model, eps=1 / 255, norm="Linf", version="standard", seed=0, device="cpu")
+    expected, _ = library.run_standard_evaluation(x, y, batch_size=8)
+    verdict = predictions(model, expected) == y.numpy()
+    assert 0 < verdict.sum() < 8
+    images = AutoAttack(eps=1 / 255)(model, x, y, seed=0)
+    assert np.array_equal(predictions(model, images) == y.numpy(), verdict)
+    np.testing.assert_allclose(images, expected, atol=1e-6)  # the last projection rounds
