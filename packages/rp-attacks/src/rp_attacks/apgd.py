@@ -13,8 +13,10 @@ from rp_attacks.defence import Classifier, query, with_gradient
 from rp_attacks.eot import Sample, expected_gradient
 from rp_attacks.losses import LOSSES, targeted_dlr
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, project, project_l1_in_box, unit
+from rp_attacks.norms import Norm, project, project_l1_in_box, size, unit
 from rp_attacks.problem import check_choice, check_logits, check_positive, check_radius
+from rp_attacks.resume import resumable
+from rp_attacks.watch import tell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,19 +48,19 @@ class APGD(ImageAttack):
     def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         """The iterate that most passes misclassify, and of those the one of largest loss."""
         model = with_gradient(model, self.grad)
-        result, result_wrong = x.clone(), x.new_full((len(x),), -1.0)
+        result = _Result(x)
         order = self._ranked_classes(model, x, y, seed, index)
         ranks = [rank for rank in range(order.shape[1]) for _ in range(self.restarts)]
-        for number, rank in enumerate(ranks):
-            rows = (result_wrong < 1).nonzero().flatten()
+        for number in resumable("runs", len(ranks), result):
+            rows, rank = (result.wrong < 1).nonzero().flatten(), ranks[number]
             if len(rows) == 0:
                 break
             run_seed = derive_seed(seed, "run", number)
             state = self._run(model, x[rows], y[rows], order[rows, rank], run_seed, index[rows])
-            better = state.worst_wrong > result_wrong[rows]
-            result[rows[better]] = state.worst[better]
-            result_wrong[rows[better]] = state.worst_wrong[better]
-        return result
+            better = state.worst_wrong > result.wrong[rows]
+            result.images[rows[better]] = state.worst[better]
+            result.wrong[rows[better]] = state.worst_wrong[better]
+        return result.images
 
     def _ranked_classes(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         """Targets (b, t), from the second likeliest class on; one column of no meaning for untargeted losses."""
@@ -80,12 +82,21 @@ class APGD(ImageAttack):
         x_adv = self._first(x, seed, index)
         state = _State(x_adv, look(x_adv, seed=derive_seed(seed, "step", 0), check=True))
         rule = _SparseRule(x, self) if self.norm == "l1" else _HalvingRule(x, self)
-        for step in range(self.steps):
+        self._tell(0, state, x, index)
+        both = _Both(state, rule)
+        for step in resumable("steps", self.steps, both):
             moved = rule.move(state, x, first=step == 0)
             state.previous, state.x_adv = state.x_adv, moved
             state.see(look(moved, seed=derive_seed(seed, "step", step + 1)))
+            self._tell(step + 1, state, x, index)
             rule.adapt(state, x)
         return state
+
+    def _tell(self, step: int, state: "_State", x: Tensor, index: Tensor) -> None:
+        tell(
+            self, step, index=index, loss=state.loss, wrong=state.wrong, gradient=state.grad,
+            distance=lambda: size(state.x_adv - x, self.norm),
+        )  # fmt: skip
 
     def _first(self, x: Tensor, seed: int, index: Tensor) -> Tensor:
         if self.start == "clean":
@@ -99,6 +110,13 @@ class APGD(ImageAttack):
         return (x + self.eps * unit(draw, self.norm)).clamp(0, 1)
 
 
+class _Result:
+    """The images of the runs so far, and the share of passes that misclassify each."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.images, self.wrong = x.clone(), x.new_full((len(x),), -1.0)
+
+
 class _State:
     """Where each image is: current, previous and best point, and what was seen there."""
 
@@ -106,11 +124,11 @@ class _State:
         self.x_adv = self.previous = x_adv
         self.best, self.best_grad, self.best_loss = x_adv.clone(), sample.grad.clone(), sample.loss.clone()
         self.worst, self.worst_wrong, self.worst_loss = x_adv.clone(), sample.wrong.clone(), sample.loss.clone()
-        self.grad, self.loss = sample.grad, sample.loss
+        self.grad, self.loss, self.wrong = sample.grad, sample.loss, sample.wrong
 
     def see(self, sample: Sample) -> None:
         """Note the loss, gradient and success at the current point."""
-        self.grad, self.loss = sample.grad, sample.loss
+        self.grad, self.loss, self.wrong = sample.grad, sample.loss, sample.wrong
         higher = sample.loss > self.best_loss
         self.best[higher], self.best_grad[higher] = self.x_adv[higher], sample.grad[higher]
         self.best_loss = torch.where(higher, sample.loss, self.best_loss)
@@ -124,6 +142,13 @@ class _State:
         """Go on from the best point in the given rows."""
         self.x_adv, self.grad = self.x_adv.clone(), self.grad.clone()
         self.x_adv[rows], self.grad[rows] = self.best[rows], self.best_grad[rows]
+
+
+class _Both:
+    """State and rule, as one thing to be resumed."""
+
+    def __init__(self, state: _State, rule: "_HalvingRule | _SparseRule") -> None:
+        self.state, self.rule = state, rule
 
 
 class _HalvingRule:

@@ -118,7 +118,7 @@ class CarliniWagner(ImageAttack):
             margin = cw_margin(logits, y)
             # apart, so that a model without a gradient is noticed
             shorter = input_gradient((x_adv - origin).square().flatten(1).sum(dim=1), leaf, keep_graph=True)
-            wronger = input_gradient(c * (self.confidence - margin).clamp_min(0), leaf)
+            wronger = input_gradient(c * (self.confidence - margin).clamp_min(0), leaf, index=index)
             grads += (shorter + repaired(wronger)[0]) / self.eot
             margins += margin.detach() / self.eot
             wrong += misclassified(logits, y) / self.eot

@@ -81,7 +81,7 @@ class DeepFool(ImageAttack):
             gap = logits.gather(1, others) - logits.gather(1, y[:, None])
             for column in range(others.shape[1]):
                 keep = column + 1 < others.shape[1]
-                grad, _ = repaired(input_gradient(gap[:, column], leaf, keep_graph=keep))
+                grad, _ = repaired(input_gradient(gap[:, column], leaf, keep_graph=keep, index=index))
                 grads[:, column] += grad / self.eot
             gaps += gap.detach() / self.eot
             mean_logits = logits.detach() + (0 if mean_logits is None else mean_logits)

@@ -13,12 +13,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from rp_attacks.watch import COPY_STRIDE as COPY_STRIDE
+from rp_attacks.watch import count_passes
+
 Classifier = Callable[[Tensor], Tensor]
-
-COPY_STRIDE = 2**31 - 1
-"""Copies of image i in one batch are images i, i + COPY_STRIDE, ...; odd, so that a defence whose generator reads only
-the low 32 bits of a seed still draws other noise for each."""
-
 
 @runtime_checkable
 class Randomised(Protocol):
@@ -85,6 +83,7 @@ def query(model: Classifier, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
         )
     if _asked.get() == before:  # else a model inside has counted its own passes
         _asked.set(before + len(x))
+        count_passes(index)
     return answer.to(torch.promote_types(x.dtype, torch.float32))
 
 

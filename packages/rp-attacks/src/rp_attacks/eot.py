@@ -16,6 +16,7 @@ from rp_attacks.losses import cw_margin, misclassified
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import repaired
 from rp_attacks.problem import check_logits, differentiating, without_inference
+from rp_attacks.watch import count_passes, uncounted
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(logits, target) -> one loss per image."""
@@ -65,7 +66,7 @@ def expected_gradient(
         x: images (b, c, h, w) where the gradient is taken.
         y: labels, of which margins are reckoned; floating ones give none.
         objective: (logits, target) to per-image losses.
-        seed: pass s draws its noise from (seed, s).
+        seed: pass s is copy s of the image (see `defence.COPY_STRIDE`) under a seed drawn from this one.
         index: int64 (b,), image indices.
         target: what the objective compares the logits with; by default y.
         passes: number of passes M.
@@ -84,10 +85,11 @@ def expected_gradient(
     sums: Sample | None = None
     with differentiating():
         x, y, target, index = without_inference(x, y, target, index)
+        pass_seed = derive_seed(seed, "pass", 0)
         for first in range(0, passes, chunk):
             copies = min(chunk, passes - first)
-            pass_seed = derive_seed(seed, "pass", first)
-            sample = _one_chunk(model, x, y, target, objective, penalty, pass_seed, index, copies, check)
+            rows = torch.cat([index + copy * COPY_STRIDE for copy in range(first, first + copies)])
+            sample = _one_chunk(model, x, y, target, objective, penalty, pass_seed, rows, copies, check)
             sums = sample if sums is None else Sample(*(a + b for a, b in zip(sums, sample, strict=True)))
     assert sums is not None
     return sums if passes == 1 else Sample(*(total / passes for total in sums))
@@ -110,8 +112,17 @@ def margins(
     return (total / passes).to(logits), (wrong / passes).to(logits)
 
 
-def input_gradient(output: Tensor, leaf: Tensor, *, upstream: Tensor | None = None, keep_graph: bool = False) -> Tensor:
+def input_gradient(
+    output: Tensor,
+    leaf: Tensor,
+    *,
+    upstream: Tensor | None = None,
+    keep_graph: bool = False,
+    index: Tensor | None = None,
+) -> Tensor:
     """The gradient in the images of the output's sum, or of its sum weighed by `upstream`, as it is.
+
+    `index` (b,) are the images whose backward passes this is, to be counted.
 
     Raises:
         NoGradientError: there is none; zeros in its place would make any model look robust.
@@ -126,6 +137,8 @@ def input_gradient(output: Tensor, leaf: Tensor, *, upstream: Tensor | None = No
             "answers under torch.no_grad() or torch.inference_mode()), and a gradient attack would do nothing: attack "
             "it with Square, RayS, SPSA or a Transfer, or offer a backward rule (`gradients`, `with_gradient(name)`)"
         )
+    if index is not None:
+        count_passes(index, backward=True)
     return grad
 
 
@@ -137,21 +150,20 @@ def _one_chunk(
     objective: Objective,
     penalty: Penalty | None,
     seed: int,
-    index: Tensor,
+    rows: Tensor,
     copies: int,
     check: bool,
 ) -> Sample:
     """Sums over the copies of each image in one batch."""
     leaf = x.detach().requires_grad_()
     images, labels, wanted = (torch.cat([part] * copies) if copies > 1 else part for part in (leaf, y, target))
-    rows = torch.cat([index + copy * COPY_STRIDE for copy in range(copies)])
     logits = query(model, images, seed=seed, index=rows)
     if check:
         check_logits(logits, labels)
     loss = objective(logits, wanted)
     if penalty is not None:
         loss = loss - penalty(images, seed, rows)
-    grad, broken = repaired(input_gradient(loss, leaf))
+    grad, broken = repaired(input_gradient(loss, leaf, index=rows))
     if check and (broken == 1).any():
         raise ValueError(
             f"the gradient of the loss is NaN or infinite in every pixel of {int((broken == 1).sum())} of {len(x)} "
@@ -226,8 +238,9 @@ class _ReplayedMean(torch.autograd.Function):
         upstream = grad_outputs[0] / ctx.mean.passes
         total = torch.zeros_like(x)
         for number in range(ctx.mean.passes):
-            with torch.enable_grad():
+            with torch.enable_grad(), uncounted():  # computed again, and no query
                 leaf = x.detach().requires_grad_()
                 logits = ctx.mean.one_pass(leaf, ctx.seed, index, number)
             total += input_gradient(logits, leaf, upstream=upstream)
+        count_passes(index, backward=True, each=ctx.mean.passes - 1)  # one is counted by who asked
         return total, None, None, None

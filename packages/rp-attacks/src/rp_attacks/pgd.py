@@ -13,8 +13,10 @@ from rp_attacks.defence import Classifier, OffersReconstructionLoss, query, with
 from rp_attacks.eot import Penalty, Sample, expected_gradient, input_gradient, margins
 from rp_attacks.losses import LOSSES, Loss, kl_divergence
 from rp_attacks.noise import derive_seed, normal
-from rp_attacks.norms import Norm, ascent_step, project, random_start, repaired, unit
+from rp_attacks.norms import Norm, ascent_step, project, random_start, repaired, size, unit
 from rp_attacks.problem import check_choice, check_positive, check_radius, differentiating, without_inference
+from rp_attacks.resume import resumable
+from rp_attacks.watch import tell
 
 Start = Literal["uniform", "gaussian", "clean"]
 
@@ -108,7 +110,7 @@ class PGD(ImageAttack):
             )
         model = with_gradient(model, self.grad)
         best = Best(x)
-        for restart in range(self.restarts):
+        for restart in resumable("restarts", self.restarts, best):
             best.offer(slice(None), *self._run(model, x, y, derive_seed(seed, "restart", restart), index))
         return best.images
 
@@ -121,22 +123,24 @@ class PGD(ImageAttack):
         """One restart: images, their mean margins and shares of wrong passes (zeros where nothing is judged)."""
         look = partial(self._look, model, self._penalty(model))
         target = self._target(model, x, y, seed, index)
-        x_adv = self._first(x, seed, index)
-        best, velocity = Best(x), torch.zeros_like(x)
-        rows = torch.arange(len(x), device=x.device)
-        for step in range(self.steps):
+        state = _State(self._first(x, seed, index))
+        for step in resumable("steps", self.steps, state):
+            x_adv, velocity, rows = state.x_adv, state.velocity, state.rows
             sample = look(x_adv[rows], y[rows], target[rows], derive_seed(seed, "step", step), index[rows], step == 0)
+            self._tell(step, sample, x_adv[rows], x[rows], index[rows])
             grad = sample.grad
             if self.select == "best":
-                best.offer(rows, x_adv[rows], sample.margin, sample.wrong)
+                state.best.offer(rows, x_adv[rows], sample.margin, sample.wrong)
             if self.early_stop:
                 standing = sample.wrong < 1
-                rows, grad = rows[standing], grad[standing]
-                if len(rows) == 0:
-                    break
+                state.rows = rows = rows[standing]
+                grad = grad[standing]
+            if len(rows) == 0:
+                break
             if self.momentum:
                 velocity[rows] = grad = self.momentum * velocity[rows] + _per_mean(grad)
             x_adv[rows] = self._step(x_adv[rows], x[rows], grad)
+        x_adv, best = state.x_adv, state.best
         if not self._judges:
             return x_adv, *x.new_zeros(2, len(x))
         margin, wrong = margins(model, x_adv, y, seed=derive_seed(seed, "last"), index=index, passes=self.eot)
@@ -144,6 +148,12 @@ class PGD(ImageAttack):
             return x_adv, margin, wrong
         best.offer(slice(None), x_adv, margin, wrong)
         return best.images, best.score, best.wrong
+
+    def _tell(self, step: int, sample: Sample, x_adv: Tensor, x: Tensor, index: Tensor) -> None:
+        tell(
+            self, step, index=index, loss=sample.loss, wrong=sample.wrong, gradient=sample.grad,
+            distance=lambda: size(x_adv - x, self.norm),
+        )  # fmt: skip
 
     def _look(
         self,
@@ -200,6 +210,14 @@ class PGD(ImageAttack):
                 "this model does not, so set it to 0"
             )
         return partial(_weighted_reconstruction, model, self.reconstruction_weight)
+
+
+class _State:
+    """What a step needs of the steps before it."""
+
+    def __init__(self, first: Tensor) -> None:
+        self.x_adv, self.best, self.velocity = first, Best(first), torch.zeros_like(first)
+        self.rows = torch.arange(len(first), device=first.device)  # still attacked
 
 
 class Best:

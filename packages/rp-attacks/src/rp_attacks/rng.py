@@ -14,6 +14,7 @@ from rp_attacks.defence import Classifier, query
 from rp_attacks.eot import input_gradient
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import repaired
+from rp_attacks.watch import count_passes, uncounted
 
 
 @contextmanager
@@ -89,7 +90,7 @@ class OwnNoise:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (b, k), differentiable in x alone."""
         if torch.is_grad_enabled() and x.requires_grad:
-            logits: Tensor = _ImagesOnly.apply(x, self._logits)
+            logits: Tensor = _ImagesOnly.apply(x, self)
             return logits
         with torch.no_grad():
             return self._logits(x).clone()
@@ -97,22 +98,28 @@ class OwnNoise:
     def _logits(self, x: Tensor) -> Tensor:
         self._calls += 1
         rows = self._index[torch.arange(len(x), device=x.device) % len(self._index)]
-        with self._stream(x.device):
+        self._count(len(x))
+        with self._stream(x.device), uncounted():
             return query(self._model, x, seed=derive_seed(self._seed, "call", self._calls), index=rows).float()
+
+    def _count(self, rows: int, *, backward: bool = False) -> None:
+        """A library does not say which images it asks about: its passes are shared out among all of the call."""
+        count_passes(self._index, backward=backward, each=rows / len(self._index))
 
 
 class _ImagesOnly(torch.autograd.Function):
     """A call whose backward pass reaches the images and leaves every parameter's gradient alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, call: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, model: OwnNoise) -> Tensor:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            logits = call(leaf)
-        ctx.leaf, ctx.logits = leaf, logits
+            logits = model._logits(leaf)
+        ctx.leaf, ctx.logits, ctx.model = leaf, logits, model
         return logits.detach().clone()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         grad, _ = repaired(input_gradient(ctx.logits, ctx.leaf, upstream=grad_outputs[0], keep_graph=True))
+        ctx.model._count(len(grad), backward=True)
         return grad, None

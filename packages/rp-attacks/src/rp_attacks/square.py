@@ -10,8 +10,11 @@ from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier
 from rp_attacks.eot import margins
 from rp_attacks.noise import derive_seed, uniform
-from rp_attacks.norms import Norm
+from rp_attacks.norms import Norm, size
+from rp_attacks.pgd import Best
 from rp_attacks.problem import check_positive, check_radius
+from rp_attacks.resume import resumable
+from rp_attacks.watch import is_watched, tell
 
 # p is halved after these of 10,000 queries (section 3 of the paper)
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -29,6 +32,7 @@ class Square(ImageAttack):
     queries: int = 5000  # points tried; each takes `passes` model calls
     passes: int = 1
     p_init: float = 0.8  # share of the image that the first squares cover
+    race: bool = False  # give a proposal up whose mean margin after half of its passes is below the best one's
     rescale_schedule: bool = False  # stretch the halvings of p to `queries`; AutoAttack does not
 
     def __post_init__(self) -> None:
@@ -44,21 +48,42 @@ class Square(ImageAttack):
         draws = uniform((self.queries, 2 + x.shape[1]), seed=seed, purpose="squares", index=index, like=x)
         stripes = uniform((x.shape[1], 1, x.shape[3]), seed=seed, purpose="stripes", index=index, like=x)
         best = (x + self.eps * _sign(stripes)).clamp(0, 1)
-        first = derive_seed(seed, "query", 0)
-        score, wrong = margins(model, best, y, seed=first, index=index, passes=self.passes, check=True)
-        rows = torch.arange(len(x), device=x.device)
-        for query in range(1, self.queries):
+        state = Best(best)
+        for query in resumable("queries", self.queries, state):
+            rows = torch.arange(len(x), device=x.device)
             if self.passes == 1:
-                rows = rows[wrong[rows] < 1]
+                rows = rows[state.wrong < 1]
             if len(rows) == 0:
                 break
-            proposal = self._propose(best[rows], x[rows], draws[rows, query], query)
-            pass_seed = derive_seed(seed, "query", query)
-            new, fooled = margins(model, proposal, y[rows], seed=pass_seed, index=index[rows], passes=self.passes)
-            better = (new > score[rows]) | ((new == score[rows]) & (fooled > wrong[rows]))
-            taken = rows[better]
-            best[taken], score[taken], wrong[taken] = proposal[better], new[better], fooled[better]
-        return best
+            tried = best
+            if query:
+                tried = self._propose(state.images[rows], x[rows], draws[rows, query], query)
+            pass_seed, at = derive_seed(seed, "query", query), index[rows]
+            new, fooled = self._margins(model, tried, y[rows], state.score[rows], pass_seed, at, check=query == 0)
+            state.offer(rows, tried, new, fooled)
+            if is_watched():
+                self._tell(query, state, x, index)
+        return state.images
+
+    def _margins(
+        self, model: Classifier, x: Tensor, y: Tensor, best: Tensor, seed: int, index: Tensor, *, check: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Mean margins of proposals, and shares of wrong passes; those that fall behind at half time are given up."""
+        half = (self.passes + 1) // 2 if self.race and not check else self.passes
+        score, wrong = margins(model, x, y, seed=seed, index=index, passes=half, check=check)
+        rows, rest = (score > best).nonzero().flatten(), self.passes - half
+        if rest and len(rows):
+            more = derive_seed(seed, "second half")
+            later, fooled = margins(model, x[rows], y[rows], seed=more, index=index[rows], passes=rest)
+            score[rows] = (half * score[rows] + rest * later) / self.passes
+            wrong[rows] = (half * wrong[rows] + rest * fooled) / self.passes
+        return score, wrong
+
+    def _tell(self, query: int, state: Best, x: Tensor, index: Tensor) -> None:
+        tell(
+            self, query, index=index, loss=state.score, wrong=state.wrong, gradient=None,
+            distance=lambda: size(state.images - x, "linf"),
+        )  # fmt: skip
 
     def _propose(self, best: Tensor, x: Tensor, draws: Tensor, query: int) -> Tensor:
         """The best points with one square each moved to a corner of the ball, channel by channel."""

@@ -10,6 +10,7 @@ from rp_attacks.defence import Classifier
 from rp_attacks.norms import Norm
 from rp_attacks.problem import Attack
 from rp_attacks.store import load_images
+from rp_attacks.watch import asking_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,8 @@ class Transfer(Wrapped):
 
     def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
         """Adversarial images for the source model; `model` is not asked."""
-        return self.attack(self.source, x, y, seed=seed, index=index)
+        with asking_source():
+            return self.attack(self.source, x, y, seed=seed, index=index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
