@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,24 @@ from rp_attacks.losses import misclassified
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, size
 from rp_attacks.problem import check_problem, differentiating, without_inference
+
+_start: ContextVar[Tensor | None] = ContextVar("where an attack may begin", default=None)
+
+
+@contextmanager
+def starting_at(images: Tensor) -> Iterator[None]:
+    """Attacks inside may begin at these images, one for each that they are given (`PGD(start="worst")`)."""
+    token = _start.set(images)
+    try:
+        yield
+    finally:
+        _start.reset(token)
+
+
+def given_start(x: Tensor) -> Tensor | None:
+    """The images of `starting_at` where there are any and they fit."""
+    start = _start.get()
+    return None if start is None or start.shape != x.shape else start.to(x)
 
 
 class AttackResult(NamedTuple):

@@ -62,7 +62,7 @@ def accuracy_curve(
                 for part in torch.arange(len(x), device=x.device).split(batch_size)
             ]
         record = judge(
-            model, torch.cat(parts), y, x=x, distance=torch.zeros(len(x)), tried=torch.ones_like(y, dtype=torch.bool),
+            model, torch.cat(parts), y, distance=torch.zeros(len(x)),
             seed=derive_seed(seed, "verdict"), index=rows, passes=passes, batch_size=batch_size,
             random=False,  # nothing is selected
         )  # fmt: skip

@@ -18,6 +18,7 @@ from rp_attacks.watch import count_passes
 
 Classifier = Callable[[Tensor], Tensor]
 
+
 @runtime_checkable
 class Randomised(Protocol):
     """A random defence that can draw its noise from a given seed."""

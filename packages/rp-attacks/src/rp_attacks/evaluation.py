@@ -20,13 +20,15 @@ from torch import Tensor
 
 from rp_attacks.defence import Classifier
 from rp_attacks.diagnostics import diagnose
+from rp_attacks.economy import network_calls, same_attacks
 from rp_attacks.norms import Norm
 from rp_attacks.problem import Attack, check_positive
 from rp_attacks.record import Record, is_random
 from rp_attacks.report import Report, ThreatReport
 from rp_attacks.runner import Progress, Stages
-from rp_attacks.store import Pixels, Store, from_pixels, to_pixels
+from rp_attacks.store import Pixels, Store, from_pixels, to_pixels, usual_block_size
 from rp_attacks.validation import admit, check_shard, describe, plain
+from rp_attacks.watch import Watcher, watched
 
 RANDOM_PASSES = 20  # for a random defence; its all-of-N verdict needs at least 10
 
@@ -41,7 +43,7 @@ def evaluate(
     seed: int,
     index: Tensor | None = None,
     batch_size: int = 128,
-    block_size: int = 128,
+    block_size: int | None = None,
     passes: int | None = None,
     exhaustive: bool = False,
     pixels: Pixels = "float",
@@ -51,6 +53,7 @@ def evaluate(
     probes: int = 32,
     level: float = 0.95,
     progress: Callable[[Progress], None] | None = None,
+    watcher: Watcher | None = None,
 ) -> Report:
     """Robust accuracy under the worst of several attacks, image by image, beside two controls.
 
@@ -64,9 +67,11 @@ def evaluate(
         seed: of attacks, controls and verdicts.
         index: int64 (n,), each image's number in its data set; by default 0, 1, 2, ...
         batch_size: images per model call.
-        block_size: images per saved file, the unit of resuming and of sharing between processes.
+        block_size: images per saved file, the unit of sharing between processes; by default those of the folder, or
+            at most 128 and so few that each process has a block. Inside a block the state of attacks is saved too.
         passes: verdict passes K; by default 1, or 20 where two passes of the model differ.
-        exhaustive: run every attack on every image, for its own accuracy.
+        exhaustive: run every attack on every image, for its own accuracy, also those that repeat another one: a robust
+            defence costs little more, of a weak one most passes are on images that fell long ago (see `forecast`).
         pixels: "uint8" keeps and judges adversarial images that an image file can hold; x must be such images.
         folder: where blocks are saved, and an interrupted evaluation resumes.
         shard: (rank, processes): this process does every processes-th block; needs a folder. A last call with
@@ -75,6 +80,7 @@ def evaluate(
         probes: images on which the diagnostics run; 0 for none.
         level: of the intervals.
         progress: called after every block, and after every check that the findings come from.
+        watcher: sees every step of every attack (see `rp_attacks.watch.Step`).
 
     Returns:
         The report; `print` it for a table.
@@ -84,6 +90,7 @@ def evaluate(
     """
     folder = None if folder is None else Path(folder)
     check_shard(shard, folder)
+    block_size = block_size or usual_block_size(folder, len(x), shard[1])
     check_positive(batch_size=batch_size, block_size=block_size, passes=1 if passes is None else passes)
     x, y, index = plain(x), plain(y), None if index is None else plain(index)
     index = admit(model, x, y, attacks, index, pixels=pixels, others={"the source": source})
@@ -98,10 +105,14 @@ def evaluate(
         block_size=block_size, shard=shard, pixels=pixels, store=Store(folder, problem), progress=progress,
     )  # fmt: skip
     clean, rows = stages.clean(), stages.rows
-    threats = tuple(_one_threat(stages, clean, ball, group, exhaustive) for ball, group in _by_ball(attacks).items())
+    with watched(watcher):
+        threats = tuple(
+            _one_threat(stages, clean, ball, group, exhaustive) for ball, group in _by_ball(attacks).items()
+        )
     report = Report(
         index=index.cpu().numpy()[rows], labels=y.cpu().numpy()[rows], clean=clean, threats=threats, findings=(),
         passes=passes, random=random, level=level, problem=problem, seconds=perf_counter() - stages.began,
+        network=network_calls(model, x[:1], index[:1]),
     )  # fmt: skip
     whole = shard[1] == 1  # a part of the images is not diagnosed
     return _diagnosed(report, stages, attacks, source=source, probes=probes) if whole else report
@@ -140,14 +151,18 @@ def _one_threat(
     noise = stages.noise(norm, eps)
     worst, chosen = clean, np.full(len(clean), "clean", dtype=object)
     images = to_pixels(stages.x[torch.from_numpy(stages.rows)], stages.pixels)
-    records = {}
+    same = {} if exhaustive else same_attacks(stages.model, stages.x, stages.y, stages.index, attacks)
+    records: dict[str, Record] = {}
     for name, attack in attacks.items():
+        if name in same:
+            continue
         records[name], made = stages.attack(
-            name, attack, np.ones_like(worst.standing) if exhaustive else worst.standing
+            name, attack, clean if exhaustive else worst, exhaustive=exhaustive, worst=images
         )
         worse = records[name].worse_than(worst) & records[name].tried
         worst = records[name].where(worse, worst)
         images[worse], chosen[worse] = made[worse], name
     return ThreatReport(
-        norm=norm, eps=eps, noise=noise, attacks=records, worst=worst, chosen=tuple(chosen), images=from_pixels(images)
-    )
+        norm=norm, eps=eps, noise=noise, attacks={name: records[same[name].other if name in same else name] for name in attacks},
+        worst=worst, chosen=tuple(chosen), images=from_pixels(images), same=same,
+    )  # fmt: skip

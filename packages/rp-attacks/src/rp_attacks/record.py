@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from rp_attacks.defence import Classifier, Randomised, query
 from rp_attacks.losses import cw_margin, misclassified
 from rp_attacks.noise import derive_seed
 from rp_attacks.problem import check_logits
+from rp_attacks.resume import resumable
 from rp_attacks.rng import PrivateStream
 
 Purpose = Literal["select", "report"]
@@ -20,13 +22,25 @@ Purpose = Literal["select", "report"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """Verdicts on n images; arrays with one row per image."""
+    """Verdicts on n images; arrays with one row per image.
+
+    Of an image that an attack was not tried on, or that it gave back unchanged, they are what was known before.
+    """
 
     right: npt.NDArray[np.bool_]  # (n, K): was each of the K reported passes right
     wrong: npt.NDArray[np.float32]  # (n,) share of the selecting passes that were wrong
     margin: npt.NDArray[np.float32]  # (n,) mean margin over the selecting passes
     distance: npt.NDArray[np.float32]  # (n,) size of the perturbation
     tried: npt.NDArray[np.bool_]  # (n,) whether the attack was run on the image
+    # what the attack cost and how it went, (n,) each; see `rp_attacks.watch`
+    forward: npt.NDArray[np.float32]  # its forward passes of the model under attack
+    backward: npt.NDArray[np.float32]  # its backward passes of that model
+    source: npt.NDArray[np.float32]  # its forward passes of other models, for transfer
+    judged: npt.NDArray[np.float32]  # passes for this verdict
+    seconds: npt.NDArray[np.float32]  # the image's part of the time of its batch
+    stuck: npt.NDArray[np.bool_]  # whether its loss was never higher than at the first iterate
+    fooled: npt.NDArray[np.bool_]  # whether every pass was wrong at one of its iterates
+    blind: npt.NDArray[np.bool_]  # whether a part that asks for no gradient broke the image after parts that do
 
     def __len__(self) -> int:
         return len(self.right)
@@ -38,8 +52,7 @@ class Record:
 
     def worse_than(self, other: "Record") -> npt.NDArray[np.bool_]:
         """Where this record is the worse one for the defence, by the selecting passes alone."""
-        tie = self.wrong == other.wrong
-        return (self.wrong > other.wrong) | (tie & (self.margin > other.margin))
+        return _worse(self.wrong, self.margin, other.wrong, other.margin)
 
     def where(self, chosen: npt.NDArray[np.bool_], other: "Record") -> "Record":
         """This record in the chosen rows and the other one elsewhere."""
@@ -51,16 +64,16 @@ class Record:
             }
         )
 
-    def take(self, rows: npt.NDArray[np.bool_]) -> "Record":
+    def take(self, rows: npt.NDArray[np.bool_] | slice) -> "Record":
         """The given rows alone."""
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @staticmethod
     def empty(passes: int) -> "Record":
         """The record of no image."""
-        none = np.empty(0, np.float32)
-        right, tried = np.empty((0, passes), np.bool_), np.empty(0, np.bool_)
-        return Record(right=right, wrong=none, margin=none, distance=none, tried=tried)
+        none, never = np.empty(0, np.float32), np.empty(0, np.bool_)
+        rest = {f.name: never if f.name in _YES_OR_NO else none for f in fields(Record)}
+        return Record(**{**rest, "right": np.empty((0, passes), np.bool_)})
 
     @staticmethod
     def join(records: "list[Record]") -> "Record":
@@ -90,45 +103,97 @@ def judge(
     x_adv: Tensor,
     y: Tensor,
     *,
-    x: Tensor,
     distance: Tensor,
-    tried: Tensor,
     seed: int,
     index: Tensor,
     passes: int,
     random: bool,
     batch_size: int,
+    tried: Tensor | None = None,
+    known: Record | None = None,
+    whole: bool = True,
 ) -> Record:
     """Judge candidate images by fresh noise.
 
-    The seeds of the passes do not depend on the candidate: two candidates that are the same image get the same record,
-    so that an attack of radius 0 reports exactly the clean control.
-    Of a random model as many other passes select; a candidate that was not `tried` is judged as the clean image.
+    The seeds of the passes do not depend on the candidate. Of a random model as many other passes select.
+
+    Args:
+        distance: (b,) how far each candidate is from its image; those at 0 are the images themselves.
+        tried: bool (b,), which candidates are to be judged; by default all.
+        known: of the same images, what is taken over for the others.
+        whole: False reports only on candidates that the selecting passes call worse than what is known.
+        random: whether other passes select than those that report.
     """
-    candidates = torch.where(tried[:, None, None, None], x_adv, x)
-    wrong, margins = reported = _passes(model, candidates, y, "report", seed, index, passes, batch_size)
-    if random:
-        wrong, margins = _passes(model, candidates, y, "select", seed, index, passes, batch_size)
+    rows = (torch.ones_like(y, dtype=torch.bool) if tried is None else tried).clone()
+    if known is not None:
+        rows &= distance > 0
+    wrong, margin, right = _blank(len(x_adv), passes) if known is None else (
+        known.wrong.copy(), known.margin.copy(), known.right.copy()
+    )  # fmt: skip
+    ask = partial(_passes, model, seed=seed, passes=passes, size=batch_size)
+    chosen, judged = rows.cpu().numpy(), np.zeros(len(x_adv), np.float32)
+    for purpose in ("select", "report") if random else ("report",):
+        if rows.any():
+            judged[rows.cpu().numpy()] += passes
+            missed, margins = ask(x_adv[rows], y[rows], purpose=purpose, index=index[rows])
+            if purpose == "report":
+                right[rows.cpu().numpy()] = ~missed.T.cpu().numpy()
+            if purpose == "select" or not random:
+                wrong[chosen] = missed.float().mean(dim=0).cpu().numpy()
+                margin[chosen] = margins.float().mean(dim=0).cpu().numpy()
+        if known is not None and not whole:
+            rows = rows & torch.from_numpy(_worse(wrong, margin, known.wrong, known.margin)).to(rows.device)
+    none = np.zeros(len(x_adv), np.float32)
     return Record(
-        right=~reported[0].T.cpu().numpy(),
-        wrong=wrong.float().mean(dim=0).cpu().numpy(),
-        margin=margins.float().mean(dim=0).cpu().numpy(),
-        distance=distance.float().cpu().numpy(),
-        tried=tried.cpu().numpy(),
-    )
+        right=right, wrong=wrong, margin=margin, distance=distance.float().cpu().numpy(), judged=judged,
+        tried=np.ones(len(x_adv), np.bool_) if tried is None else tried.cpu().numpy(),
+        forward=none, backward=none, source=none, seconds=none, stuck=none > 0, fooled=none > 0, blind=none > 0,
+    )  # fmt: skip
+
+
+_YES_OR_NO = ("tried", "stuck", "fooled", "blind")
+
+
+def _blank(count: int, passes: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Shares, margins and verdicts to be filled in."""
+    return np.zeros(count, np.float32), np.zeros(count, np.float32), np.zeros((count, passes), np.bool_)
+
+
+def _worse(
+    wrong: npt.NDArray[np.float32],
+    margin: npt.NDArray[np.float32],
+    other_wrong: npt.NDArray[np.float32],
+    other_margin: npt.NDArray[np.float32],
+) -> npt.NDArray[np.bool_]:
+    return (wrong > other_wrong) | ((wrong == other_wrong) & (margin > other_margin))
+
+
+class _Seen:
+    """Whether each of K passes misclassifies each of n images, and its margin, both (K, n)."""
+
+    def __init__(self, passes: int, images: int, like: Tensor) -> None:
+        self.wrong = torch.zeros(passes, images, dtype=torch.bool, device=like.device)
+        self.margins = torch.zeros(passes, images, device=like.device)
 
 
 def _passes(
-    model: Classifier, x: Tensor, y: Tensor, purpose: Purpose, seed: int, index: Tensor, passes: int, size: int
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    *,
+    purpose: Purpose,
+    seed: int,
+    index: Tensor,
+    passes: int,
+    size: int,
 ) -> tuple[Tensor, Tensor]:
-    """Whether each of K passes misclassifies each of n images, and its margin, both (K, n)."""
-    wrong, margins = [], []
-    for number in range(passes):
+    """What K passes say; see `_Seen`."""
+    seen = _Seen(passes, len(x), x)
+    for number in resumable(purpose, passes, seen):
         logits = _pass(model, x, seed=derive_seed(seed, purpose, number), index=index, batch_size=size)
         check_logits(logits, y)
-        wrong.append(misclassified(logits, y))
-        margins.append(cw_margin(logits, y))
-    return torch.stack(wrong), torch.stack(margins)
+        seen.wrong[number], seen.margins[number] = misclassified(logits, y), cw_margin(logits, y)
+    return seen.wrong, seen.margins
 
 
 def _pass(model: Classifier, x: Tensor, *, seed: int, index: Tensor, batch_size: int) -> Tensor:

@@ -1,13 +1,15 @@
 """The result of an evaluation: verdicts with intervals, beside their controls, as a table, as JSON, and as numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from rp_attacks.cost import Cost
+from rp_attacks.economy import Same
 from rp_attacks.intervals import Comparison, Interval, accuracy_interval, paired_comparison, wilson_interval
 from rp_attacks.norms import Norm
 from rp_attacks.record import Record
@@ -48,6 +50,9 @@ class ThreatReport:
     worst: Record  # the worst candidate of each image, chosen by the selecting passes
     chosen: tuple[str, ...]  # which attack made it; "clean" where none did worse than the clean image
     images: Tensor  # those candidates, (n, c, h, w)
+    same: Mapping[str, Same] = field(
+        default_factory=dict
+    )  # attacks for which another one stands, whose record is theirs
 
     @property
     def name(self) -> str:
@@ -69,6 +74,7 @@ class Report:
     level: float
     problem: Mapping[str, Any]
     seconds: float
+    network: int = 1  # calls of the defence's busiest layer in one pass, as those of a purifier's network
 
     @property
     def worst(self) -> Record:
@@ -118,27 +124,37 @@ class Report:
         mine, theirs = (report.worst.right.mean(axis=1) for report in (self, other))
         return paired_comparison(mine, theirs, self.level)
 
+    @property
+    def cost(self) -> Cost:
+        """Passes and seconds of each image, over all that was run."""
+        run = [threat.attacks[name] for threat in self.threats for name in threat.attacks if name not in threat.same]
+        return Cost.of([self.clean, *(threat.noise for threat in self.threats), *run], self.network)
+
     def rows(self) -> list[tuple[str, str, int, Verdict | None]]:
         """(ball, name, images, verdict) of every control, attack and worst case, in the table's order.
 
-        An attack that met only the images still standing is shown on those; None where it met none.
+        The images are those that an attack was run on, and the accuracy is what is left of all images after it; None
+        where it met none.
         """
         rows = [("", "clean", self.clean)]
         for threat in self.threats:
             rows.append((threat.name, "random noise", threat.noise))
             for name, record in threat.attacks.items():
-                whole = bool(record.tried[self.clean.standing].all())
-                rows.append((threat.name, name, record if whole else record.take(record.tried)))
+                rows.append((threat.name, name, record))
             rows.append((threat.name, "WORST CASE", threat.worst))
         if len(self.threats) > 1:
             rows.append(("all", "WORST CASE", self.worst))
-        return [(ball, name, len(seen), self.verdict(seen) if len(seen) else None) for ball, name, seen in rows]
+        return [
+            (ball, name, int(seen.tried.sum()), self.verdict(seen) if seen.tried.any() else None)
+            for ball, name, seen in rows
+        ]
 
     def __str__(self) -> str:
         verdicts = ["per query"] + (["majority", f"all of {min(self.passes, RESUBMISSIONS)}"] if self.random else [])
         lines = [
             f"{len(self.clean)} images, {self.passes} pass{'es' if self.passes > 1 else ''} each, "
-            f"{100 * self.level:.0f}% intervals; attacks in order, each on the images still standing",
+            f"{100 * self.level:.0f}% intervals; attacks in order, each on the images still standing, "
+            "with the accuracy left after it",
             "",
             "| ball | attack | images | " + " | ".join(verdicts) + " |",
             "|---|---|---|" + "---|" * len(verdicts),
@@ -149,7 +165,8 @@ class Report:
             if refused and name == "WORST CASE":
                 cells = ["REFUSED"] * len(verdicts)
             lines.append(f"| {ball} | {name} | {images} | " + " | ".join(cells) + " |")
-        lines += ["", *(f"{finding.level.upper()}: {finding.text}" for finding in self.findings)]
+        lines += ["", str(self.cost) if len(self.clean) else "", ""]
+        lines += [*(f"{finding.level.upper()}: {finding.text}" for finding in self.findings)]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -165,6 +182,7 @@ class Report:
                 "worst": threat.worst.right.mean(axis=1).tolist(),
                 "chosen": list(threat.chosen),
                 "distance": threat.worst.distance.tolist(),
+                "repeated": {name: same._asdict() for name, same in threat.same.items()},
             }
             for threat in self.threats
         }
@@ -174,5 +192,6 @@ class Report:
             **{key: getattr(self, key) for key in ("passes", "random", "level", "seconds")},
             "table": table,
             "findings": [finding._asdict() for finding in self.findings],
+            "cost": self.cost.to_json() if len(self.clean) else {},
             "per_image": {"clean": self.clean.right.mean(axis=1).tolist(), **balls},
         }

@@ -1,9 +1,9 @@
 """How an evaluation goes through its blocks of images: make candidates, judge them, save, tell."""
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,16 +12,20 @@ import torch
 from torch import Tensor
 
 from rp_attacks import norms
+from rp_attacks.attack import starting_at
 from rp_attacks.defence import Classifier
+from rp_attacks.economy import fit_chunk
 from rp_attacks.eot import NoGradientError
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm
 from rp_attacks.problem import Attack
 from rp_attacks.record import Record, judge
+from rp_attacks.resume import keeping, resumable
 from rp_attacks.rng import PrivateStream
 from rp_attacks.store import Pixels, Store, from_pixels, on_byte_grid, to_pixels
+from rp_attacks.watch import History, counting, watched
 
-Make = Callable[[int, slice, Tensor], Tensor]
+Make = Callable[[int, slice, Tensor], "_Made"]
 """(block number, its images, which of them to attack) -> candidates."""
 
 
@@ -77,68 +81,117 @@ class Stages:
 
     def clean(self) -> Record:
         """The control without any perturbation."""
-        return self._stage("clean", "linf", lambda number, part, rows: self.x[part], np.ones(len(self.rows), bool))[0]
+        return self._stage("clean", "linf", lambda number, part, rows: _Made(self.x[part]))[0]
 
     def noise(self, norm: Norm, eps: float) -> Record:
         """The control of random points of a ball."""
 
-        def make(number: int, part: slice, rows: Tensor) -> Tensor:
-            index = self.index[part]
-            return norms.random_start(self.x[part], norm=norm, eps=eps, seed=self.seed, index=index, purpose="control")
+        def make(number: int, part: slice, rows: Tensor) -> _Made:
+            index, purpose = self.index[part], "control"
+            start = norms.random_start(self.x[part], norm=norm, eps=eps, seed=self.seed, index=index, purpose=purpose)
+            return _Made(start)
 
-        return self._stage(f"noise-{norm}-{eps:.4g}", norm, make, np.ones(len(self.rows), bool))[0]
+        return self._stage(f"noise-{norm}-{eps:.4g}", norm, make)[0]
 
-    def attack(self, name: str, attack: Attack, standing: npt.NDArray[np.bool_]) -> tuple[Record, npt.NDArray[Any]]:
-        """Run and judge one attack on the images that stand; gives its record and its images."""
+    def attack(
+        self, name: str, attack: Attack, known: Record, *, exhaustive: bool, worst: npt.NDArray[Any]
+    ) -> tuple[Record, npt.NDArray[Any]]:
+        """Run and judge one attack; gives its record and its images.
 
-        def make(number: int, part: slice, rows: Tensor) -> Tensor:
-            x_adv = self.x[part].clone()
+        Args:
+            known: the clean images' record where every image is attacked (`exhaustive`); else that of the worst
+                candidates so far, and only images that still stand are attacked.
+            worst: those candidates, as they are stored; an attack with `start="worst"` begins there.
+        """
+
+        def make(number: int, part: slice, rows: Tensor) -> _Made:
+            made = _Made(self.x[part].clone())
             stream = PrivateStream(derive_seed(self.seed, "stream", name, number))
-            size = len(rows) if getattr(attack, "shares_randomness", False) else self.batch_size
-            for chosen in rows.nonzero().flatten().split(size) if rows.any() else ():
+            size = max(len(rows), 1) if getattr(attack, "shares_randomness", False) else self.batch_size
+            batches = rows.nonzero().flatten().split(size) if rows.any() else ()
+            for batch in resumable("batches", len(batches), made):
+                chosen = batches[batch]
                 x, y, index = (whole[part][chosen] for whole in (self.x, self.y, self.index))
-                made = x
-                with stream(x.device), suppress(NoGradientError):  # of which the diagnostics make an alarm
-                    made = attack(self.model, x, y, seed=derive_seed(self.seed, "attack", name), index=index)
-                _check_result(name, attack, made, x)
-                x_adv[chosen] = made.detach().to(x_adv.dtype)
-            return x_adv
+                first = from_pixels(worst[self._place(part)][chosen.cpu().numpy()]).to(x)
+                fitted = fit_chunk(attack, len(chosen), self.batch_size)
+                with stream(x.device), starting_at(first), made.noted(index, chosen):
+                    seed = derive_seed(self.seed, "attack", name)
+                    found = x
+                    with suppress(NoGradientError):  # of which the diagnostics make an alarm
+                        found = fitted(self.model, x, y, seed=seed, index=index)
+                _check_result(name, attack, found, x)
+                made.images[chosen] = found.detach().to(made.images.dtype)
+            return made
 
-        return self._stage(name, attack.norm, make, standing)
+        return self._stage(name, attack.norm, make, known, exhaustive=exhaustive)
+
+    def _place(self, part: slice) -> slice:
+        """Where the images of one of this process's blocks are among all of its images."""
+        before = sum(p.stop - p.start for _, p in self.blocks if p.start < part.start)
+        return slice(before, before + part.stop - part.start)
 
     def _stage(
-        self, name: str, norm: Norm, make: Make, chosen: npt.NDArray[np.bool_]
+        self, name: str, norm: Norm, make: Make, known: Record | None = None, *, exhaustive: bool = True
     ) -> tuple[Record, npt.NDArray[Any]]:
         # both begin with no image, which is all that a process without a block has
         records, images = [Record.empty(self.passes)], [to_pixels(self.x[:0], self.pixels)]
         standing = seen = 0
         for finished, (number, part) in enumerate(self.blocks, start=1):
-            count = part.stop - part.start
             done = self.store.load(name, number)
             if done is None:
-                rows = torch.from_numpy(chosen[seen : seen + count]).to(self.x.device)
-                done = self._one_block(number, part, norm, make, rows)
+                mine = None if known is None else known.take(self._place(part))
+                done = self._one_block(name, number, norm, make, mine, exhaustive)
                 self.store.save(name, number, *done)
             records.append(done[0])
             images.append(done[1])
-            standing, seen = standing + int((done[0].standing & done[0].tried).sum()), seen + count
+            standing, seen = standing + int((done[0].standing & done[0].tried).sum()), seen + part.stop - part.start
             if self.progress:
                 now = time.perf_counter() - self.began
                 self.progress(Progress(name, finished, len(self.blocks), now, standing, seen))
         return Record.join(records), np.concatenate(images)
 
     def _one_block(
-        self, number: int, part: slice, norm: Norm, make: Make, rows: Tensor
+        self, stage: str, number: int, norm: Norm, make: Make, known: Record | None, exhaustive: bool
     ) -> tuple[Record, npt.NDArray[Any]]:
-        x, x_adv = self.x[part], make(number, part, rows)
-        stored = to_pixels(on_byte_grid(x_adv, x) if self.pixels == "uint8" else x_adv, self.pixels)
-        x_adv = from_pixels(stored).to(x)  # what is judged is what is stored
-        record = judge(
-            self.model, x_adv, self.y[part], x=x, distance=norms.size(x_adv - x, norm), tried=rows,
-            seed=derive_seed(self.seed, "verdict"), index=self.index[part], passes=self.passes, random=self.random,
-            batch_size=self.batch_size,
-        )  # fmt: skip
-        return record, stored
+        part = dict(self.blocks)[number]
+        x, y, index = self.x[part], self.y[part], self.index[part]
+        rows = torch.ones_like(y, dtype=torch.bool)
+        if known is not None and not exhaustive:
+            rows = torch.from_numpy(known.standing).to(y.device)
+        with keeping(self.store.partial(stage, number)):
+            made = make(number, part, rows)
+            x_adv = made.images
+            stored = to_pixels(on_byte_grid(x_adv, x) if self.pixels == "uint8" else x_adv, self.pixels)
+            x_adv = from_pixels(stored).to(x)  # what is judged is what is stored
+            record = judge(
+                self.model, x_adv, y, distance=norms.size(x_adv - x, norm), seed=derive_seed(self.seed, "verdict"),
+                index=index, passes=self.passes, random=self.random and not stage.startswith("noise-"),
+                batch_size=self.batch_size, tried=rows, known=known, whole=exhaustive,
+            )  # fmt: skip
+        return replace(record, **made.arrays()), stored
+
+
+class _Made:
+    """Candidates for the images of a block, and what making them cost; all are tensors, (b,) or like the images."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+        self.forward, self.backward, self.source, self.seconds = torch.zeros(4, len(images), device=images.device)
+        self.stuck, self.fooled, self.blind = torch.zeros(3, len(images), dtype=torch.bool, device=images.device)
+
+    @contextmanager
+    def noted(self, index: Tensor, rows: Tensor) -> Iterator[None]:
+        """What an attack on these rows does is written down."""
+        history, began = History(index), time.perf_counter()
+        with counting(index) as passes, watched(history):
+            yield
+        self.forward[rows], self.backward[rows], self.source[rows] = passes.forward, passes.backward, passes.source
+        self.stuck[rows], self.fooled[rows], self.blind[rows] = history.stuck, history.fooled, history.blind
+        self.seconds[rows] = (time.perf_counter() - began) / len(rows)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All but the images, by the names of `Record`."""
+        return {name: value.cpu().numpy() for name, value in vars(self).items() if name != "images"}
 
 
 def _check_result(name: str, attack: Attack, x_adv: Tensor, x: Tensor) -> None:

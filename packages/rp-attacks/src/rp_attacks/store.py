@@ -60,8 +60,20 @@ class Store:
             np.savez(file, images=images, **{f.name: getattr(record, f.name) for f in fields(Record)})
         temporary.replace(path)
 
+    def partial(self, stage: str, block: int) -> Path | None:
+        """The folder of what is not finished of one block; it goes when the block is done."""
+        return None if self.folder is None else self.folder / stage / f"unfinished-{block:05d}"
+
     def _path(self, stage: str, block: int) -> Path | None:
         return None if self.folder is None else self.folder / stage / f"block-{block:05d}.npz"
+
+
+def usual_block_size(folder: Path | None, images: int, processes: int) -> int:
+    """That of the evaluation in the folder; else at most 128 images, and so few that each process has a block."""
+    path = None if folder is None else folder / "problem.json"
+    if path is not None and path.exists():
+        return int(json.loads(path.read_text())["block_size"])
+    return max(min(128, -(-images // processes)), 1)
 
 
 def load_images(folder: str | Path, stage: str) -> Tensor:

@@ -34,7 +34,18 @@ class Step(NamedTuple):
     """Whether these passes are those of another model, from which the images are transferred."""
 
 
-Watcher = Callable[[Step], None]
+class Part(NamedTuple):
+    """One attack of an ensemble has ended."""
+
+    name: str
+    broken: Tensor
+    """int64, indices of the images that it broke after the parts before it left them standing."""
+    blind: bool
+    """Whether it asks for no gradient, and comes after a part that does."""
+    on_source: bool
+
+
+Watcher = Callable[[Step | Part], None]
 _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("who sees the steps of attacks", default=())
 _meters: ContextVar[tuple["Passes", ...]] = ContextVar("who counts the passes of images", default=())
 _on_source: ContextVar[bool] = ContextVar("whether another model than the one under attack is asked", default=False)
@@ -74,6 +85,12 @@ def tell(
         watcher(step)
 
 
+def tell_part(name: str, broken: Tensor, *, blind: bool) -> None:
+    """Show the end of a part of an ensemble to all watchers."""
+    for watcher in _watchers.get():
+        watcher(Part(name, broken, blind, _on_source.get()))
+
+
 @contextmanager
 def asking_source() -> Iterator[None]:
     """Inside, passes and steps are those of a source model, and not of the one under attack."""
@@ -102,12 +119,10 @@ class Passes:
         images = index % COPY_STRIDE
         place = torch.searchsorted(self._sorted, images).clamp_max(len(self._sorted) - 1)
         known = each * (self._sorted[place] == images).to(self.forward)
-        if _on_source.get():
-            count = self.source
-        else:
-            count = self.backward if backward else self.forward
-        if not (backward and _on_source.get()):
-            count.index_add_(0, self._order[place], known)
+        if backward and _on_source.get():
+            return
+        count = self.backward if backward else self.forward
+        (self.source if _on_source.get() else count).index_add_(0, self._order[place], known)
 
 
 @contextmanager
@@ -141,14 +156,18 @@ class History:
     """What an evaluation remembers of an attack's steps, image by image; see `Record` for how it is used."""
 
     def __init__(self, index: Tensor) -> None:
+        self._index = index
         self._sorted, self._order = index.sort()
         shape = (len(index),)
         self.first, self.later = index.new_full((2, *shape), float("-inf"), dtype=torch.float32)
-        self.fooled = torch.zeros(shape, dtype=torch.bool, device=index.device)
+        self.fooled, self.blind = torch.zeros(2, *shape, dtype=torch.bool, device=index.device)
 
-    def __call__(self, step: Step) -> None:
-        """Note the losses at the first and at later iterates, and whether every pass was wrong at one."""
+    def __call__(self, step: "Step | Part") -> None:
+        """Note a part that broke images; of a step the losses, and where every pass was wrong."""
         if step.on_source:
+            return
+        if isinstance(step, Part):
+            self.blind |= step.blind & torch.isin(self._index, step.broken)
             return
         place = torch.searchsorted(self._sorted, step.index).clamp_max(len(self._sorted) - 1)
         known = self._sorted[place] == step.index
