@@ -108,7 +108,7 @@ def test_autoattack_standard_gives_the_library_s_verdict_image_by_image(problem)
     from pyautoattack import AutoAttack as Library
 
     model, x, y, _ = problem
-    x, y = x[:8], y[:8]
+    x, y = x[:8].contiguous(), y[:8]
     library = Library(model, eps=1 / 255, norm="Linf", version="standard", seed=0, device="cpu")
     expected, _ = library.run_standard_evaluation(x, y, batch_size=8)
     verdict = predictions(model, expected) == y.numpy()

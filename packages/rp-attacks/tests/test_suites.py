@@ -43,18 +43,19 @@ def test_the_purifier_suite_is_one_definition_of_the_worst_case() -> None:
     net = tiny_conv()
     attacks = suite("purifier", eps=0.1, defence=Offering(), source=net, one_shot=net, budget=budget)
     pgd = PGD(eps=0.1, step_size=0.0125, steps=20, eot=3, select="best")
-    curved = PGD(eps=0.1, step_size=0.025, steps=10, eot=2, select="best", grad="ste-tanh")
+    curved = PGD(eps=0.1, step_size=0.025, steps=10, eot=2, select="best", grad="ste-tanh", start="worst")
+    on = replace(pgd, steps=10, start="worst")
     assert attacks == {
         "transfer": Transfer(replace(pgd, eot=1, loss="cw"), net),
         "bpda": replace(pgd, grad="identity"),
         "pgd-exact": pgd,
         "one-shot": Transfer(pgd, net),
-        "apgd-ce": APGD(eps=0.1, steps=20, eot=3),
-        "apgd-dlr": APGD(eps=0.1, steps=20, eot=3, loss="dlr"),
-        "square": Square(eps=0.1, queries=100, passes=4, rescale_schedule=True),
+        "apgd-ce": APGD(eps=0.1, steps=10, eot=3, start="worst"),
+        "apgd-dlr": APGD(eps=0.1, steps=10, eot=3, loss="dlr", start="worst"),
+        "square": Square(eps=0.1, queries=100, passes=4, rescale_schedule=True, race=True),
         "pgd-ste-tanh": curved,
-        "pgd-cw": replace(pgd, loss="cw"),
-        "keep-reconstruction": replace(pgd, reconstruction_weight=10.0),
+        "pgd-cw": replace(on, loss="cw"),
+        "keep-reconstruction": replace(on, reconstruction_weight=10.0),
     }
     bare = suite("purifier", eps=0.1, random=False, budget=budget)
     assert list(bare) == ["pgd-exact", "apgd-ce", "apgd-dlr", "square"]

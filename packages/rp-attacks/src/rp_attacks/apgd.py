@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rp_attacks import noise
-from rp_attacks.attack import ImageAttack
+from rp_attacks.attack import ImageAttack, given_start
 from rp_attacks.defence import Classifier, query, with_gradient
 from rp_attacks.eot import Sample, expected_gradient
 from rp_attacks.losses import LOSSES, targeted_dlr
@@ -33,7 +33,8 @@ class APGD(ImageAttack):
     loss: Literal["ce", "dlr", "cw", "targeted-dlr"] = "ce"
     targets: int = 9  # wrong classes tried one by one under "targeted-dlr"
     restarts: int = 1
-    start: Literal["random", "clean"] = "random"  # random: on the sphere
+    # "random": on the sphere; "worst": what the attacks before it in an evaluation found ("random" where there is none)
+    start: Literal["random", "clean", "worst"] = "random"
     rho: float = 0.75  # a step is halved where fewer than this share of steps raised the loss
     eot: int = 1  # passes averaged in each gradient
     eot_chunk: int = 1  # of them in one batch
@@ -42,7 +43,7 @@ class APGD(ImageAttack):
     def __post_init__(self) -> None:
         check_radius(self.norm, self.eps)
         check_choice("loss", self.loss, (*LOSSES, "targeted-dlr"))
-        check_choice("start", self.start, ("random", "clean"))
+        check_choice("start", self.start, ("random", "clean", "worst"))
         check_positive(steps=self.steps, restarts=self.restarts, eot=self.eot, targets=self.targets)
 
     def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
@@ -101,6 +102,8 @@ class APGD(ImageAttack):
     def _first(self, x: Tensor, seed: int, index: Tensor) -> Tensor:
         if self.start == "clean":
             return x.clone()
+        if self.start == "worst" and (given := given_start(x)) is not None:
+            return given.clone()
         if self.norm == "linf":
             draw = 2 * noise.uniform(x.shape[1:], seed=seed, purpose="start", index=index, like=x) - 1
         else:
@@ -201,7 +204,7 @@ class _SparseRule:
         self.eps, self.count = attack.eps, x[0].numel()
         self.step = x.new_full((len(x), 1, 1, 1), attack.eps)
         self.window, self.waited = max(int(0.04 * attack.steps), 1), 0
-        self.random_start = attack.start == "random"
+        self.random_start = attack.start != "clean"
         self.share = x.new_full((len(x),), 0.2)
         self.support = x.new_full((len(x),), float(self.count))
 

@@ -29,8 +29,11 @@ class Cost:
     def of(records: Sequence[Record], network: int) -> "Cost":
         """The sum over records of the same images; `network` calls are made in one pass."""
         names = ("forward", "backward", "judged", "source", "seconds")
-        sums = {name: np.sum([getattr(r, name) for r in records], axis=0, dtype=np.float64) for name in names}
-        return Cost(**sums, network=network * (sums["forward"] + sums["judged"]))
+        sums: dict[str, npt.NDArray[np.float64]] = {
+            name: np.stack([getattr(r, name) for r in records]).sum(axis=0, dtype=np.float64) for name in names
+        }
+        sums["network"] = network * (sums["forward"] + sums["judged"])
+        return Cost(**sums)
 
     def to_json(self) -> dict[str, Any]:
         """Median, maximum and mean of each, and the numbers of each image."""

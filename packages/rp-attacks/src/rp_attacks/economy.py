@@ -47,7 +47,10 @@ def network_calls(model: Classifier, x: Tensor, index: Tensor) -> int:
     1 for a classifier alone, and where no layer can be seen.
     """
     calls: Counter[int] = Counter()
-    layers = [m for m in modules(model).values() if any(True for _ in m.parameters(recurse=False))]
+    layers = [
+        module for module in modules(model).values()
+        if not isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters(recurse=False))
+    ]  # fmt: skip
 
     def seen(layer: nn.Module, *_: object) -> None:
         calls[id(layer)] += 1

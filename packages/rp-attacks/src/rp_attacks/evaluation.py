@@ -162,7 +162,8 @@ def _one_threat(
         worse = records[name].worse_than(worst) & records[name].tried
         worst = records[name].where(worse, worst)
         images[worse], chosen[worse] = made[worse], name
+    of = {name: records[same[name].other if name in same else name] for name in attacks}
     return ThreatReport(
-        norm=norm, eps=eps, noise=noise, attacks={name: records[same[name].other if name in same else name] for name in attacks},
-        worst=worst, chosen=tuple(chosen), images=from_pixels(images), same=same,
+        norm=norm, eps=eps, noise=noise, attacks=of, worst=worst, chosen=tuple(chosen), same=same,
+        images=from_pixels(images),
     )  # fmt: skip

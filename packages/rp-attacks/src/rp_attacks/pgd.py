@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from rp_attacks.attack import ImageAttack
+from rp_attacks.attack import ImageAttack, given_start
 from rp_attacks.defence import Classifier, OffersReconstructionLoss, query, with_gradient
 from rp_attacks.eot import Penalty, Sample, expected_gradient, input_gradient, margins
 from rp_attacks.losses import LOSSES, Loss, kl_divergence
@@ -18,7 +18,7 @@ from rp_attacks.problem import check_choice, check_positive, check_radius, diffe
 from rp_attacks.resume import resumable
 from rp_attacks.watch import tell
 
-Start = Literal["uniform", "gaussian", "clean"]
+Start = Literal["uniform", "gaussian", "clean", "worst"]
 
 
 def ascend(
@@ -71,7 +71,8 @@ class PGD(ImageAttack):
     steps: int = 10
     norm: Norm = "linf"
     loss: Loss | Literal["kl"] = "ce"  # "kl": to the clean image's own probabilities, as TRADES does
-    start: Start = "uniform"  # in the ball; "gaussian" is x + 0.001 N(0, 1), TRADES' start
+    # in the ball; "gaussian": x + 0.001 N(0, 1), TRADES' start; "worst": what the attacks before it in an evaluation
+    start: Start = "uniform"  # found ("uniform" where there is none)
     restarts: int = 1
     momentum: float = 0.0  # of gradients divided by their L1 norm (Dong et al. 2018, arXiv:1710.06081)
     select: Literal["last", "best"] = "last"  # "best": the iterate with the largest mean margin
@@ -192,6 +193,8 @@ class PGD(ImageAttack):
         if self.start == "gaussian":
             draw = normal(x.shape[1:], seed=seed, purpose="start", index=index, like=x)
             return project(x + 0.001 * draw, x, norm=self.norm, eps=self.eps)
+        if self.start == "worst" and (given := given_start(x)) is not None:
+            return given.clone()
         return random_start(x, norm=self.norm, eps=self.eps, seed=seed, index=index)
 
     def _target(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:

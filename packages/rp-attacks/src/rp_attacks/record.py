@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +72,7 @@ class Record:
     def empty(passes: int) -> "Record":
         """The record of no image."""
         none, never = np.empty(0, np.float32), np.empty(0, np.bool_)
-        rest = {f.name: never if f.name in _YES_OR_NO else none for f in fields(Record)}
+        rest: dict[str, Any] = {f.name: never if f.name in _YES_OR_NO else none for f in fields(Record)}
         return Record(**{**rest, "right": np.empty((0, passes), np.bool_)})
 
     @staticmethod
@@ -121,31 +121,30 @@ def judge(
         distance: (b,) how far each candidate is from its image; those at 0 are the images themselves.
         tried: bool (b,), which candidates are to be judged; by default all.
         known: of the same images, what is taken over for the others.
-        whole: False reports only on candidates that the selecting passes call worse than what is known.
+        whole: False gives up candidates that half of the selecting passes do not call worse than what is known, and
+            reports on those alone that all of them do.
         random: whether other passes select than those that report.
     """
     rows = (torch.ones_like(y, dtype=torch.bool) if tried is None else tried).clone()
+    table = _Table(len(x_adv), passes, known)
+    ask = partial(_passes, model, seed=seed, size=batch_size)
     if known is not None:
         rows &= distance > 0
-    wrong, margin, right = _blank(len(x_adv), passes) if known is None else (
-        known.wrong.copy(), known.margin.copy(), known.right.copy()
-    )  # fmt: skip
-    ask = partial(_passes, model, seed=seed, passes=passes, size=batch_size)
-    chosen, judged = rows.cpu().numpy(), np.zeros(len(x_adv), np.float32)
-    for purpose in ("select", "report") if random else ("report",):
-        if rows.any():
-            judged[rows.cpu().numpy()] += passes
-            missed, margins = ask(x_adv[rows], y[rows], purpose=purpose, index=index[rows])
-            if purpose == "report":
-                right[rows.cpu().numpy()] = ~missed.T.cpu().numpy()
-            if purpose == "select" or not random:
-                wrong[chosen] = missed.float().mean(dim=0).cpu().numpy()
-                margin[chosen] = margins.float().mean(dim=0).cpu().numpy()
-        if known is not None and not whole:
-            rows = rows & torch.from_numpy(_worse(wrong, margin, known.wrong, known.margin)).to(rows.device)
+    half = passes // 2 if random and known is not None and not whole else 0
+    stages: list[tuple[Purpose, range]] = [("report", range(passes))]
+    if random:
+        stages = [("select", range(half)), ("select", range(half, passes)), *stages]
+    for purpose, numbers in stages:
+        if numbers and bool(rows.any()):
+            table.write(
+                rows, *ask(x_adv[rows], y[rows], index=index[rows], purpose=purpose, numbers=numbers), purpose, random
+            )
+        if known is not None and not whole and numbers:
+            rows = rows & torch.from_numpy(table.worse_than(known)).to(rows.device)
     none = np.zeros(len(x_adv), np.float32)
     return Record(
-        right=right, wrong=wrong, margin=margin, distance=distance.float().cpu().numpy(), judged=judged,
+        right=table.right, wrong=table.wrong, margin=table.margin, judged=table.judged,
+        distance=distance.float().cpu().numpy(),
         tried=np.ones(len(x_adv), np.bool_) if tried is None else tried.cpu().numpy(),
         forward=none, backward=none, source=none, seconds=none, stuck=none > 0, fooled=none > 0, blind=none > 0,
     )  # fmt: skip
@@ -154,9 +153,31 @@ def judge(
 _YES_OR_NO = ("tried", "stuck", "fooled", "blind")
 
 
-def _blank(count: int, passes: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Shares, margins and verdicts to be filled in."""
-    return np.zeros(count, np.float32), np.zeros(count, np.float32), np.zeros((count, passes), np.bool_)
+class _Table:
+    """Verdicts that are filled in, pass by pass; in the beginning those that are known."""
+
+    def __init__(self, count: int, passes: int, known: Record | None) -> None:
+        self.judged, self.selected = np.zeros(count, np.float32), np.zeros(count, np.float32)
+        self.wrong, self.margin = np.zeros(count, np.float32), np.zeros(count, np.float32)
+        self.right = np.zeros((count, passes), np.bool_)
+        if known is not None:
+            self.wrong, self.margin, self.right = known.wrong.copy(), known.margin.copy(), known.right.copy()
+
+    def write(self, rows: Tensor, missed: Tensor, margins: Tensor, purpose: Purpose, random: bool) -> None:
+        """Add passes (K, n) over some rows, in which each image missed or not by a margin."""
+        at, count = rows.cpu().numpy(), len(missed)
+        self.judged[at] += count
+        if purpose == "report":
+            self.right[at] = ~missed.T.cpu().numpy()
+        if purpose == "select" or not random:
+            before = self.selected[at] / (self.selected[at] + count)
+            for mine, seen in ((self.wrong, missed), (self.margin, margins)):
+                mine[at] = before * mine[at] + (1 - before) * seen.float().mean(dim=0).cpu().numpy()
+            self.selected[at] += count
+
+    def worse_than(self, known: Record) -> npt.NDArray[np.bool_]:
+        """As `Record.worse_than`, by the passes so far."""
+        return _worse(self.wrong, self.margin, known.wrong, known.margin)
 
 
 def _worse(
@@ -184,13 +205,13 @@ def _passes(
     purpose: Purpose,
     seed: int,
     index: Tensor,
-    passes: int,
+    numbers: range,
     size: int,
 ) -> tuple[Tensor, Tensor]:
-    """What K passes say; see `_Seen`."""
-    seen = _Seen(passes, len(x), x)
-    for number in resumable(purpose, passes, seen):
-        logits = _pass(model, x, seed=derive_seed(seed, purpose, number), index=index, batch_size=size)
+    """What the passes of these numbers say; see `_Seen`."""
+    seen = _Seen(len(numbers), len(x), x)
+    for number in resumable(purpose, len(numbers), seen):
+        logits = _pass(model, x, seed=derive_seed(seed, purpose, numbers[number]), index=index, batch_size=size)
         check_logits(logits, y)
         seen.wrong[number], seen.margins[number] = misclassified(logits, y), cw_margin(logits, y)
     return seen.wrong, seen.margins

@@ -67,15 +67,16 @@ class _Setting:
         setting = PGD(norm=self.norm, eps=self.radius, step_size=step_size, steps=steps, eot=eot, select="best")
         return replace(setting, l1_box=self.norm == "l1", **options)
 
-    def apgd(self, loss: Any) -> APGD:
+    def apgd(self, loss: Any, **options: Any) -> APGD:
         """APGD with the budget's steps and passes."""
         eot = self.budget.eot if self.random else 1
-        return APGD(norm=self.norm, eps=self.radius, steps=self.budget.steps, eot=eot, loss=loss)
+        setting = APGD(norm=self.norm, eps=self.radius, steps=self.budget.steps, eot=eot, loss=loss)
+        return replace(setting, **options)
 
     def square(self, queries: int) -> Square:
         """Square of so many queries, each of the budget's passes."""
         passes = self.budget.query_passes if self.random else 1
-        return Square(eps=self.radius, queries=queries, passes=passes, rescale_schedule=True)
+        return Square(eps=self.radius, queries=queries, passes=passes, rescale_schedule=True, race=passes > 1)
 
 
 def suite(
@@ -220,10 +221,16 @@ def _gradient(s: _Setting) -> Suite:
 
 
 def _purifier(s: _Setting) -> Suite:
-    """The worst case of a purifier: transfer, every backward rule, APGD, Square, and a low reconstruction loss."""
+    """The worst case of a purifier: transfer, every backward rule, APGD, Square, and a low reconstruction loss.
+
+    The first attacks search from random points; those with another loss or rule go on in half the steps from the worst
+    candidates found so far.
+    """
     budget, rules = s.budget, s.rules or ("exact",)
     pgd = s.pgd(budget.steps, budget.eot)
-    curved = s.pgd(budget.curved_steps, budget.curved_eot)
+    half = -(-budget.steps // 2)
+    on = replace(pgd, steps=half, start="worst")
+    curved = s.pgd(budget.curved_steps, budget.curved_eot, start="worst")
     attacks: Suite = {}
     if s.source is not None:
         attacks["transfer"] = Transfer(replace(pgd, eot=1, loss="cw"), s.source)
@@ -233,14 +240,14 @@ def _purifier(s: _Setting) -> Suite:
         attacks["pgd-exact"] = pgd
     if s.one_shot is not None:
         attacks["one-shot"] = Transfer(pgd, s.one_shot)
-    attacks |= {f"apgd-{loss}": s.apgd(loss) for loss in ("ce", "dlr")[: s.classes - 1]}
+    attacks |= {f"apgd-{loss}": s.apgd(loss, steps=half, start="worst") for loss in ("ce", "dlr")[: s.classes - 1]}
     if s.norm == "linf":
         attacks["square"] = s.square(budget.queries)
     attacks |= {f"pgd-{rule}": replace(curved, grad=rule) for rule in rules if rule not in ("exact", "identity")}
     if s.rules:
-        attacks["pgd-cw"] = replace(pgd, loss="cw")
+        attacks["pgd-cw"] = replace(on, loss="cw")
     if s.reconstruction:
-        attacks["keep-reconstruction"] = replace(pgd, reconstruction_weight=10.0)
+        attacks["keep-reconstruction"] = replace(on, reconstruction_weight=10.0)
     return attacks
 
 

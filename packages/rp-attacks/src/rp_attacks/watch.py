@@ -20,7 +20,7 @@ class Step(NamedTuple):
     """Name of the attack's class."""
     number: int
     """0 at the start point."""
-    index: Tensor
+    image: Tensor
     """int64 (b,), image indices."""
     loss: Tensor
     """What the attack raises, a mean over its passes, (b,)."""
@@ -169,8 +169,8 @@ class History:
         if isinstance(step, Part):
             self.blind |= step.blind & torch.isin(self._index, step.broken)
             return
-        place = torch.searchsorted(self._sorted, step.index).clamp_max(len(self._sorted) - 1)
-        known = self._sorted[place] == step.index
+        place = torch.searchsorted(self._sorted, step.image).clamp_max(len(self._sorted) - 1)
+        known = self._sorted[place] == step.image
         rows, loss = self._order[place][known], step.loss[known].float()
         if step.number == 0:  # of several runs each begins anew, and the best first iterate counts
             self.first[rows] = torch.maximum(self.first[rows], loss)
