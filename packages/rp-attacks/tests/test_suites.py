@@ -4,6 +4,7 @@ from functools import partial
 import pytest
 import torch
 from rp_attacks import APGD, PGD, Square, Transfer, evaluate, preset, suite
+from rp_attacks.diffhammer import DiffHammer
 from rp_attacks.settings import SUITE_NORMS, Budget
 from rp_attacks.suites import SUITES
 
@@ -39,7 +40,7 @@ def test_the_purifier_suite_is_one_definition_of_the_worst_case() -> None:
         def reconstruction_loss(self, x, *, seed, index): ...
         def with_gradient(self, name): ...
 
-    budget = Budget(steps=20, eot=3, curved_steps=10, curved_eot=2, queries=100, query_passes=4)
+    budget = Budget(steps=20, eot=3, curved_steps=10, curved_eot=2, draws=4, queries=100, query_passes=4)
     net = tiny_conv()
     attacks = suite("purifier", eps=0.1, defence=Offering(), source=net, one_shot=net, budget=budget)
     pgd = PGD(eps=0.1, step_size=0.0125, steps=20, eot=3, select="best")
@@ -52,6 +53,7 @@ def test_the_purifier_suite_is_one_definition_of_the_worst_case() -> None:
         "one-shot": Transfer(pgd, net),
         "apgd-ce": APGD(eps=0.1, steps=10, eot=3, start="worst"),
         "apgd-dlr": APGD(eps=0.1, steps=10, eot=3, loss="dlr", start="worst"),
+        "diffhammer": DiffHammer(eps=0.1, steps=10, restarts=1, draws=4, start="worst"),
         "square": Square(eps=0.1, queries=100, passes=4, rescale_schedule=True, race=True),
         "pgd-ste-tanh": curved,
         "pgd-cw": replace(on, loss="cw"),

@@ -72,7 +72,7 @@ class APGD(ImageAttack):
         check_logits(logits, y)
         return logits.argsort(dim=1, descending=True)[:, 1 : self.targets + 1]
 
-    def _run(self, model: Classifier, x: Tensor, y: Tensor, target: Tensor, seed: int, index: Tensor) -> "_State":
+    def _run(self, model: Classifier, x: Tensor, y: Tensor, target: Tensor, seed: int, index: Tensor) -> "State":
         # the objective takes both labels, stacked; the margins take the true one
         labels = torch.stack([y, target], dim=1)
         objective = partial(_objective, self.loss)
@@ -80,9 +80,9 @@ class APGD(ImageAttack):
             expected_gradient, model, y=y, objective=objective, index=index, target=labels, passes=self.eot,
             chunk=self.eot_chunk,
         )  # fmt: skip
-        x_adv = self._first(x, seed, index)
-        state = _State(x_adv, look(x_adv, seed=derive_seed(seed, "step", 0), check=True))
-        rule = _SparseRule(x, self) if self.norm == "l1" else _HalvingRule(x, self)
+        x_adv = self.first(x, seed, index)
+        state = State(x_adv, look(x_adv, seed=derive_seed(seed, "step", 0), check=True))
+        rule = _SparseRule(x, self) if self.norm == "l1" else HalvingRule(x, self)
         self._tell(0, state, x, index)
         both = _Both(state, rule)
         for step in resumable("steps", self.steps, both):
@@ -93,13 +93,14 @@ class APGD(ImageAttack):
             rule.adapt(state, x)
         return state
 
-    def _tell(self, step: int, state: "_State", x: Tensor, index: Tensor) -> None:
+    def _tell(self, step: int, state: "State", x: Tensor, index: Tensor) -> None:
         tell(
             self, step, index=index, loss=state.loss, wrong=state.wrong, gradient=state.grad,
             distance=lambda: size(state.x_adv - x, self.norm),
         )  # fmt: skip
 
-    def _first(self, x: Tensor, seed: int, index: Tensor) -> Tensor:
+    def first(self, x: Tensor, seed: int, index: Tensor) -> Tensor:
+        """Where the attack begins."""
         if self.start == "clean":
             return x.clone()
         if self.start == "worst" and (given := given_start(x)) is not None:
@@ -120,7 +121,7 @@ class _Result:
         self.images, self.wrong = x.clone(), x.new_full((len(x),), -1.0)
 
 
-class _State:
+class State:
     """Where each image is: current, previous and best point, and what was seen there."""
 
     def __init__(self, x_adv: Tensor, sample: Sample) -> None:
@@ -150,11 +151,11 @@ class _State:
 class _Both:
     """State and rule, as one thing to be resumed."""
 
-    def __init__(self, state: _State, rule: "_HalvingRule | _SparseRule") -> None:
+    def __init__(self, state: State, rule: "HalvingRule | _SparseRule") -> None:
         self.state, self.rule = state, rule
 
 
-class _HalvingRule:
+class HalvingRule:
     """Linf and L2: momentum, and steps halved at checkpoints where the loss stopped rising (Alg. 1 of the paper)."""
 
     def __init__(self, x: Tensor, attack: APGD) -> None:
@@ -169,7 +170,7 @@ class _HalvingRule:
         self.checked_loss: Tensor | None = None
         self.halved = torch.ones(len(x), dtype=torch.bool, device=x.device)
 
-    def move(self, state: _State, x: Tensor, *, first: bool) -> Tensor:
+    def move(self, state: State, x: Tensor, *, first: bool) -> Tensor:
         """One step with momentum: 3/4 of the projected gradient step and 1/4 of the last move."""
         if self.checked_loss is None:
             self.checked_loss = state.best_loss
@@ -180,7 +181,7 @@ class _HalvingRule:
         moved = state.x_adv + (plain - state.x_adv) * a + inertia * (1 - a)
         return project(moved, x, norm=self.norm, eps=self.eps)
 
-    def adapt(self, state: _State, x: Tensor) -> None:
+    def adapt(self, state: State, x: Tensor) -> None:
         """Count rises; at a checkpoint halve the steps that do not pay, and go back to the best point there."""
         self.rises += state.loss > self.last_loss
         self.last_loss = state.loss
@@ -208,7 +209,7 @@ class _SparseRule:
         self.share = x.new_full((len(x),), 0.2)
         self.support = x.new_full((len(x),), float(self.count))
 
-    def move(self, state: _State, x: Tensor, *, first: bool) -> Tensor:
+    def move(self, state: State, x: Tensor, *, first: bool) -> Tensor:
         """One step along the signs of the largest coordinates, projected on ball and box together."""
         if first and not self.random_start:
             self._start_from(_support(state.x_adv, x))
@@ -225,7 +226,7 @@ class _SparseRule:
         self.share = torch.where(given, support / self.count / 1.5, self.share)
         self.support = torch.where(given, support, self.support)
 
-    def adapt(self, state: _State, x: Tensor) -> None:
+    def adapt(self, state: State, x: Tensor) -> None:
         """At a checkpoint follow the best point's sparsity; step long where it grew sparser, shorter elsewhere."""
         self.waited += 1
         if self.waited < self.window:

@@ -1,8 +1,8 @@
 """What a defence may offer to an attacker beyond logits, and how attacks ask for it.
 
-Every model is a callable from images to logits. Three small protocols, each optional, let an evaluation go deeper:
+Every model is a callable from images to logits. Four small protocols, each optional, let an evaluation go deeper:
 `Randomised` (its noise as a function of a seed and image indices), `OffersGradients` (other backward rules for the same
-forward pass), `OffersReconstructionLoss` (the loss that a purifier descends).
+forward pass), `OffersReconstructionLoss` (the loss that a purifier descends), `OffersPurification` (its two parts).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +51,14 @@ class OffersReconstructionLoss(Protocol):
         ...
 
 
+@runtime_checkable
+class OffersPurification(Protocol):
+    """A classifier behind a purifier: `classifier(purifier(x, seed=, index=))` is the defence's answer."""
+
+    purifier: Callable[..., Tensor]
+    classifier: Callable[[Tensor], Tensor]
+
+
 def query(model: Classifier, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
     """Logits of one pass, with noise from (seed, index) where the model offers that.
 
@@ -83,9 +91,14 @@ def query(model: Classifier, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
             "them out, e.g. `lambda x: model(x)[0]` or `lambda x: model(x)['logits']`"
         )
     if _asked.get() == before:  # else a model inside has counted its own passes
-        _asked.set(before + len(x))
-        count_passes(index)
+        count_query(index)
     return answer.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def count_query(index: Tensor) -> None:
+    """Count one forward pass of each row (int64 indices, (b,)), by whatever way it was made."""
+    _asked.set(_asked.get() + len(index))
+    count_passes(index)
 
 
 _asked: ContextVar[int] = ContextVar("images that models were asked about", default=0)

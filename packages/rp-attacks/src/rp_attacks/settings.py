@@ -41,6 +41,7 @@ class Budget:
     eot: int = 20  # passes of a random defence that are averaged in a gradient
     curved_steps: int = 200  # of PGD through backward rules that differentiate twice, which cost several times more
     curved_eot: int = 20  # passes averaged there
+    draws: int = 10  # noises that each step of the selective attack draws
     queries: int = 1000  # of Square, each of several passes of a random defence
     query_passes: int = 20  # of a random defence for each of them
     label_queries: int = 5000  # of RayS, which sees labels alone, and in "blackbox" of Square on a deterministic model

@@ -10,6 +10,7 @@ from rp_attacks.autoattack import FAB, AutoAttack, Part
 from rp_attacks.carlini_wagner import CarliniWagner
 from rp_attacks.deepfool import DeepFool
 from rp_attacks.defence import Classifier, OffersGradients, OffersReconstructionLoss
+from rp_attacks.diffhammer import DiffHammer
 from rp_attacks.pgd import PGD
 from rp_attacks.problem import Attack
 from rp_attacks.radii import NORMS, Norm, usual_radius
@@ -241,6 +242,11 @@ def _purifier(s: _Setting) -> Suite:
     if s.one_shot is not None:
         attacks["one-shot"] = Transfer(pgd, s.one_shot)
     attacks |= {f"apgd-{loss}": s.apgd(loss, steps=half, start="worst") for loss in ("ce", "dlr")[: s.classes - 1]}
+    if s.random and s.norm != "l1":
+        attacks["diffhammer"] = DiffHammer(
+            norm=s.norm, eps=s.radius, steps=half, restarts=1, draws=budget.draws, start="worst",
+            grad="exact" if "exact" in rules else rules[0],
+        )  # fmt: skip
     if s.norm == "linf":
         attacks["square"] = s.square(budget.queries)
     attacks |= {f"pgd-{rule}": replace(curved, grad=rule) for rule in rules if rule not in ("exact", "identity")}
