@@ -55,9 +55,18 @@ def test_every_row_has_a_cell_for_each_attack_that_fits_it(runs, work) -> None:
     everywhere = {"clean", "noise", "pgd-exact", "apgd-ce", "apgd-dlr", "autoattack-rand", "square", "worst"}
     assert set(rows["none"]["cells"]) == everywhere
     for name in ("noise", "maskdit_denoise"):
-        assert set(rows[name]["cells"]) == everywhere | {"transfer", "bpda", "pgd-cw"}
+        assert set(rows[name]["cells"]) == everywhere | {"transfer", "bpda", "pgd-cw", "diffhammer"}
     assert set(rows["rmae_pure"]["cells"]) == everywhere | {
-        *("transfer", "one-shot", "bpda", "pgd-ste-tanh", "pgd-normalised", "pgd-cw", "keep-reconstruction")
+        *(
+            "transfer",
+            "one-shot",
+            "bpda",
+            "diffhammer",
+            "pgd-ste-tanh",
+            "pgd-normalised",
+            "pgd-cw",
+            "keep-reconstruction",
+        )
     }
 
 

@@ -84,8 +84,8 @@ def test_the_worst_case_of_a_purifier_goes_through_all_its_rules_and_its_loss(de
     budget = Budget(steps=2, eot=1, curved_steps=2, curved_eot=1, queries=2, query_passes=1)
     attacks = suite("purifier", eps=0.05, defence=defended, source=defended.classifier, budget=budget)
     assert list(attacks) == [
-        "transfer", "bpda", "pgd-exact", "apgd-ce", "apgd-dlr", "square", "pgd-ste-tanh", "pgd-normalised", "pgd-cw",
-        "keep-reconstruction",
+        "transfer", "bpda", "pgd-exact", "apgd-ce", "apgd-dlr", "diffhammer", "square", "pgd-ste-tanh",
+        "pgd-normalised", "pgd-cw", "keep-reconstruction",
     ]  # fmt: skip
     x, _ = load_images("digits", "test").batch(slice(0, 2))
     report = evaluate(defended, x, defended(x).argmax(1), attacks, seed=0, probes=0, passes=2)

@@ -19,7 +19,7 @@ _start: ContextVar[Tensor | None] = ContextVar("where an attack may begin", defa
 
 
 @contextmanager
-def starting_at(images: Tensor) -> Iterator[None]:
+def starting_at(images: Tensor | None) -> Iterator[None]:
     """Attacks inside may begin at these images, one for each that they are given (`PGD(start="worst")`)."""
     token = _start.set(images)
     try:

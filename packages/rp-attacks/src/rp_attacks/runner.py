@@ -114,7 +114,7 @@ class Stages:
                 x, y, index = (whole[part][chosen] for whole in (self.x, self.y, self.index))
                 first = from_pixels(worst[self._place(part)][chosen.cpu().numpy()]).to(x)
                 fitted = fit_chunk(attack, len(chosen), self.batch_size)
-                with stream(x.device), starting_at(first), made.noted(index, chosen):
+                with stream(x.device), starting_at(None if exhaustive else first), made.noted(index, chosen):
                     seed = derive_seed(self.seed, "attack", name)
                     found = x
                     with suppress(NoGradientError):  # of which the diagnostics make an alarm

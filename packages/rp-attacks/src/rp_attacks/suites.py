@@ -36,6 +36,7 @@ class _Setting:
     source: Classifier | None
     one_shot: Classifier | None
     budget: Budget
+    alone: bool = False
 
     @property
     def eot(self) -> int:
@@ -92,6 +93,7 @@ def suite(
     source: Classifier | None = None,
     one_shot: Classifier | None = None,
     budget: Budget | None = None,
+    alone: bool = False,
 ) -> Suite:
     """The attacks of a named suite, cheap ones first, ready for `evaluate`.
 
@@ -106,6 +108,7 @@ def suite(
         source: undefended classifier, for transfer.
         one_shot: a shortened purifier before the classifier, for transfer from "purifier".
         budget: of "purifier", "gradient" and "blackbox".
+        alone: each attack of "purifier" begins anew and takes its full number of steps, for an accuracy of its own.
 
     Returns:
         Attacks by name.
@@ -121,7 +124,7 @@ def suite(
     setting = _Setting(
         eps=eps, norm=SUITE_NORMS.get(name, norm), random=random, classes=classes, rules=tuple(gradients),
         reconstruction=isinstance(defence, OffersReconstructionLoss), source=source, one_shot=one_shot,
-        budget=budget or Budget(),
+        budget=budget or Budget(), alone=alone,
     )  # fmt: skip
     attacks = SUITES[name](setting)
     if not attacks:
@@ -229,9 +232,10 @@ def _purifier(s: _Setting) -> Suite:
     """
     budget, rules = s.budget, s.rules or ("exact",)
     pgd = s.pgd(budget.steps, budget.eot)
-    half = -(-budget.steps // 2)
-    on = replace(pgd, steps=half, start="worst")
-    curved = s.pgd(budget.curved_steps, budget.curved_eot, start="worst")
+    half = budget.steps if s.alone else -(-budget.steps // 2)
+    on = pgd if s.alone else replace(pgd, steps=half, start="worst")
+    curved = s.pgd(budget.curved_steps, budget.curved_eot, start=on.start)
+    start: Any = "random" if s.alone else "worst"
     attacks: Suite = {}
     if s.source is not None:
         attacks["transfer"] = Transfer(replace(pgd, eot=1, loss="cw"), s.source)
@@ -241,10 +245,10 @@ def _purifier(s: _Setting) -> Suite:
         attacks["pgd-exact"] = pgd
     if s.one_shot is not None:
         attacks["one-shot"] = Transfer(pgd, s.one_shot)
-    attacks |= {f"apgd-{loss}": s.apgd(loss, steps=half, start="worst") for loss in ("ce", "dlr")[: s.classes - 1]}
+    attacks |= {f"apgd-{loss}": s.apgd(loss, steps=half, start=start) for loss in ("ce", "dlr")[: s.classes - 1]}
     if s.random and s.norm != "l1":
         attacks["diffhammer"] = DiffHammer(
-            norm=s.norm, eps=s.radius, steps=half, restarts=1, draws=budget.draws, start="worst",
+            norm=s.norm, eps=s.radius, steps=half, restarts=1, draws=budget.draws, start=start,
             grad="exact" if "exact" in rules else rules[0],
         )  # fmt: skip
     if s.norm == "linf":

@@ -102,10 +102,11 @@ class ComparisonJob:
             source=None if bare else defence.classifier,
             one_shot=one_shot,
             budget=budget.of_suite(),
+            alone=self.config.exhaustive,
         )
 
     def evaluated(self, row: str, defence: Defended, attacks: Mapping[str, Attack], passes: int) -> Report:
-        """The attacks on all images: every attack on each, so that each has an accuracy of its own."""
+        """The attacks on all images, in turn, or each on its own."""
         config = self.config
         total = blocks(attacks, len(self.x), config.block_size)
         return rp_attacks.evaluate(
@@ -118,7 +119,7 @@ class ComparisonJob:
             batch_size=config.batch_size,
             block_size=config.block_size,
             passes=1 if is_bare(defence) else passes,
-            exhaustive=True,
+            exhaustive=config.exhaustive,
             folder=self.run.path / "evaluation" / row,
             source=defence.classifier,
             probes=config.probes,

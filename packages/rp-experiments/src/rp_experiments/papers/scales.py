@@ -45,7 +45,8 @@ def plan_of(scale: str) -> Plan:
 
 
 def _comparison(data: str, changes: Any) -> Comparison:
-    return paper_comparison(data) if changes == "paper" else changed(Comparison(), changes)
+    comparison = paper_comparison(data) if changes == "paper" else changed(Comparison(), changes)
+    return replace(comparison, exhaustive=True)  # the papers' tables have a column for each attack
 
 
 def _other(comparison: Comparison, changes: Mapping[str, Any]) -> PretrainClassifier:

@@ -18,7 +18,7 @@ from rp_experiments.recipes.pretrain_settings import (
 )
 from rp_experiments.recipes.table import read, recipes
 
-SHARED = ("steps", "eot", "curved_steps", "curved_eot", "queries", "query_passes")  # settings of both budgets
+SHARED = ("steps", "eot", "curved_steps", "curved_eot", "draws", "queries", "query_passes")  # settings of both budgets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +31,7 @@ class Budget:
     eot: int = 20  # passes of a random purifier whose gradients are averaged
     curved_steps: int = 200  # of PGD through the backward rules that differentiate twice, which cost several times more
     curved_eot: int = 20  # passes averaged there
+    draws: int = 10  # noises of a random purifier that each step of the selective attack draws
     queries: int = 1000  # of Square
     query_passes: int = 20  # of a random purifier for each query
     passes: int = 20  # that report, and as many others that select the worst attack; for a random purifier
@@ -89,6 +90,10 @@ class Comparison:
     data: str = "digits"  # a data set of the catalogue; its test split is attacked
     only: tuple[str, ...] = ()  # rows to evaluate, such as none mae-pure; by default all
     images: int | None = 100  # only that many test images, the field's fixed draw; None for all
+    # run every attack alone, on every image and at its full length, for an accuracy of its own: about twice the passes;
+    # else each attack meets the images still standing, goes on from what the ones before it found, and is shown with
+    # the accuracy left after it
+    exhaustive: bool = False
     seed: int = 0  # of attacks, masks, noise and verdicts
     batch_size: int = 100  # images attacked at a time; changes no number
     block_size: int = 50  # images of a saved block, the unit of resuming

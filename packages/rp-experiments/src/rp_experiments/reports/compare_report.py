@@ -57,6 +57,7 @@ def setting(config: Comparison, row: Row) -> dict[str, Any]:
         "eps": config.budget.eps,
         "seed": config.seed,
         "budget": asdict(config.budget),
+        "exhaustive": config.exhaustive,
     }
 
 
@@ -176,15 +177,17 @@ def _sentences(result: Mapping[str, Any]) -> list[str]:
     rows = result["rows"]
     alarms = [f"{TITLES[n]}: {f['text']}" for n, r in rows.items() for f in r["findings"] if f["level"] == "alarm"]
     claimed = [claim["text"] for claim in result["claims"].values()]
-    return [*(_row_in_words(name, row["cells"]) for name, row in rows.items()), *claimed, *alarms]
+    alone = result["setting"].get("exhaustive", True)
+    return [*(_row_in_words(name, row["cells"], alone=alone) for name, row in rows.items()), *claimed, *alarms]
 
 
-def _row_in_words(name: str, cells: Mapping[str, Any]) -> str:
+def _row_in_words(name: str, cells: Mapping[str, Any], *, alone: bool) -> str:
     """Clean and worst case, the strongest attack, and what a weak one would have said."""
     percent = {column: 100 * limits(cell)["estimate"] for column, cell in cells.items()}
     strongest = min((column for column in ATTACKS if column in cells), key=percent.__getitem__)
-    text = f"{TITLES[name]}: {percent['clean']:.1f}% clean, {percent['worst']:.1f}% in the worst case; the strongest "
-    text += f"single attack is {COLUMNS[strongest]} ({percent[strongest]:.1f}%)"
+    text = f"{TITLES[name]}: {percent['clean']:.1f}% clean, {percent['worst']:.1f}% in the worst case"
+    if alone:
+        text += f"; the strongest single attack is {COLUMNS[strongest]} ({percent[strongest]:.1f}%)"
     if "transfer" in percent:
         text += f", transfer from the classifier leaves {percent['transfer']:.1f}%"
     if "pgd-exact" not in percent:
