@@ -7,14 +7,14 @@
 What several items need is made once and found again; an interrupted call goes on. `report.py` makes one page of it.
 """
 
-import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.artifacts import Store
+from rp_experiments.jobs import Cluster
 from rp_experiments.papers.listing import chosen, listing
 from rp_experiments.papers.scales import SCALES
 from rp_models.settings import require
@@ -26,8 +26,10 @@ class Options(cli.Options):
 
     items: Annotated[tuple[str, ...], tyro.conf.Positional]  # items such as dra/table-1, or: list, all
     scale: Literal["digits", "fashion-mnist", "fashion-mnist-gpu", "paper", "smoke"] = "digits"  # data and budgets
-    processes: int = 2  # artifacts that are made side by side; 1 on a GPU
-    passed = ("plan", "processes")
+    processes: int = 1  # that share one artifact where its work can be shared; by default one for each of its GPUs
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=lambda: Cluster(launcher="local"))
+    passed = ("plan", "cluster", "device", "ranks")
+    ranks = property(lambda self: self.cluster.gpus_per_node or self.processes)
     name = property(lambda self: self.scale)  # of the folder
     config = property(lambda self: chosen(self.items))
     plan = property(lambda self: SCALES[self.scale]())
@@ -38,9 +40,8 @@ class Options(cli.Options):
         return {item.key: {one.name: asdict(one.config) for one in item.needed(self.plan)} for item in self.config}
 
     def check(self) -> None:
-        """Refuse unknown items, and no processes; several have a core each."""
+        """Refuse unknown items, and no processes."""
         require(bool(self.config) and self.processes >= 1, f"processes must be at least 1, got {self.processes}")
-        os.environ |= {"OMP_NUM_THREADS": "1"} if self.processes > 1 else {}  # before torch
 
 
 def start(options: Options) -> None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 import tyro
 
 from rp_experiments import launch
+from rp_experiments.jobs import slurm_words
 from rp_experiments.purifier_options import REGISTRY
 
 # A thread of torch's pool that has nothing to do sleeps instead of spinning: on a machine that does anything else at
@@ -77,7 +78,7 @@ def main(options: type[Options], job: str, recipes: Recipes | None = None) -> in
 
 def parse(options: type[T], recipes: Recipes | None = None, words: Sequence[str] | None = None) -> T:
     """The options of this call: the chosen recipe's settings, changed by what stands on the command line."""
-    words = sys.argv[1:] if words is None else words
+    words = slurm_words(sys.argv[1:] if words is None else words)
     try:
         if not recipes:
             return tyro.cli(options, args=words, registry=REGISTRY)

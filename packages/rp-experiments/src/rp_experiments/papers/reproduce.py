@@ -1,84 +1,86 @@
-"""The work of `reproduce.py`: artifacts that are missing, side by side; then what the items say about them."""
+"""The work of `reproduce.py`: artifacts that are missing, as jobs; then what the items say about them."""
 
-import contextlib
 import sys
 import time
-import traceback
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
-
-from rp_models.training import Progress
-from rp_models.training.loop import Interrupted
+from pathlib import Path
+from typing import Any
 
 from rp_experiments.artifacts import Artifact, Store, build, in_order
-from rp_experiments.launch import Launcher
+from rp_experiments.jobs import Cluster, Job, Jobs, choose_jobs
 from rp_experiments.papers.item import Item
 from rp_experiments.papers.listing import check_data
-from rp_experiments.papers.makers import MAKERS
+from rp_experiments.papers.makers import MAKERS, SHARED
 from rp_experiments.papers.plan import Plan
-from rp_experiments.run import Run
+from rp_experiments.run import Run, open_run
 
 
-def reproduce(items: Sequence[Item], run: Run, *, plan: Plan, processes: int = 1) -> None:
-    """Make what the items need and is not there, so many at a time, write what each says, and raise what went wrong."""
+def reproduce(items: Sequence[Item], run: Run, *, plan: Plan, cluster: Cluster, device: str, ranks: int = 1) -> None:
+    """Make what the items need and is not there, write what each says, and raise what went wrong."""
     if plan.scale == "paper":
         check_data(items, plan, run.root)
-    store, run = Store(run.path), replace(run, progress=Progress(), cache=run.cache.resolve())
+    store = Store(run.path.resolve())
     needed = in_order(artifact for item in items for artifact in item.needed(plan))
     missing = [artifact for artifact in needed if not store.has(artifact)]
     print(f"{len(missing)} products to make, about {sum(one.minutes for one in missing):.0f} minutes of one core")
-    failed = make_all(missing, store, run, processes)
+    names = {artifact.name: artifact for artifact in needed}
+    jobs = choose_jobs(cluster, store.path, lambda name: store.has(names[name]))
+    surroundings = {"device": device, "cache": run.cache.resolve(), "root": run.root and run.root.resolve()}
+    failed = make_all(missing, store, jobs, surroundings, ranks)
     for item in items:
         if all(store.has(artifact) for artifact in item.needed(plan)):
             record = item.record(plan, store)
             run.folder.write_json(f"items/{item.slug}.json", record)
             said = ", ".join(claim["verdict"] for claim in record["claims"])
         else:
-            names = [artifact.name for artifact in item.needed(plan) if artifact.name in failed]
-            said = f"not made: {', '.join(names) or 'something that it needs is missing'}"
+            lacking = [artifact.name for artifact in item.needed(plan) if artifact.name in failed]
+            said = f"not made: {', '.join(lacking) or 'something that it needs is missing'}"
         print(f"{item.key:28} {said}")
     if failed:
         raise ValueError("; ".join(failed.values()))
 
 
-def make_all(artifacts: Sequence[Artifact], store: Store, run: Run, processes: int) -> dict[str, str]:
-    """Make artifacts, each after what it needs; one that fails does not stop those that do not need it.
+def make_all(
+    artifacts: Sequence[Artifact], store: Store, jobs: Jobs, surroundings: dict[str, Any], ranks: int = 1
+) -> dict[str, str]:
+    """Make artifacts as jobs, each after what it needs; one that fails does not stop those that do not need it.
 
-    Gives, by the artifact's name, what went wrong. With one process this one makes them.
+    Gives, by the artifact's name, what went wrong. Jobs of an earlier call that still run are waited for.
     """
     failed: dict[str, str] = {}
-    waiting, running = list(artifacts), dict[Future[str], Artifact]()
-    with Launcher(processes if processes > 1 else 0, threads=1) as launcher:
-        while waiting or running:
-            for artifact in _ready(waiting, store, failed)[: processes - len(running)]:
-                waiting.remove(artifact)
+    running = {artifact.name: artifact for artifact in artifacts if jobs.running(artifact.name)}
+    waiting = [artifact for artifact in artifacts if artifact.name not in running]
+    while waiting or running:
+        able = _ready(waiting, store, failed)
+        if ready := able[: jobs.room]:
+            waiting = [artifact for artifact in waiting if artifact not in ready]
+            running |= {artifact.name: artifact for artifact in ready}
+            for artifact in ready:
                 _say(f"{artifact.name} ...")
-                running[launcher.submit(make_quietly, artifact, store, run)] = artifact
-            if not running:  # the rest needs something that failed
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                artifact, problem = running.pop(future), future.result()
-                _say(f"{artifact.name} {problem or 'is there'}")
-                if problem:
-                    failed[artifact.name] = f"{artifact.name}: {problem}"
+            jobs.start([_job(artifact, store, surroundings, ranks) for artifact in ready])
+        if not (running or able):  # the rest needs something that failed
+            break
+        ended = {name: problem for name in running if (problem := jobs.problem(name)) is not None}
+        for name, problem in ended.items():
+            del running[name]
+            _say(f"{name} {problem or 'is there'}")
+            if problem:
+                failed[name] = f"{name}: {problem}"
+        if not ended:
+            time.sleep(0.5)
     return failed
 
 
-def make_quietly(artifact: Artifact, store: Store, run: Run) -> str:
-    """Make one artifact, its words in a file in `logs/`; gives what went wrong in a sentence, "" if nothing did."""
-    log = store.path / "logs" / f"{artifact.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        try:
-            build(artifact, store, MAKERS[artifact.job], run)
-        except (ValueError, OSError, Interrupted) as error:
-            traceback.print_exc()
-            return str(error)
-        except Exception as error:  # a fault of the program: the others shall still be made
-            traceback.print_exc()
-            return f"{type(error).__name__}: {error} (see {log})"
-    return ""
+def _job(artifact: Artifact, store: Store, surroundings: dict[str, Any], ranks: int) -> Job:
+    """An artifact's job; several processes share it where its maker can."""
+    shared = ranks if artifact.job in SHARED else 1
+    return Job(name=artifact.name, work=make, arguments=(artifact, store.path, surroundings), ranks=shared)
+
+
+def make(artifact: Artifact, path: Path, surroundings: dict[str, Any]) -> None:
+    """What a job does: make one artifact, alone or with the other processes of the job."""
+    with open_run(path, resume=True, quiet=True, **surroundings) as run:
+        build(artifact, Store(path), MAKERS[artifact.job], run)
 
 
 def _ready(waiting: Sequence[Artifact], store: Store, failed: dict[str, str]) -> list[Artifact]:
