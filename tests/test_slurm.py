@@ -29,7 +29,7 @@ def test_killed_and_requeued_on_slurm_the_numbers_are_those_of_one_process(tmp_p
         started = {path.stem: json.loads(path.read_text())["id"] for path in jobs.glob("*.json")}
         arrays = [identity.partition("_")[0] for identity in started.values() if "_" in identity]
         assert max(arrays.count(array) for array in arrays) >= 4
-        log = (where / "run" / "submitit" / f"{taken}_0_log.err").read_text()
+        log = (where / "run" / "submitit" / f"{taken}_0_log.out").read_text()
         assert "Requeued job" in log
         (compare,) = (identity for name, identity in started.items() if name.startswith("compare"))
         assert (where / "run" / "submitit" / f"{compare}_1_log.err").exists()  # of its second process

@@ -8,9 +8,7 @@ success, `logs/NAME.log` its words. Importing this imports neither torch nor sub
 import contextlib
 import json
 import os
-import platform
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -20,8 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rp_models.files import complete_file
-
-from rp_experiments.launch import cores
 
 _EXPECTED = (ValueError, OSError)  # whose message says enough
 
@@ -56,11 +52,17 @@ class Job:
     """A piece of work that needs no other job's memory; called in the process, or the processes, that do it."""
 
     name: str
-    work: Callable[..., None]  # a function of a module
-    arguments: tuple[Any, ...] = ()
+    work: Callable[[], None]  # something that pickle can send
+    again: Callable[[], None] | None = None  # the work of a later attempt; None for the same
+    needs: frozenset[str] = frozenset()  # jobs whose products it takes
     ranks: int = 1  # processes on each node that share the work
     folder: Path = field(default_factory=Path.cwd)  # where its record is
     cores: tuple[int, ...] = ()  # that its first process may use; () for all
+
+    @property
+    def success(self) -> Path:
+        """What says that it came to its end."""
+        return self.folder / "jobs" / f"{self.name}.done"
 
     @property
     def failure(self) -> Path:
@@ -75,10 +77,12 @@ class Job:
     def here(self) -> None:
         """Do it in this process, its words in its log; an error is written down, not raised."""
         self.failure.unlink(missing_ok=True)
+        self.success.unlink(missing_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as log, _words_to(log):
             try:
-                self.work(*self.arguments)
+                self.work()
+                self.success.touch()
             except Exception as error:  # a fault of the program too: other jobs shall go on
                 traceback.print_exc()
                 known = isinstance(error, _EXPECTED) or type(error).__name__ == "Interrupted"
@@ -91,13 +95,15 @@ class Job:
         from submitit import JobEnvironment
         from submitit.helpers import TorchDistributedEnvironment
 
+        if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":  # after a node failed too
+            self = self._later()
         environment = JobEnvironment()
         if environment.num_tasks > 1:
             group = TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
             if environment.num_nodes == 1:  # this machine may not know its own name
                 os.environ["MASTER_ADDR"] = "127.0.0.1"
             if group.rank > 0:
-                self.work(*self.arguments)
+                self.work()
                 return
         if self.cores:
             os.sched_setaffinity(0, self.cores)
@@ -108,7 +114,10 @@ class Job:
         """How submitit goes on after the job was taken away: with the same call, which finds its state on disk."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(self)
+        return DelayedSubmission(self._later())
+
+    def _later(self) -> "Job":
+        return replace(self, work=self.again or self.work)
 
 
 class Jobs:
@@ -117,12 +126,38 @@ class Jobs:
     Args:
         cluster: where they run.
         folder: for their records, reached from every machine.
-        done: whether the product of a job of that name is there.
+        done: whether the product of a job of that name is there; by default whether the job came to its end.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path, done: Callable[[str], bool]) -> None:
-        self.cluster, self.folder, self.done = cluster, folder.resolve(), done
+    def __init__(self, cluster: Cluster, folder: Path, done: Callable[[str], bool] | None = None) -> None:
+        self.cluster, self.folder = cluster, folder.resolve()
         self.records = self.folder / "jobs"
+        self.done = done or (lambda name: (self.records / f"{name}.done").is_file())
+
+    def run(self, jobs: Sequence[Job]) -> dict[str, str]:
+        """Do jobs, each after what it needs, the first in line first; one that fails stops only what needs it.
+
+        Gives, by the job's name, what went wrong. Jobs of an earlier call that still run are waited for.
+        """
+        failed: dict[str, str] = {}
+        running = {job.name for job in jobs if self.running(job.name)}
+        waiting = [replace(job, folder=self.folder) for job in jobs if job.name not in running]
+        while waiting or running:
+            able = [job for job in waiting if all(map(self.done, job.needs))]
+            if ready := able[: self.room]:
+                waiting = [job for job in waiting if job not in ready]
+                running |= {job.name for job in ready}
+                _say(*(f"{job.name} ..." for job in ready))
+                self.start(ready)
+            if not (running or able):  # the rest needs something that failed
+                break
+            ended = {name: problem for name in running if (problem := self.problem(name)) is not None}
+            _say(*(f"{name} {problem or 'is there'}" for name, problem in ended.items()))
+            running -= ended.keys()
+            failed |= {name: f"{name}: {problem}" for name, problem in ended.items() if problem}
+            if not ended:
+                time.sleep(0.5)
+        return failed
 
     @property
     def room(self) -> int:
@@ -200,6 +235,11 @@ def _preemptible() -> Iterator[None]:
         requeue(number, None)
 
 
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
 def slurm_words(words: Sequence[str]) -> list[str]:
     """A command line whose `--slurm.NAME=VALUE` stand together behind `--slurm`, as the parser wants them."""
     kept: list[str] = []
@@ -212,165 +252,3 @@ def slurm_words(words: Sequence[str]) -> list[str]:
         name, equals, value = word.removeprefix("--slurm.").partition("=")
         found.append(f"{name}={value if equals else next(rest, '')}")
     return [*kept, "--slurm", *found] if found else kept
-
-
-def choose_jobs(cluster: Cluster, folder: Path, done: Callable[[str], bool]) -> Jobs:
-    """The jobs of a folder, run as the settings say."""
-    return _KINDS[cluster.launcher](cluster, folder, done)
-
-
-class LocalJobs(Jobs):
-    """Jobs side by side on this machine: each has GPUs, or cores, that no other one has."""
-
-    def __init__(self, cluster: Cluster, folder: Path, done: Callable[[str], bool]) -> None:
-        super().__init__(cluster, folder, done)
-        self.gpus = visible_gpus()
-        count = cluster.max_parallel or (len(self.gpus) or cores())
-        self.shares = [(gpu,) for gpu in self.gpus] if self.gpus else _parts(sorted(os.sched_getaffinity(0)), count)
-        self.most = min(count, len(self.shares))
-        self._taken: dict[str, list[tuple[int, ...]]] = {}
-        self._children: dict[str, Any] = {}
-
-    @property
-    def room(self) -> int:
-        """Shares that nobody has, as far as jobs may be side by side."""
-        self._release()
-        free = len(self.shares) - sum(map(len, self._taken.values()))
-        return min(free, self.most - len(self._taken))
-
-    def start(self, jobs: Sequence[Job]) -> None:
-        """Start those for which there is room, in this order; a job takes as many shares as it has processes."""
-        for job in jobs:
-            free = [share for share in self.shares if all(share not in taken for taken in self._taken.values())]
-            self._taken[job.name] = free[: job.ranks]
-            self._submit(job, [number for share in free[: job.ranks] for number in share])
-
-    def _submit(self, job: Job, numbers: Sequence[int]) -> None:
-        """Start a job on GPUs, or cores, of these numbers."""
-        from submitit import LocalExecutor
-
-        executor = LocalExecutor(self.folder / "submitit")
-        executor.update_parameters(timeout_min=self.cluster.timeout, tasks_per_node=job.ranks, signal_delay_s=90)
-        if self.gpus:
-            executor.update_parameters(gpus_per_node=len(numbers), visible_gpus=tuple(numbers))
-        own = () if self.gpus or job.ranks > 1 else tuple(numbers)
-        threads = cores() // self.most if self.gpus else len(numbers) // job.ranks
-        with _environment(OMP_NUM_THREADS=str(max(threads, 1))):
-            started = executor.submit(replace(job, folder=self.folder, cores=own))
-        self._children[job.name] = started
-        where = {"launcher": "local", "id": started.job_id, "host": platform.node(), "since": _since(started.job_id)}
-        self._write(job.name, where)
-
-    def running(self, name: str) -> bool:
-        """Whether the process that minds the job is there."""
-        if child := self._children.get(name):
-            return not child.done()
-        record = self.record(name)
-        here = record.get("launcher") == "local" and record["host"] == platform.node()
-        return here and _since(record["id"]) == record["since"] != ""
-
-    def _release(self) -> None:
-        self._taken = {name: shares for name, shares in self._taken.items() if self.running(name)}
-
-
-class SlurmJobs(Jobs):
-    """Jobs of a Slurm cluster: what is started together is a job array; Slurm decides when each runs."""
-
-    _asked, _known = -10.0, frozenset[str]()
-
-    @property
-    def room(self) -> int:
-        """As many as there are: Slurm lets them wait."""
-        return sys.maxsize
-
-    def start(self, jobs: Sequence[Job]) -> None:
-        """Submit an array for each number of processes."""
-        for ranks in sorted({job.ranks for job in jobs}):
-            executor = self.executor(ranks)
-            alike = [replace(job, folder=self.folder) for job in jobs if job.ranks == ranks]
-            with executor.batch():
-                submitted = [executor.submit(job) for job in alike]
-            for job, one in zip(alike, submitted, strict=True):
-                self._write(job.name, {"launcher": "slurm", "id": one.job_id})
-        self._asked = -10.0
-
-    def executor(self, ranks: int) -> Any:
-        """submitit's, for jobs of so many processes a node."""
-        from submitit import SlurmExecutor
-
-        cluster, gpus = self.cluster, self.cluster.gpus_per_node
-        more = dict(word.split("=", 1) for word in cluster.slurm)
-        try:
-            executor = SlurmExecutor(self.folder / "submitit", max_num_timeout=1000)
-        except RuntimeError as error:
-            raise ValueError(f"no Slurm here ({error}); take --launcher local or here") from None
-        given = {
-            "job_name": "rp",
-            "time": cluster.timeout,
-            "nodes": cluster.nodes if ranks > 1 else 1,
-            "ntasks_per_node": ranks,
-            "gpus_per_node": min(gpus, ranks) if gpus else None,
-            "partition": cluster.partition or None,
-            "array_parallelism": cluster.max_parallel or 256,
-            "additional_parameters": more,
-            "srun_args": ["--kill-on-bad-exit=1"],
-        }
-        executor.update_parameters(**{name: value for name, value in given.items() if value not in (None, {})})
-        return executor
-
-    def running(self, name: str) -> bool:
-        """Whether Slurm knows the job: it waits, runs, or was queued again."""
-        record = self.record(name)
-        return record.get("launcher") == "slurm" and record["id"] in self._queue()
-
-    def _queue(self) -> frozenset[str]:
-        """The jobs that Slurm knows, asked at most every other second."""
-        if time.monotonic() - self._asked > 2:
-            command = ["squeue", "--noheader", "--array", "--format=%i"]
-            said = subprocess.run(command, capture_output=True, text=True, check=False)
-            if said.returncode:
-                raise OSError(f"squeue does not answer: {said.stderr.strip()}")
-            self._known, self._asked = frozenset(said.stdout.split()), time.monotonic()
-        return self._known
-
-
-_KINDS: dict[str, type[Jobs]] = {"here": Jobs, "local": LocalJobs, "slurm": SlurmJobs}
-
-
-def visible_gpus() -> tuple[int, ...]:
-    """The numbers of this machine's GPUs that this process may use, as the driver counts them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return tuple(int(word) for word in named.split(",") if word.strip().isdecimal())
-    try:
-        said = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ()
-    return tuple(range(sum(line.startswith("GPU ") for line in said.stdout.splitlines())))
-
-
-def _parts(numbers: Sequence[int], count: int) -> list[tuple[int, ...]]:
-    """Numbers in so many parts of nearly equal length, none empty."""
-    count = min(count, len(numbers))
-    return [tuple(numbers[index::count]) for index in range(count)]
-
-
-def _since(process: str) -> str:
-    """When a process began, in the system's ticks; "" if there is none."""
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if stat[0] == "Z" else stat[19]
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Other environment variables for processes that start in the block."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
