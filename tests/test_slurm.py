@@ -22,10 +22,11 @@ def test_killed_and_requeued_on_slurm_the_numbers_are_those_of_one_process(tmp_p
         where = tmp_path / "there"
         where.mkdir()
         words = command("reproduce", *COMMAND, "--out", "run", "--launcher", "slurm", "--slurm.mem=0")
-        call = subprocess.Popen(words, cwd=where, env={**environment, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
-        jobs = where / "run" / "jobs"
+        said, jobs = where / "said.txt", where / "run" / "jobs"
+        with said.open("w") as file:
+            call = subprocess.Popen(words, cwd=where, env={**environment, "OMP_NUM_THREADS": "1"}, stderr=file)
         taken = _take_away_a_training(where, environment)
-        assert call.wait(timeout=600) == 0, call.stderr and call.stderr.read()
+        assert call.wait(timeout=600) == 0, said.read_text()
         started = {path.stem: json.loads(path.read_text())["id"] for path in jobs.glob("*.json")}
         arrays = [identity.partition("_")[0] for identity in started.values() if "_" in identity]
         assert max(arrays.count(array) for array in arrays) >= 4
