@@ -1,10 +1,11 @@
 """The tables, figures and theorems of both papers, measured: from an item's name to numbers beside the paper's.
 
-    uv run apps/reproduce.py list
     uv run apps/reproduce.py mae-pure/table-1 dra/fig-3b
     uv run apps/reproduce.py all --scale digits
+    uv run apps/reproduce.py all --scale paper --launcher slurm --gpus-per-node 8 --slurm.account=lab
+    uv run apps/reproduce.py status --scale paper   (or list: what there is)
 
-What several items need is made once and found again; an interrupted call goes on. `report.py` makes one page of it.
+What several items need is made once; an interrupted call goes on. `report.py` makes one page of it.
 """
 
 import sys
@@ -17,6 +18,7 @@ from rp_experiments.artifacts import Store
 from rp_experiments.jobs import Cluster
 from rp_experiments.papers.listing import chosen, listing
 from rp_experiments.papers.scales import SCALES
+from rp_experiments.papers.status import status
 from rp_models.settings import require
 
 
@@ -24,7 +26,7 @@ from rp_models.settings import require
 class Options(cli.Options):
     """The tables, figures and theorems of both papers, measured."""
 
-    items: Annotated[tuple[str, ...], tyro.conf.Positional]  # items such as dra/table-1, or: list, all
+    items: Annotated[tuple[str, ...], tyro.conf.Positional]  # items such as dra/table-1, or: list, all, status
     scale: Literal["digits", "fashion-mnist", "fashion-mnist-gpu", "paper", "smoke"] = "digits"  # data and budgets
     processes: int = 1  # that share one artifact where its work can be shared; by default one for each of its GPUs
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=lambda: Cluster(launcher="local"))
@@ -40,16 +42,19 @@ class Options(cli.Options):
         return {item.key: {one.name: asdict(one.config) for one in item.needed(self.plan)} for item in self.config}
 
     def check(self) -> None:
-        """Refuse unknown items, and no processes."""
+        """Refuse unknown items."""
         require(bool(self.config) and self.processes >= 1, f"processes must be at least 1, got {self.processes}")
 
 
 def start(options: Options) -> None:
     """List the items, or make them."""
-    if options.items != ("list",):
-        cli.start(options, "papers.reproduce:reproduce")
+    store = Store(cli.folder(options))
+    if options.items == ("list",):
+        print(listing(options.plan, store))
+    elif options.items[:1] == ("status",):
+        print(status(chosen(options.items[1:] or ("all",)), options.plan, store))
     else:
-        print(listing(options.plan, Store(cli.folder(options))))
+        cli.start(options, "papers.reproduce:reproduce")
 
 
 if __name__ == "__main__":
