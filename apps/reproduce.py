@@ -1,11 +1,11 @@
 """The tables, figures and theorems of both papers, measured: from an item's name to numbers beside the paper's.
 
-    uv run apps/reproduce.py mae-pure/table-1 dra/fig-3b
-    uv run apps/reproduce.py all --scale digits
+    uv run apps/reproduce.py mae-pure/table-1 dra/fig-3b --launcher here
     uv run apps/reproduce.py all --scale paper --launcher slurm --gpus-per-node 8 --slurm.account=lab
-    uv run apps/reproduce.py status --scale paper   (or list: what there is)
+    uv run apps/reproduce.py status --scale paper
+    uv run apps/reproduce.py list
 
-What several items need is made once; an interrupted call goes on. `report.py` makes one page of it.
+What several items need is made once; an interrupted call goes on. `report.py` makes a page of it.
 """
 
 import sys
@@ -19,7 +19,7 @@ from rp_experiments.jobs import Cluster
 from rp_experiments.papers.listing import chosen, listing
 from rp_experiments.papers.scales import SCALES
 from rp_experiments.papers.status import status
-from rp_models.settings import require
+from rp_models.settings import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +42,18 @@ class Options(cli.Options):
         return {item.key: {one.name: asdict(one.config) for one in item.needed(self.plan)} for item in self.config}
 
     def check(self) -> None:
-        """Refuse unknown items."""
-        require(bool(self.config) and self.processes >= 1, f"processes must be at least 1, got {self.processes}")
+        """Refuse unknown items, and no processes."""
+        at_least(self, processes=1)
+        assert self.config
 
 
 def start(options: Options) -> None:
-    """List the items, or make them."""
-    store = Store(cli.folder(options))
-    if options.items == ("list",):
-        print(listing(options.plan, store))
-    elif options.items[:1] == ("status",):
-        print(status(chosen(options.items[1:] or ("all",)), options.plan, store))
-    else:
+    """Say what there is, or make the items."""
+    store, first = Store(cli.folder(options)), next(iter(options.items), "list")
+    if first not in ("list", "status"):
         cli.start(options, "papers.reproduce:reproduce")
+    else:
+        print(listing(options.plan, store) if first == "list" else status(options.items[1:], options.plan, store))
 
 
 if __name__ == "__main__":

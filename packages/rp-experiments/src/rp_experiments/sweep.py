@@ -8,7 +8,7 @@ from rp_models.checkpoint import read_tensors
 
 from rp_experiments.jobs import Cluster, Job
 from rp_experiments.launchers import choose_jobs
-from rp_experiments.recipes.dra_settings import TrainDra
+from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.sweep import Sweep, configurations, name_of
 from rp_experiments.reports import sweep_report
 from rp_experiments.run import Run, open_run
