@@ -17,16 +17,18 @@ from typing import Annotated, Literal
 import tyro
 from rp_experiments import cli
 
-Kind = Literal[
-    "nvlabs", "mae", "maskdit", "lightningdit", "repa", "vae", "latent-statistics", "robust", "to-robustbench"
-]
+Kind = (
+    Literal["nvlabs", "score-sde", "guided-diffusion", "mae", "maskdit", "lightningdit", "repa", "vae"]
+    | Literal["latent-statistics", "robust", "resnet", "to-robustbench"]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Turn an official weight file into a checkpoint of this project, or a classifier into RobustBench's layout."""
 
-    # whose file it is: EDM's, MAE's, ...; robust is DM-AT, RobustBench and TRADES. to-robustbench goes the other way
+    # whose file it is: EDM's, MAE's, ...; robust is DM-AT, RobustBench and TRADES,
+    # resnet is torchvision and timm. to-robustbench goes the other way
     kind: tyro.conf.Positional[Kind]
     source: tyro.conf.Positional[Path]  # the official file; for to-robustbench a classifier's checkpoint
     target: tyro.conf.Positional[Path]  # the file to write; an existing one is not overwritten

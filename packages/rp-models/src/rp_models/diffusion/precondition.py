@@ -66,7 +66,8 @@ class Precond(nn.Module):
         self.use_fp16 = use_fp16
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
-        self.model = _NETWORKS[model_type](img_resolution, img_channels, img_channels, label_dim=label_dim, **network)
+        out_channels = int(network.pop("out_channels", img_channels))
+        self.model = _NETWORKS[model_type](img_resolution, img_channels, out_channels, label_dim=label_dim, **network)
 
     def forward(
         self,
@@ -75,6 +76,7 @@ class Precond(nn.Module):
         class_labels: Tensor | None = None,
         *,
         augment_labels: Tensor | None = None,
+        noise_label: Tensor | float | None = None,
         force_fp32: bool = False,
     ) -> Tensor:
         """The denoised images D(x, sigma).
@@ -84,6 +86,8 @@ class Precond(nn.Module):
             sigma: standard deviation of the noise, positive; (b,), (b, 1, 1, 1) or one number for all.
             class_labels: class indices (b,) of an integer type, or one-hot (b, label_dim); None is the zero row.
             augment_labels: (b, augment_dim) from `rp_models.diffusion.edm_augment`; None for unaltered images.
+            noise_label: what the network is told of the noise in place of c_noise(sigma), one number or (b,), for
+                samplers whose table and label do not agree exactly.
             force_fp32: ignore `use_fp16`.
 
         Returns:
@@ -93,9 +97,10 @@ class Precond(nn.Module):
             ValueError: if a shape, sigma or a label does not fit.
         """
         x, c, labels = self._prepare(x, sigma, class_labels, augment_labels)
+        label = c.c_noise.flatten() if noise_label is None else torch.as_tensor(noise_label).to(c.c_noise).reshape(-1)
         with self._precision(x.device, force_fp32):
-            raw = self.model(c.c_in * x, c.c_noise.flatten(), labels, augment_labels)
-        return c.c_skip * x + c.c_out * raw.to(torch.float32)
+            raw = self.model(c.c_in * x, label, labels, augment_labels)
+        return self._output(x, c, raw.to(torch.float32))
 
     def features(
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None = None, *, at: Feature = "bottleneck"
@@ -112,6 +117,10 @@ class Precond(nn.Module):
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """The four scalings at noise levels of any shape."""
         raise NotImplementedError
+
+    def _output(self, x: Tensor, c: Coefficients, raw: Tensor) -> Tensor:
+        """D from the network's output."""
+        return c.c_skip * x + c.c_out * raw
 
     def _prepare(
         self, x: Tensor, sigma: Tensor | float, class_labels: Tensor | None, augment_labels: Tensor | None

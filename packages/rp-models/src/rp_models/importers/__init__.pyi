@@ -1,3 +1,4 @@
+from .guided_diffusion import read_guided_diffusion as read_guided_diffusion
 from .imported import Imported as Imported
 from .lightningdit import read_latent_statistics as read_latent_statistics
 from .lightningdit import read_lightningdit as read_lightningdit
@@ -5,5 +6,7 @@ from .mae import read_mae as read_mae
 from .maskdit import read_maskdit as read_maskdit
 from .nvlabs import read_nvlabs as read_nvlabs
 from .repa import read_repa as read_repa
+from .resnet import read_resnet as read_resnet
 from .robust import read_robust as read_robust
+from .score_sde import read_score_sde as read_score_sde
 from .vae import read_vae as read_vae

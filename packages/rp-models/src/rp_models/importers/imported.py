@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from rp_models import checkpoint, zoo
@@ -28,3 +29,14 @@ class Imported(NamedTuple):
 def count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
     """The number of blocks `<prefix>0.`, `<prefix>1.`, ... in a state dict."""
     return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
+
+
+def expected_state(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network's state dict on the meta device: names and shapes, no values."""
+    with torch.device("meta"):
+        return zoo.build(architecture, **arguments).state_dict()
+
+
+def averaging_filters(expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The constants by which an EDM network with the filter (1, 1) resamples, which other public layouts leave out."""
+    return {key: torch.full(like.shape, 0.25) for key, like in expected.items() if key.endswith("resample_filter")}

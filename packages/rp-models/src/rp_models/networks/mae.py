@@ -107,7 +107,7 @@ class MaskedAutoencoder(nn.Module):
         """
         patches = patchify(self.normalize(x), self.patch_size)
         if self.norm_pix:
-            mean, deviation = _patch_statistics(patches)
+            mean, deviation = patch_statistics(patches)
             patches = (patches - mean) / deviation
         return patches
 
@@ -134,7 +134,7 @@ class MaskedAutoencoder(nn.Module):
         """
         patches = self(x, mask)
         if self.norm_pix:
-            mean, deviation = _patch_statistics(patchify(self.normalize(x), self.patch_size))
+            mean, deviation = patch_statistics(patchify(self.normalize(x), self.patch_size))
             patches = patches * deviation + mean
         predicted = self.normalize.invert(unpatchify(patches, self.patch_size))
         hidden = unpatchify(mask.mask[:, :, None].expand_as(patches), self.patch_size) > 0
@@ -188,7 +188,7 @@ def _fixed_table(width: int, grid: int) -> nn.Parameter:
     return nn.Parameter(sincos_table(width, grid, class_token=True)[None], requires_grad=False)
 
 
-def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and floored deviation (b, n, 1) of the values of each patch."""
     mean, variance = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
     return mean, (variance + _VARIANCE_FLOOR).sqrt()
