@@ -92,7 +92,7 @@ def test_noise_levels_are_those_of_diffpures_schedule() -> None:
 
 
 def test_gradual_purification_has_its_rounds() -> None:
-    assert [len(levels) - 1 for levels in DiffPure(nn.Identity(), times=GRADUAL_CIFAR10).rounds] == [
+    assert [len(each.steps) for each in DiffPure(nn.Identity(), times=GRADUAL_CIFAR10).rounds] == [
         30,
         30,
         30,
@@ -169,9 +169,9 @@ def test_likelihood_maximisation_moves_images_towards_the_data() -> None:
         (lambda: MAEReconstruction(tiny_mae(), mask_rate=0.0), "hides none"),
         (lambda: DiffPure(nn.Identity(), times=0), "1 <= steps <= times <= 1000"),
         (lambda: DiffPure(nn.Identity(), times=0.1), "100 for t\\* = 0.1"),
-        (lambda: DiffPure(nn.Identity(), solver="euler"), "'sde' or 'ode'"),
+        (lambda: DiffPure(nn.Identity(), solver="euler"), "one of 'sde', 'ode', 'euler-maruyama', 'ddpm'"),
         (lambda: LikelihoodMaximisation(nn.Identity(), sigma=(0.5, 0.1)), "sigma_low <= sigma_high"),
-        (lambda: LikelihoodMaximisation(nn.Identity(), grad="exact"), "has the gradients identity"),
+        (lambda: LikelihoodMaximisation(nn.Identity(), grad="adjoint"), "has the gradients identity"),
     ],
 )
 def test_settings_out_of_range_are_refused(make: object, message: str) -> None:

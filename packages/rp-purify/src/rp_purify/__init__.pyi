@@ -3,7 +3,6 @@ from .build import build_purifier as build_purifier
 from .defended import Defended as Defended
 from .descent import SignDescent as SignDescent
 from .diffpure import DiffPure as DiffPure
-from .diffpure import LikelihoodMaximisation as LikelihoodMaximisation
 from .finetune import Finetuner as Finetuner
 from .finetune import adversarial_batch as adversarial_batch
 from .finetune import adversarial_images as adversarial_images
@@ -16,6 +15,7 @@ from .reconstruct import GaussianNoise as GaussianNoise
 from .reconstruct import MAEReconstruction as MAEReconstruction
 from .reconstruct import NoPurification as NoPurification
 from .reconstruct import OneStepDenoise as OneStepDenoise
+from .scoreopt import LikelihoodMaximisation as LikelihoodMaximisation
 from .settings import FinetuneSettings as FinetuneSettings
 from .settings import PurifierSettings as PurifierSettings
 from .settings import settings_of as settings_of

@@ -8,11 +8,12 @@ from rp_models.data import DatasetInfo
 from rp_models.data.datasets import DataError
 from rp_models.loading import load_denoiser, load_mae, load_maskdit
 
-from rp_purify.diffpure import DiffPure, LikelihoodMaximisation
+from rp_purify.diffpure import DiffPure
 from rp_purify.mae_pure import MAEPure
 from rp_purify.maskdit_pure import MaskDiTPure
 from rp_purify.purifier import Purifier
 from rp_purify.reconstruct import GaussianNoise, MAEReconstruction, NoPurification, OneStepDenoise
+from rp_purify.scoreopt import LikelihoodMaximisation
 from rp_purify.settings import (
     DiffPureSettings,
     GaussianNoiseSettings,

@@ -1,23 +1,23 @@
-"""DiffPure and its relatives: noise, then the reverse diffusion, or ascent of the model's likelihood.
+"""DiffPure: noise, then the reverse diffusion.
 
-DiffPure's variance-preserving process is run in the coordinates of a denoiser D(x; sigma): x_edm = x_vp / sqrt(abar)
-and sigma = sqrt((1 - abar) / abar), so that any EDM network does.
+The variance-preserving process needs a denoiser D(x; sigma) alone: x_edm = x_vp / sqrt(abar) and
+sigma = sqrt((1 - abar) / abar), so that any EDM network does.
 
 Source: Nie et al. 2022, arXiv:2205.07460; Karras et al. 2022, arXiv:2206.00364, section 2.
 """
 
 import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import get_args
 
-import torch
-from rp_models import noise
+from rp_models.diffusion.discrete import DiscreteVPPrecond
+from rp_models.diffusion.vp_schedule import DiscreteSchedule
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from rp_purify.gradient import clip_to_image
-from rp_purify.purifier import Purifier, frozen
+from rp_purify.adjoint import solved_back
+from rp_purify.reverse import Ancestral, Draw, Heun, Place, ReverseDiffusion, Round, Seen
 from rp_purify.settings import Solver
+from rp_purify.vp_steps import check_times, noised, posterior_steps, sde_steps
 
 GRADUAL_CIFAR10 = (30,) * 4 + (50,) * 2 + (125,) * 2
 """Rounds of gradual purification for CIFAR-10, in time steps (Lee and Kim 2023, arXiv:2303.09051)."""
@@ -38,23 +38,28 @@ def vp_levels(times: int, steps: int) -> list[float]:
     """
     if not 1 <= steps <= times <= 1000:
         raise ValueError(f"expected 1 <= steps <= times <= 1000, got {steps} steps over {times} times")
-    beta = torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)
-    abar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(0)]).tolist()
-    chosen = [round(times * (1 - step / steps)) for step in range(steps + 1)]
-    return [math.sqrt((1 - abar[t]) / abar[t]) for t in chosen]
+    sigma = [0.0, *DiscreteSchedule.linear().sigma.tolist()]
+    return [sigma[round(times * (1 - step / steps))] for step in range(steps + 1)]
 
 
-class DiffPure(Purifier):
+class DiffPure(ReverseDiffusion):
     """Noises images to a time t* and runs the reverse diffusion from there, in one round or several.
 
-    The stochastic reverse process takes ancestral (DDPM) steps, which agree with Euler-Maruyama to first order in the
-    step; the deterministic one Heun steps. The exact gradient recomputes each step, at the memory of one image a step.
+    | solver | reverse process |
+    |---|---|
+    | sde | ancestral (DDPM) steps between noise levels, which agree with the next to first order; ends at D |
+    | euler-maruyama | the published one: steps of 1/1000 of the reverse SDE, which leave noise of 1.4/255 at the end |
+    | ddpm | the published one's other runner: posterior steps, with the variance that the network has learned if any |
+    | ode | Heun steps along the probability flow |
+
+    The exact gradient recomputes each step, at the memory of one image a step. The published gradient, "adjoint" (of
+    Euler-Maruyama alone), solves for the states backwards from the result, and so differs a little from the exact one.
 
     Args:
         denoiser: an unconditional denoiser D(x; sigma) of images in [-1, 1].
         times: t* in thousandths: 100 (CIFAR-10, maximum norm), 75 (L2), 150 (ImageNet); several for several rounds,
             e.g. `GRADUAL_CIFAR10`.
-        steps: denoising steps of a round; None for one each thousandth, as in the paper.
+        steps: denoising steps of a round, of the solvers sde and ode; None for one each thousandth, as in the paper.
     """
 
     def __init__(
@@ -68,107 +73,51 @@ class DiffPure(Purifier):
         fresh: bool = True,
         grad: str = "exact",
     ) -> None:
-        super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if solver not in ("sde", "ode"):
-            raise ValueError(f"solver must be 'sde' or 'ode', got {solver!r}")
+        if solver not in get_args(Solver):
+            raise ValueError(f"solver must be one of {', '.join(map(repr, get_args(Solver)))}, got {solver!r}")
         if isinstance(times, float):
             raise ValueError(f"times counts thousandths, 100 for t* = 0.1, got {times}")
+        self.solver = solver  # which says what gradients there are
+        super().__init__(denoiser, seed=seed, fresh=fresh, grad=grad)
+        if steps is not None and solver not in ("sde", "ode"):
+            raise ValueError(f"the solver {solver!r} has one step each thousandth; leave out steps={steps}")
         self.times = (times,) if isinstance(times, int) else tuple(times)
-        self.model, self.steps, self.solver = denoiser, steps, solver
+        self.steps = steps
         _ = self.rounds  # complains about times and steps out of range
 
     @property
-    def rounds(self) -> list[list[float]]:
-        """The noise levels of each round."""
-        return [vp_levels(time, time if self.steps is None else min(self.steps, time)) for time in self.times]
+    def rounds(self) -> list[Round]:
+        """Start and steps of each round."""
+        return [self._round(time) for time in self.times]
 
-    def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
-        """The images after all rounds."""
-        x = 2 * x - 1
-        for number, levels in enumerate(self.rounds):
-            x = x + levels[0] * self._normal(x, seed, index, f"noise of round {number}")
-            for step, (sigma, following) in enumerate(itertools.pairwise(levels)):
-                unit = self._normal(x, seed, index, f"step {step} of round {number}") if self.solver == "sde" else None
-                x = self._checkpointed(x, sigma, following, unit)
-        return clip_to_image((x + 1) / 2)
+    @property
+    def gradients(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The backward rules."""
+        return ("exact", "identity", "adjoint") if self.solver == "euler-maruyama" else ("exact", "identity")
 
-    def _checkpointed(self, x: Tensor, sigma: float, following: float, unit: Tensor | None) -> Tensor:
-        """One step, recomputed in the backward pass with the same noise and the same weights frozen or not."""
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return self._step(x, sigma, following, unit, False)
-        trains = any(parameter.requires_grad for parameter in self.model.parameters())
-        result: Tensor = checkpoint(
-            self._step, x, sigma, following, unit, not trains, use_reentrant=False, preserve_rng_state=False
-        )
-        return result
+    def solved(self, state: Tensor, number: int, x: Tensor, draw: Draw) -> Iterator[Tensor]:
+        """The states of one round; with the adjoint method only its result."""
+        if self.grad != "adjoint":
+            yield from super().solved(state, number, x, draw)
+            return
 
-    def _step(self, x: Tensor, sigma: float, following: float, unit: Tensor | None, freeze: bool) -> Tensor:
-        """From noise level sigma to the following one."""
-        if freeze:
-            with frozen(self.model):
-                return self._step(x, sigma, following, unit, False)
-        denoised = self._denoise(x, sigma)
-        if unit is not None:  # the posterior of x at the lower level, given x and the clean image
-            share = (following / sigma) ** 2
-            return denoised + share * (x - denoised) + following * math.sqrt(1 - share) * unit
-        slope = (x - denoised) / sigma
-        ahead = x + (following - sigma) * slope
-        if following == 0:
-            return ahead
-        return x + (following - sigma) * (slope + (ahead - self._denoise(ahead, following)) / following) / 2
+        def unit(step: int) -> Tensor:
+            return draw(f"step {step} of round {number}")
 
-    def _denoise(self, x: Tensor, sigma: float) -> Tensor:
-        """D(x; sigma) in the images' precision."""
-        return self.model(x, torch.full((len(x),), sigma, device=x.device, dtype=x.dtype)).to(x.dtype)
+        def shift(seen: Seen) -> Tensor | float:
+            return self.shift(seen, Place(number, 0), x.detach(), draw)
 
-    def _normal(self, x: Tensor, seed: int, index: Tensor, purpose: str) -> Tensor:
-        return noise.normal(x.shape[1:], seed=seed, purpose=purpose, index=index, dtype=x.dtype)
+        yield solved_back(state, self.model, sde_steps(self.times[number]), unit, shift)
 
-
-class LikelihoodMaximisation(Purifier):
-    """Moves images up a diffusion model's likelihood bound: Adam on E |D(x + sigma n; sigma) - x|^2.
-
-    The nearest relative of MaskDiT-Pure: the same kind of loss without masks, signs and ball. Only the backward rule
-    "identity" is offered. Source: Zhang et al. 2023, arXiv:2307.04333.
-
-    Args:
-        denoiser: an unconditional denoiser D(x; sigma) of images in [-1, 1].
-        sigma: lowest and highest noise level; each image's is drawn uniformly in each step.
-        lr: of Adam, in the units of [-1, 1].
-    """
-
-    gradients = ("identity",)
-
-    def __init__(
-        self,
-        denoiser: nn.Module,
-        *,
-        steps: int = 5,
-        sigma: tuple[float, float] = (0.4, 0.6),
-        lr: float = 0.1,
-        seed: int | None = None,
-        fresh: bool = True,
-        grad: str = "identity",
-    ) -> None:
-        super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if not 0 < sigma[0] <= sigma[1] or steps < 0 or lr <= 0:
-            raise ValueError(f"expected 0 < sigma_low <= sigma_high, steps >= 0, lr > 0, got {sigma}, {steps}, {lr}")
-        self.model, self.steps, self.sigma, self.lr = denoiser, steps, sigma, lr
-
-    def purify(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
-        """The images after all steps, without gradients."""
-        with torch.inference_mode(False), torch.enable_grad(), frozen(self.model):
-            image = (2 * x.detach() - 1).clone().requires_grad_()
-            adam = torch.optim.Adam([image], lr=self.lr)
-            for step in range(self.steps):
-                (image.grad,) = torch.autograd.grad(self._loss(image, seed, index, step).sum(), image)
-                adam.step()
-            return clip_to_image((image.detach() + 1) / 2)
-
-    def _loss(self, x: Tensor, seed: int, index: Tensor, step: int) -> Tensor:
-        """The denoising loss of each image (b,); Adam is blind to its scale."""
-        low, high = self.sigma
-        share = noise.uniform((), seed=seed, purpose=f"level {step}", index=index, dtype=x.dtype)
-        sigma = low + (high - low) * share
-        unit = noise.normal(x.shape[1:], seed=seed, purpose=f"noise {step}", index=index, dtype=x.dtype)
-        return (self.model(x + sigma.view(-1, 1, 1, 1) * unit, sigma) - x).square().mean(dim=(1, 2, 3))
+    def _round(self, time: int) -> Round:
+        if self.solver in ("sde", "ode"):
+            levels = vp_levels(time, time if self.steps is None else min(self.steps, time))
+            kind = Ancestral if self.solver == "sde" else Heun
+            return Round(1.0, levels[0], [kind(*pair) for pair in itertools.pairwise(levels)])
+        schedule = DiscreteSchedule.linear()
+        signal, std = noised(schedule, time - 1)
+        if self.solver == "euler-maruyama":
+            return Round(signal, std, sde_steps(time))
+        check_times(time)
+        learned = isinstance(self.model, DiscreteVPPrecond) and self.model.learn_sigma
+        return Round(signal, std, posterior_steps(schedule, time, "learned" if learned else "posterior"))

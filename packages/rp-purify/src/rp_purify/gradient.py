@@ -22,13 +22,13 @@ from rp_purify.purifier import frozen
 def ste_tanh(g: Tensor) -> Tensor:
     """sign(g), differentiated as tanh(g / tau); tau is the image's mean |g|, taken as a constant."""
     unit = _scaled(g)
-    return _straight_through(g.sign(), (unit / _mean_size(unit.detach())).tanh())
+    return straight_through(g.sign(), (unit / _mean_size(unit.detach())).tanh())
 
 
 def normalised(g: Tensor) -> Tensor:
     """sign(g), differentiated as g / mean |g| of the image; arguments as in `ste_tanh`."""
     unit = _scaled(g)
-    return _straight_through(g.sign(), unit / _mean_size(unit))
+    return straight_through(g.sign(), unit / _mean_size(unit))
 
 
 CURVED: dict[str, Callable[[Tensor], Tensor]] = {"ste-tanh": ste_tanh, "normalised": normalised}
@@ -148,6 +148,6 @@ def _mean_size(g: Tensor) -> Tensor:
     return torch.where(mean > 0, mean, torch.ones_like(mean))
 
 
-def _straight_through(value: Tensor, smooth: Tensor) -> Tensor:
+def straight_through(value: Tensor, smooth: Tensor) -> Tensor:
     """`value` with the derivative of `smooth`."""
     return value.detach() + (smooth - smooth.detach())

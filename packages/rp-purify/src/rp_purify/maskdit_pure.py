@@ -68,17 +68,19 @@ class MaskDiTPure(SignDescent):
 
     def loss(self, x: Tensor, *, seed: int, index: Tensor, step: int) -> Tensor:
         """MaskDiT's training loss of each image (b,), with the step's noise level, noise and mask."""
-        number = draw_number(self.noise, step)
-        unit = randomness.normal(x.shape[1:], seed=seed, purpose=f"noise {number}", index=index, dtype=x.dtype)
+        number, clean = draw_number(self.noise, step), self.encode(x)
+        unit = randomness.normal(clean.shape[1:], seed=seed, purpose=f"noise {number}", index=index, dtype=x.dtype)
         mask = None
         if self.mask_rate > 0:
             purpose = f"mask {draw_number(self.masks, step)}"
             values = randomness.uniform((self.model.tokens,), seed=seed, purpose=purpose, index=index, dtype=x.dtype)
             mask = random_mask(values, self.mask_rate)
         sigma = self.levels(step, seed=seed, index=index).to(x.dtype)
-        return masked_denoising_loss(
-            self.model, 2 * x - 1, sigma=sigma, noise=unit, mask=mask, mae_weight=self.mae_weight
-        )
+        return masked_denoising_loss(self.model, clean, sigma=sigma, noise=unit, mask=mask, mae_weight=self.mae_weight)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """What the model sees of images in [0, 1], here the same in [-1, 1]."""
+        return 2 * x - 1
 
     def levels(self, step: int, *, seed: int, index: Tensor) -> Tensor:
         """The noise level of each image (b,) in one step, float64."""

@@ -7,7 +7,7 @@ from rp_models.settings import require
 
 Freshness = Literal["fresh", "fixed"]
 Schedule = Literal["fixed", "grid", "annealed"]
-Solver = Literal["sde", "ode"]
+Solver = Literal["sde", "ode", "euler-maruyama", "ddpm"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

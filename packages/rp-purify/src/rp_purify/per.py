@@ -1,0 +1,13 @@
+"""Whether an image's result may depend on the batch that it is in, as that of some published code does."""
+
+from typing import Literal, get_args
+
+Per = Literal["image", "batch"]
+"""What is chosen, drawn or averaged: for each "image" by itself, or once for the whole "batch"."""
+
+
+def check_per(per: Per) -> Per:
+    """The word itself, or a ValueError."""
+    if per not in get_args(Per):
+        raise ValueError(f"per must be 'image' or 'batch', got {per!r}")
+    return per
