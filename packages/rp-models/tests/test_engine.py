@@ -1,5 +1,7 @@
 """The engine's step against the same written out, and each of its options."""
 
+from functools import partial
+
 import pytest
 import torch
 from rp_models.settings import ComputeSettings
@@ -118,7 +120,7 @@ def test_a_look_without_gradients_in_bf16_takes_none_from_the_training_pass():
 
 def test_a_compiled_network_computes_the_same_and_keeps_its_keys(monkeypatch):
     # the default backend needs a C++ compiler; this one traces the same and runs the trace as it is
-    monkeypatch.setattr(engine, "compile_network", lambda module: compile_network(module, backend="aot_eager"))
+    monkeypatch.setattr(engine, "compile_network", partial(compile_network, backend="aot_eager"))
     net = Net()
     keys = list(net.state_dict())
     metrics = made(net, ComputeSettings(compile=True)).step(*batch())

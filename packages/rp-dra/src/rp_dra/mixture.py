@@ -8,6 +8,7 @@ from rp_models.data import BatchPlan, DataError, Images
 from rp_models.data.augment import augmented_batch
 from rp_models.training.distributed import ALONE, Processes
 from rp_models.training.minibatches import StepBatches
+from rp_models.values import send
 from torch import Tensor
 
 from rp_dra.settings import TrainingSettings
@@ -71,13 +72,13 @@ class Mixture(StepBatches[Batch]):
         ]
         parts = [self._augmented(*group) for group in groups if len(group[1])]
         # the groups came one after the other; now each image goes to its place
-        place = torch.argsort(torch.cat([(~made).nonzero()[:, 0], made.nonzero()[:, 0]])).to(self.device)
+        place = torch.argsort(torch.cat([(~made).nonzero()[:, 0], made.nonzero()[:, 0]]))
+        place = send(place, self.device)
         x, y = (torch.cat(column)[place] for column in zip(*parts, strict=True))
-        return Batch(x, y, draw.to(self.device))
+        return Batch(x, y, send(draw, self.device))
 
     def _augmented(self, images: Images, index: Tensor, draw: Tensor) -> tuple[Tensor, Tensor]:
         """Some images of one set, augmented, in the real ones' size."""
-        index, draw = index.to(images.device), draw.to(images.device)
         x, y = augmented_batch(images, index, self.augmentation, seed=self.seed, purpose="training", draw=draw)
         return fit_image(x, self.real.info.image_size), y
 

@@ -6,10 +6,12 @@ Sources: Section 4.2 and Appendix B of the DRA paper; Wang et al. 2023, arXiv:23
 import copy
 from collections.abc import Mapping
 
+import torch
 from rp_models.data import Images
 from rp_models.settings import ComputeSettings
 from rp_models.training.averaging import average_
 from rp_models.training.distributed import ALONE, Processes, synchronise_batch_norms
+from rp_models.training.loop import Metrics
 from rp_models.training.optimizer import set_rate
 from rp_models.training.seeding import seeded
 from rp_models.training.trainer import BaseTrainer
@@ -84,6 +86,13 @@ class ClassifierTrainer(BaseTrainer):
     def rate(self, step: int) -> float:
         """The schedule's rate."""
         return rates.rate(self.training, step, steps_per_epoch=self.plan.batches_per_epoch)[0]
+
+    def step(self, step: int) -> Metrics:
+        """One optimiser step; the very first one as it is: its momentum would have to be compiled for itself."""
+        if step == 0 and self.engine.compute.compile:
+            with torch.compiler.set_stance("force_eager"):
+                return super().step(step)
+        return super().step(step)
 
     def before_step(self, step: int) -> None:
         """Momentum of optimiser and batch norms, and what the objective does before a step."""

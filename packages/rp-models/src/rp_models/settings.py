@@ -42,6 +42,7 @@ class ComputeSettings:
 
     precision: Literal["float32", "bf16"] = "float32"  # of matrix products and convolutions; sums are in float32
     compile: bool = False  # torch.compile the network
+    cuda_graphs: bool = False  # replay compiled networks as CUDA graphs: for small ones, whose launches cost most
     channels_last: bool = False  # images and convolution weights with the channels innermost; for GPUs
     clip_norm: float | None = None  # largest norm of the gradient of all parameters together; None: any
 
@@ -49,6 +50,7 @@ class ComputeSettings:
         require(
             self.clip_norm is None or self.clip_norm > 0, f"compute.clip_norm must be positive, got {self.clip_norm}"
         )
+        require(self.compile or not self.cuda_graphs, "compute.cuda_graphs needs compute.compile, set both")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

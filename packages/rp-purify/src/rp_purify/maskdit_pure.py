@@ -13,6 +13,7 @@ from rp_models import noise as randomness
 from rp_models.diffusion.maskdit import MaskDiT
 from rp_models.diffusion.maskdit_loss import masked_denoising_loss
 from rp_models.mask import random_mask
+from rp_models.values import send
 from torch import Tensor
 
 from rp_purify.descent import SignDescent, draw_number
@@ -84,7 +85,7 @@ class MaskDiTPure(SignDescent):
 
     def levels(self, step: int, *, seed: int, index: Tensor) -> Tensor:
         """The noise level of each image (b,) in one step, float64."""
-        table = torch.tensor(self.sigmas, dtype=torch.float64, device=index.device)
+        table = send(torch.tensor(self.sigmas, dtype=torch.float64), index.device)
         if self.schedule == "grid":
             purpose = f"level {draw_number(self.noise, step)}"
             return table[randomness.integers(len(table), (), seed=seed, purpose=purpose, index=index)]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from rp_models import noise
+from rp_models.values import as_values
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -149,7 +150,7 @@ def denoise(model: nn.Module, y: Tensor, sigma: Tensor | float, label: Tensor | 
         sigma: one level, or (b,).
         label: index of the step in a table of 1,000, which networks that were trained on one are told as it is.
     """
-    level = torch.as_tensor(sigma, dtype=y.dtype, device=y.device).expand(len(y))
+    level = as_values(sigma, device=y.device, dtype=y.dtype).expand(len(y))
     if label is not None and getattr(model, "M", None) == 1000:
         result: Tensor = model(y, level, noise_label=label)
     else:

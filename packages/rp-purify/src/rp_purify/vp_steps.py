@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from rp_models.diffusion.discrete import DiscreteVPPrecond, learned_log_variance, posterior_step
 from rp_models.diffusion.vp_schedule import DiscreteSchedule, continuous_abar, continuous_beta, edm_sigma
+from rp_models.values import as_values
 from torch import Tensor, nn
 
 from rp_purify.reverse import Seen, Shift, denoise
@@ -138,7 +139,7 @@ class Posterior:
             log_variance = learned_log_variance(prediction.v, self.schedule, self.index)
         else:
             denoised, log_variance = denoise(model, y, sigma, label), self.log_variance
-        log_variance = torch.as_tensor(log_variance, dtype=state.dtype, device=state.device)
+        log_variance = as_values(log_variance, device=state.device, dtype=state.dtype)
         clean = limited(denoised)
         clean = clean + shift(Seen(y, clean, sigma, log_variance.exp()))
         unit = torch.zeros_like(state) if unit is None else unit

@@ -7,6 +7,7 @@ import copy
 from dataclasses import dataclass, field
 
 import torch
+from rp_models.training.averaging import follow_
 from rp_models.training.schedule import cosine
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -95,7 +96,9 @@ class Adr(Objective):
 
     def begin_step(self, model: nn.Module, *, step: int, steps_per_epoch: int, epochs: int) -> None:
         """Take the last step's weights into the average, and set this step's temperature and lambda."""
-        follow_(self._made_teacher(), model, self.decay if step > 0 else 0.0)  # at first a copy
+        teacher, now = self._made_teacher().state_dict(), model.state_dict()
+        decay = self.decay if step > 0 else 0.0  # at first a copy
+        follow_(list(teacher.values()), [now[key] for key in teacher], decay)  # running statistics like parameters
         steps = steps_per_epoch * epochs
         self.step_tau = cosine(step, steps=steps, peak=self.tau[0], final=self.tau[1])
         self.step_lam = cosine(step, steps=steps, peak=self.lam[0], final=self.lam[1])
@@ -115,18 +118,3 @@ class Adr(Objective):
         if self.teacher is None:
             raise ValueError("ADR has no teacher yet; call modules(model) once before the first step")
         return self.teacher
-
-
-@torch.no_grad()
-def follow_(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move an average towards the model, running statistics like parameters; counters are taken over.
-
-    Args:
-        decay: share of the old average that is kept.
-    """
-    new = model.state_dict()
-    for key, kept in average.state_dict().items():
-        if kept.is_floating_point():
-            kept.lerp_(new[key], 1.0 - decay)
-        else:
-            kept.copy_(new[key])

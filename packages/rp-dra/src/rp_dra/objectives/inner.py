@@ -8,7 +8,7 @@ from rp_attacks.pgd import ascend
 from rp_attacks.problem import check_choice, check_positive, check_radius
 from torch import Tensor, nn
 
-from rp_dra.objectives.passes import full_precision
+from rp_dra.objectives.passes import frozen_if_compiled, full_precision
 
 Ball = Literal["linf", "l2"]
 
@@ -48,13 +48,14 @@ def raise_divergence(
     """
     with torch.no_grad():
         target = full_precision(model(x)).softmax(dim=1)
-    return ascend(
-        lambda z: kl_divergence(target, full_precision(model(z))),
-        x,
-        start,
-        norm=norm,
-        eps=eps,
-        step_size=step_size,
-        steps=steps,
-        box_first=True,  # as published: clip to [0, 1], then project on the L2 ball
-    )
+    with frozen_if_compiled(model):
+        return ascend(
+            lambda z: kl_divergence(target, full_precision(model(z))),
+            x,
+            start,
+            norm=norm,
+            eps=eps,
+            step_size=step_size,
+            steps=steps,
+            box_first=True,  # as published: clip to [0, 1], then project on the L2 ball
+        )

@@ -49,6 +49,24 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def frozen_if_compiled(model: nn.Module) -> Iterator[None]:
+    """Inside the block, the parameters of a compiled model ask for no gradients, so that its graphs compute none.
+
+    A compiled graph computes the gradients of all that asks for them, wanted or not; a model that is not compiled
+    computes what is wanted alone. It stays as it is: autocast keeps the casts of its weights only while they ask.
+    """
+    compiled = getattr(model, "_compiled_call_impl", None) is not None
+    asking = [p for p in model.parameters() if p.requires_grad] if compiled else []
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Inside the block, a model is in eval mode; afterwards each of its modules is in the mode that it had."""
     training = [module for module in model.modules() if module.training]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from rp_dra.objectives.inner import Ball, check_attack, check_loss, uniform_start
 from rp_dra.objectives.objective import Objective, Outcome
-from rp_dra.objectives.passes import accuracy, check_batch, classify, eval_mode, full_precision
+from rp_dra.objectives.passes import accuracy, check_batch, classify, eval_mode, frozen_if_compiled, full_precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ class PgdAt(Objective):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
         """See `Objective`."""
         check_batch(x, y, start_noise)
-        with eval_mode(model):
+        with eval_mode(model), frozen_if_compiled(model):
             x_adv = ascend(
                 lambda z: cross_entropy(full_precision(model(z)), y),
                 x,

@@ -11,6 +11,7 @@ from rp_models.data.augmentation import Augmentation
 from rp_models.data.crops import random_boxes
 from rp_models.data.folder_images import FolderImages
 from rp_models.data.images import Images
+from rp_models.values import send
 
 
 def augment(x: Tensor, augmentation: Augmentation, *, seed: int, purpose: str, index: Tensor) -> Tensor:
@@ -20,7 +21,7 @@ def augment(x: Tensor, augmentation: Augmentation, *, seed: int, purpose: str, i
     """
     if len(x) == 0:
         return x
-    index = index.to(x.device)
+    index = send(index, x.device)
     if augmentation.resized_crop is not None:
         height, width = (torch.full_like(index, side) for side in x.shape[-2:])
         boxes = random_boxes(height, width, augmentation.resized_crop, seed=seed, purpose=purpose, index=index)
@@ -44,6 +45,8 @@ def augmented_batch(
     images: Images, index: Tensor, augmentation: Augmentation, *, seed: int, purpose: str, draw: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A training batch on the set's device: the images (b, c, h, w) at positions `index`, randomly varied, and labels.
+
+    `index` and `draw` are best on the CPU: no GPU is waited for then.
 
     Of `FolderImages`, a random resized crop is taken from the full picture while decoding; of other sets, from the
     image as the set gives it. Each image's draws belong to its number in `draw`, int64 (b,), e.g. its place in the

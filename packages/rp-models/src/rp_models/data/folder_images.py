@@ -15,8 +15,9 @@ from rp_models.data.class_folder import Listing
 from rp_models.data.crops import random_boxes
 from rp_models.data.decode import View, crop_picture, picture_header, view_picture
 from rp_models.data.errors import DataError
-from rp_models.data.images import ImageSet, check_labels, positions, send, to_float
+from rp_models.data.images import ImageSet, check_labels, positions, to_float
 from rp_models.data.info import DatasetInfo
+from rp_models.values import send
 
 _MEMORY = 2**33  # bytes that `load` takes at most
 

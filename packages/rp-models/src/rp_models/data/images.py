@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rp_models.data.errors import DataError
 from rp_models.data.info import DatasetInfo
+from rp_models.values import send
 
 
 class Images(Protocol):
@@ -66,7 +67,9 @@ class ImageSet:
         return self.images.device
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Images as float32 in [0, 1], and labels, of the given positions."""
+        """Images as float32 in [0, 1], and labels, of the given positions; of these on the CPU no GPU is waited for."""
+        if isinstance(index, Tensor) and index.device != self.device:
+            index = send(index, self.device)
         return to_float(self.images[index]), self.labels[index]
 
     def to(self, device: torch.device | str) -> "ImageSet":
@@ -94,13 +97,6 @@ def positions(index: Tensor | slice, count: int) -> Tensor:
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < count:
         raise IndexError(f"positions must be in 0..{count - 1}, got {int(index.min())}..{int(index.max())}")
     return index
-
-
-def send(values: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on another device; on the way to a GPU from pinned memory, so that the copy does not wait."""
-    if device.type == "cuda":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
 
 
 def check_labels(labels: Tensor, info: DatasetInfo, origin: object) -> None:

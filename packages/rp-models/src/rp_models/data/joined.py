@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from rp_models.data.errors import DataError
-from rp_models.data.images import Images, positions, send
+from rp_models.data.images import Images, positions
 from rp_models.data.info import DatasetInfo
+from rp_models.values import send
 
 
 class JoinedImages:

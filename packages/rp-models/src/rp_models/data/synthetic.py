@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from rp_models.data.errors import DataError
-from rp_models.data.images import ImageSet, check_labels, positions, send, to_float
+from rp_models.data.images import ImageSet, check_labels, positions, to_float
 from rp_models.data.info import DatasetInfo
 from rp_models.data.npz import Member, members, replacing
+from rp_models.values import send
 
 _RESIDENT = 2**27  # bytes of mapped images after which the system may forget them
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.npz")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rp_models.networks.adaln import readable
+from rp_models.values import check_values
 
 
 def one_hot_labels(labels: Tensor | None, label_dim: int, like: Tensor) -> Tensor | None:
@@ -29,10 +29,11 @@ def one_hot_labels(labels: Tensor | None, label_dim: int, like: Tensor) -> Tenso
         return torch.zeros(1, label_dim, device=like.device)
     labels = labels.to(like.device)
     if labels.dim() == 1 and not labels.is_floating_point():
-        if readable(labels) and not bool(((labels >= 0) & (labels < label_dim)).all()):
-            raise ValueError(
-                f"class labels must be in 0..{label_dim - 1}, got {int(labels.min())}..{int(labels.max())}"
-            )
+        check_values(
+            labels,
+            lambda y: (y >= 0) & (y < label_dim),
+            lambda y: f"class labels must be in 0..{label_dim - 1}, got {int(y.min())}..{int(y.max())}",
+        )
         labels = labels[:, None] == torch.arange(label_dim, device=like.device)
     if labels.dim() != 2 or labels.shape[1] != label_dim or len(labels) not in (1, len(like)):
         raise ValueError(

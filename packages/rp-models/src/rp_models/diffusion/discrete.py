@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rp_models.diffusion.precondition import Coefficients, Precond
 from rp_models.diffusion.vp_schedule import BetaSchedule, DiscreteSchedule
+from rp_models.values import as_values
 
 Rounding = Literal["fractional", "nearest"]
 
@@ -126,7 +127,7 @@ def posterior_step(
     """
     of_clean, of_x = (float(coefficient[index]) for coefficient in schedule.posterior_mean)
     mean = of_clean * clean + of_x * x
-    std = (torch.as_tensor(log_variance, dtype=x.dtype, device=x.device) / 2).exp()
+    std = (as_values(log_variance, device=x.device, dtype=x.dtype) / 2).exp()
     return mean, mean + std * unit if index > 0 else mean
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rp_models import noise
+from rp_models.values import send
 
 # low-pass filter of the sym6 wavelet: orthogonal to its even shifts, so that up- and downsampling alone change nothing
 _SYM6 = (
@@ -165,7 +166,7 @@ def _warp(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
     x, y = ((torch.arange(2 * size + 10, device=images.device) - _DELAY - size + 1) / 2 for size in (width, height))
     point = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # h w 2
     point = torch.einsum("bij,bhwj->bhwi", matrix, point - shift[:, None, None])
-    extent = torch.tensor([width - 1, height - 1], device=images.device)
+    extent = send(torch.tensor([width - 1, height - 1]), images.device)
     sample = 2 * point + 3 * extent  # in the doubled image, whose last one is 2 (3 extent + 1) - 1
     grid = 2 * sample / (6 * extent + 1) - 1
     result = F.grid_sample(doubled, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=True)
@@ -174,7 +175,7 @@ def _warp(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
 
 def _filter(images: Tensor, conv: Callable[..., Tensor], *, padding: int) -> Tensor:
     """Filter rows and columns of each channel with a convolution, or a transposed one, of stride 2."""
-    taps = torch.tensor(_SYM6, dtype=images.dtype, device=images.device)
+    taps = send(torch.tensor(_SYM6, dtype=images.dtype), images.device)
     channels = images.flatten(0, 1)[:, None]
     channels = conv(channels, taps[None, None, None, :], stride=(1, 2), padding=(0, padding))
     channels = conv(channels, taps[None, None, :, None], stride=(2, 1), padding=(padding, 0))

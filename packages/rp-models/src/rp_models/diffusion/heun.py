@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rp_models.values import as_values
+
 
 def noise_levels(num_steps: int, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> list[float]:
     """The noise levels of the steps, from `sigma_max` to `sigma_min` and a last 0 (Eq. 5).
@@ -119,5 +121,5 @@ def _heun_step(
 
 def _slope(denoiser: Callable[..., Tensor], x: Tensor, t: float, class_labels: Tensor | None) -> Tensor:
     """dx/dt of the probability flow at noise level t, in the state's precision."""
-    sigma = torch.tensor(t, dtype=x.dtype, device=x.device)
+    sigma = as_values(t, device=x.device, dtype=x.dtype)
     return (x - denoiser(x, sigma, class_labels).to(x.dtype)) / t

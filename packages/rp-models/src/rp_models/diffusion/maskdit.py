@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from rp_models.diffusion.class_labels import one_hot_labels
 from rp_models.mask import Mask
-from rp_models.networks.adaln import readable
 from rp_models.networks.maskdit import MaskDiTNetwork
 from rp_models.networks.transformer import attention_maps
+from rp_models.values import as_values, check_values
 
 
 class MaskDiT(nn.Module):
@@ -137,11 +137,14 @@ class MaskDiT(nn.Module):
         if x.dim() != 4 or tuple(x.shape[1:]) != expected:
             raise ValueError(f"expected images (batch, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
         dtype = torch.promote_types(self.model.pos_embed.dtype, torch.float32)
-        sigma = torch.as_tensor(sigma, device=x.device, dtype=dtype).flatten()
+        sigma = as_values(sigma, device=x.device, dtype=dtype).flatten()
         if sigma.shape not in ((1,), (x.shape[0],)):
             raise ValueError(f"expected one sigma or {x.shape[0]}, got {sigma.numel()}")
-        if readable(sigma) and not bool((sigma > 0).all()):
-            raise ValueError(f"sigma must be positive, got {float(sigma.min()):.3g}; the denoiser divides by it")
+        check_values(
+            sigma,
+            lambda sigma: sigma > 0,
+            lambda sigma: f"sigma must be positive, got {float(sigma.min()):.3g}; the denoiser divides by it",
+        )
         sigma = sigma.expand(x.shape[0])
         labels = one_hot_labels(class_labels, self.num_classes, x)
         return Scales.at(sigma.view(-1, 1, 1, 1), self.sigma_data), sigma.log() / 4, labels

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from rp_models.diffusion.class_labels import one_hot_labels
-from rp_models.networks.adaln import readable
 from rp_models.networks.edm_unet import DhariwalUNet, SongUNet
 from rp_models.networks.unet_features import Feature, UNet
+from rp_models.values import as_values, check_values
 
 _NETWORKS: dict[str, Callable[..., UNet]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
 
@@ -129,11 +129,14 @@ class Precond(nn.Module):
         expected = (self.img_channels, self.img_resolution, self.img_resolution)
         if x.dim() != 4 or tuple(x.shape[1:]) != expected:
             raise ValueError(f"x must have shape (batch, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
+        sigma = as_values(sigma, device=x.device, dtype=torch.float32).reshape(-1, 1, 1, 1)
         if len(sigma) not in (1, len(x)):
             raise ValueError(f"sigma must hold one value, or one for each of the {len(x)} images, got {len(sigma)}")
-        if readable(sigma) and not bool((sigma > 0).all()):
-            raise ValueError(f"sigma must be positive, got a minimum of {float(sigma.min())}")
+        check_values(
+            sigma,
+            lambda sigma: sigma > 0,
+            lambda sigma: f"sigma must be positive, got a minimum of {float(sigma.min())}",
+        )
         if augment_labels is not None and augment_labels.shape != (len(x), self.augment_dim):
             raise ValueError(
                 f"augment_labels must have shape ({len(x)}, {self.augment_dim}), the network's augment_dim, "

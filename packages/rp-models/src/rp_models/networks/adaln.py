@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rp_models.networks.transformer import Attention, Mlp
+from rp_models.values import as_values, check_values
 
 gelu_tanh = partial(F.gelu, approximate="tanh")
 
@@ -160,8 +161,11 @@ def check_labels(y: Tensor, batch: int, count: int) -> None:
     """Refuse class indices that are not integers (batch,) in [0, count); values are not read while compiling."""
     if y.dtype not in (torch.int64, torch.int32) or y.shape != (batch,):
         raise ValueError(f"expected integer labels ({batch},), got {y.dtype} {tuple(y.shape)}")
-    if readable(y) and not bool(((y >= 0) & (y < count)).all()):
-        raise ValueError(f"labels must be in 0..{count - 1}, got {int(y.min())}..{int(y.max())}")
+    check_values(
+        y,
+        lambda y: (y >= 0) & (y < count),
+        lambda y: f"labels must be in 0..{count - 1}, got {int(y.min())}..{int(y.max())}",
+    )
 
 
 def flow_time(t: Tensor | float, x: Tensor) -> Tensor:
@@ -174,14 +178,13 @@ def flow_time(t: Tensor | float, x: Tensor) -> Tensor:
     time = torch.as_tensor(t)  # a number stays on the CPU, where looking at it does not stall a GPU
     if time.shape not in ((), (1,), (batch,)):
         raise ValueError(f"expected one time or {batch} times, got shape {tuple(time.shape)}")
-    if readable(time) and not bool(((time >= 0) & (time <= 1)).all()):
-        raise ValueError(
+    check_values(
+        time,
+        lambda time: (time >= 0) & (time <= 1),
+        lambda time: (
             f"a flow's time must be in [0, 1], got {float(time.min()):.3g}..{float(time.max()):.3g}; "
             "it is not a step index"
-        )
-    return time.to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(batch)
-
-
-def readable(x: Tensor) -> bool:
-    """Whether a tensor's values can be looked at: not while compiling, not on the meta device."""
-    return not torch.compiler.is_compiling() and not x.is_meta
+        ),
+    )
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return as_values(t, device=x.device, dtype=dtype).expand(batch)

@@ -26,6 +26,7 @@ from rp_models.networks.lightningdit_layers import LightningBlock, RMSNorm
 from rp_models.networks.position import sincos_table
 from rp_models.networks.rotary import Rotary
 from rp_models.networks.transformer import PatchEmbed, unpatchify
+from rp_models.values import send
 
 MASSIVE_CHANNELS = (1053, 259)  # of the released XL/1, as Huang et al. found; see `LightningDiT.features`
 
@@ -143,7 +144,7 @@ class LightningDiT(nn.Module):
             raise ValueError(f"zero_at must be 'before_norm' or 'after_norm', got {zero_at!r}")
         if any(not 0 <= channel < self.pos_embed.shape[2] for channel in zero_channels):
             raise ValueError(f"zero_channels must be in 0..{self.pos_embed.shape[2] - 1}, got {list(zero_channels)}")
-        massive = torch.tensor(list(zero_channels), device=x.device, dtype=torch.int64)
+        massive = send(torch.tensor(list(zero_channels), dtype=torch.int64), x.device)
         c = self.condition(x, t, y)
         tokens = self._run(x, c, blocks)
         if lender is None:

@@ -1,9 +1,10 @@
 """Weight averaging: the model that is evaluated is an average of those that were trained."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MovingAverage:
@@ -54,10 +55,17 @@ def average_(average: nn.Module, model: nn.Module, decay: float) -> None:
     Buffers (batch-norm statistics) are always the model's own. Deviation: DM-AT's trainer takes them over at the end
     of each epoch by sharing the tensors; the two differ only inside the first epoch.
     """
-    for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-        if decay == 0.0:
-            kept.copy_(new)
+    follow_(list(average.parameters()), list(model.parameters()), decay)
+    follow_(list(average.buffers()), list(model.buffers()), 0.0)
+
+
+@torch.no_grad()
+def follow_(kept: Sequence[Tensor], new: Sequence[Tensor], decay: float) -> None:
+    """Move tensors towards others by `1 - decay`, in place, one operation for all of a type; integers are copied."""
+    pairs = list(zip(kept, new, strict=True))
+    for dtype in dict.fromkeys(tensor.dtype for tensor in kept):
+        old, newest = ([pair[side] for pair in pairs if pair[0].dtype == dtype] for side in (0, 1))
+        if decay == 0.0 or not dtype.is_floating_point:
+            torch._foreach_copy_(old, newest)
         else:
-            kept.lerp_(new, 1.0 - decay)
-    for buffer, newest in zip(average.buffers(), model.buffers(), strict=True):
-        buffer.copy_(newest)
+            torch._foreach_lerp_(old, newest, 1.0 - decay)

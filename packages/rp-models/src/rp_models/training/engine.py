@@ -59,7 +59,7 @@ class Engine:
             if self.compute.channels_last:
                 module.to(memory_format=torch.channels_last)
             if self.compute.compile:
-                compile_network(module)
+                compile_network(module, cuda_graphs=self.compute.cuda_graphs)
         self._step_loss = processes.wrap(StepLoss(modules, loss))
 
     def step(self, *batch: Any) -> dict[str, float]:
@@ -69,6 +69,8 @@ class Engine:
         gradient's norm before it.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        if self.compute.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the step before gave is used up
         with self.autocast():
             loss, metrics = self._step_loss(*(self._laid_out(part) for part in batch))
         loss.backward()
@@ -93,12 +95,16 @@ class Engine:
         return part
 
 
-def compile_network(module: nn.Module, *, backend: str = "inductor") -> None:
+def compile_network(
+    module: nn.Module, *, cuda_graphs: bool = False, backend: str | Callable[..., Any] = "inductor"
+) -> None:
     """Compile what a network computes, in place; its state dict and copies of it stay as they were.
 
     Its `forward_features`, if it has them, are compiled as well: adversarial training calls them directly.
+    `cuda_graphs`: replay the kernels of a pass as one launch; `cudagraph_mark_step_begin` must open each step.
     """
-    module.compile(backend=backend)
+    mode = "reduce-overhead" if cuda_graphs else None
+    module.compile(backend=backend, mode=mode)
     if hasattr(module, "forward_features"):
         features = cast(Callable[..., Tensor], module.forward_features)
-        module.forward_features = torch.compile(features, backend=backend)  # type: ignore[assignment]
+        module.forward_features = torch.compile(features, backend=backend, mode=mode)  # type: ignore[assignment]

@@ -15,6 +15,7 @@ from rp_models.data.batches import BatchPlan
 from rp_models.data.images import Images, ImageSet
 from rp_models.data.prefetch import prefetch
 from rp_models.training.distributed import ALONE, Processes
+from rp_models.values import send
 
 
 class Minibatch(NamedTuple):
@@ -90,11 +91,10 @@ class Minibatches(StepBatches[Minibatch]):
 
     def take(self, chosen: Tensor, draw: Tensor) -> Minibatch:
         """The images of these positions, augmented."""
-        chosen, draw = chosen.to(self.device), draw.to(self.device)
         x, labels = augmented_batch(
             self.images, chosen, self.augmentation, seed=self.seed, purpose=self.purpose, draw=draw
         )
-        return Minibatch(x, labels, draw)
+        return Minibatch(x, labels, send(draw, self.device))
 
 
 def plan_of_all(images: Images, batch_size: int, *, seed: int, purpose: str) -> BatchPlan:

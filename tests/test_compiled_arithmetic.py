@@ -1,0 +1,84 @@
+"""A compiled training step computes what the eager one does and no more, and is compiled once."""
+
+import contextlib
+from functools import partial
+
+import pytest
+import torch
+from rp_dra import ClassifierSettings, ClassifierTrainer, TrainingSettings, objective_of
+from rp_models.data import load_images, subset
+from rp_models.settings import ComputeSettings
+from rp_models.training import engine
+from rp_models.training.engine import compile_network
+from rp_testing.arithmetic import CompiledFlops, Flops
+from torch._dynamo.utils import counters
+
+WRN = ClassifierSettings(depth=10, width=1)
+VIT = ClassifierSettings(network="vit-digits", arguments={"depth": 1})
+
+
+def trainer(network, recipe, *, compiled):
+    settings = TrainingSettings(
+        epochs=4, batch_size=8, epoch_images=64, eps=0.1, step_size=0.05, attack_steps=10, **recipe
+    )
+    return ClassifierTrainer(
+        network,
+        settings,
+        subset(load_images("digits", "train"), 64),
+        objective=objective_of(settings, num_classes=10),
+        compute=ComputeSettings(compile=compiled),
+        seed=0,
+    )
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    torch._dynamo.reset()
+    counters.clear()
+    found = CompiledFlops()
+    monkeypatch.setattr(engine, "compile_network", partial(compile_network, backend=found.backend))
+    yield found
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    ("network", "recipe"),
+    [
+        pytest.param(WRN, {}, id="wrn-trades"),
+        pytest.param(WRN, {"objective": "pgd-at"}, id="wrn-pgd-at"),
+        pytest.param(VIT, {"optimizer": "lion", "lr": 1e-4}, id="vit-trades"),
+        pytest.param(WRN, {"objective": "adr"}, id="wrn-adr", marks=pytest.mark.slow),
+        pytest.param(WRN, {"objective": "ikl"}, id="wrn-ikl", marks=pytest.mark.slow),
+    ],
+)
+def test_a_compiled_step_computes_no_more_than_an_eager_one(counted, network, recipe):
+    eager = trainer(network, recipe, compiled=False)
+    eager.step(0)
+    with Flops() as work:
+        eager.step(1)
+
+    compiled = trainer(network, recipe, compiled=True)
+    graphs = []
+    for step in range(3):
+        counted.by_graph.clear()
+        compiled.step(step)
+        graphs.append(counted.graphs)
+    assert 0 < counted.total <= 1.01 * work.total
+    assert graphs[0] == 0  # the first step, whose batch norms have another momentum, is not compiled
+    assert graphs[1] == graphs[2]
+    assert not counters["graph_break"], dict(counters["graph_break"])
+    weights, expected = compiled.model.state_dict(), eager.model.state_dict()
+    eager.step(2)
+    for key, value in weights.items():  # sums in another order, grown by three steps
+        torch.testing.assert_close(value, expected[key], atol=1e-4, rtol=1e-4)
+    assert all(p.requires_grad for p in compiled.model.parameters())
+
+
+def test_an_error_in_the_attack_leaves_the_weights_trainable(counted):
+    from rp_dra.objectives.passes import frozen_if_compiled
+
+    model = trainer(WRN, {}, compiled=True).model
+    with contextlib.suppress(RuntimeError), frozen_if_compiled(model):
+        assert not any(p.requires_grad for p in model.parameters())
+        raise RuntimeError
+    assert all(p.requires_grad for p in model.parameters())
