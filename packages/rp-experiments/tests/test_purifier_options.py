@@ -38,5 +38,9 @@ def test_help_says_what_each_setting_is_and_which_kinds_have_it(capsys: pytest.C
     with pytest.raises(SystemExit):
         parsed("--help")
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for text in ("of mae-pure, maskdit-pure, likelihood: sign steps", "of noise: standard deviation", "(default: 20)"):
+    for text in (
+        "of mae-pure, maskdit-pure, likelihood, adbm,",
+        "of noise, adp, nim: standard deviation",
+        "(default: 20)",
+    ):
         assert text in shown

@@ -18,8 +18,22 @@ from rp_purify import (
     OneStepDenoise,
     Purifier,
 )
+from rp_purify.adp import ADP
 from rp_purify.build import build_purifier
+from rp_purify.coup import COUP
+from rp_purify.ddim_purify import DDIMPurify
+from rp_purify.gdmp import GDMP
+from rp_purify.gradual import GradualPurify
+from rp_purify.latent_maskdit import LatentMaskDiTPure
+from rp_purify.nim import NIMReconstruction
+from rp_purify.presets import TABLES_13_AND_14
+from rp_purify.resized import Resized
+from rp_purify.rival_presets import NOTES, RIVALS, names, preset_settings
+from rp_purify.scoreopt import ScoreOptN
 from rp_purify.settings import KINDS, DiffPureSettings, MAEPureSettings, PurifierSettings, settings_of, uses
+from rp_purify.soap import SOAP, LabelConsistency, Reconstruction, Rotation
+
+from .models import TinyClassifier
 
 CLASSES = {
     "mae-pure": MAEPure,
@@ -29,8 +43,17 @@ CLASSES = {
     "noise": GaussianNoise,
     "diffpure": DiffPure,
     "likelihood": LikelihoodMaximisation,
+    "gradual": GradualPurify,
+    "adbm": DDIMPurify,
+    "coup": COUP,
+    "gdmp": GDMP,
+    "scoreopt-n": ScoreOptN,
+    "adp": ADP,
+    "soap": SOAP,
+    "nim": NIMReconstruction,
     "none": NoPurification,
 }
+OF_NETWORKS = {"mae", "model", "autoencoder", "auxiliary", "auxiliary_model", "resize"}
 
 
 @pytest.fixture
@@ -44,20 +67,25 @@ def maskdit(tmp_path: Path) -> str:
 
 def build(kind: str, maskdit: str, **settings: object) -> Purifier:
     network = {"model": maskdit} if "model" in uses(kind) else {}
-    return build_purifier(settings_of(kind, **network, **settings), describe("digits"), torch.device("cpu"))
+    chosen = settings_of(kind, **network, **settings)
+    return build_purifier(chosen, describe("digits"), torch.device("cpu"), classifier=TinyClassifier())
 
 
 def test_every_kind_has_its_purifier_and_every_setting_changes_it(maskdit: str) -> None:
     changed = {"steps": 3, "step_size": 0.02, "halve": True, "eta": None, "mask_rate": 0.25, "masks": "fixed"}
-    changed |= {"masks_per_step": 3, "complementary": True, "sigma": 0.5, "noise": "fixed", "mae_weight": 0.0}
+    changed |= {"masks_per_step": 3, "complementary": True, "sigma": 0.6, "noise": "fixed", "mae_weight": 0.0}
     changed |= {"noise_std": 0.2, "keep_visible": True, "std": 0.1, "times": 50, "reverse_steps": 7, "solver": "ode"}
-    changed |= {"levels": (0.2, 0.3), "lr": 0.05}
-    assert list(KINDS) == list(CLASSES)
+    changed |= {"levels": (0.2, 0.3), "lr": 0.05, "per": "batch", "max_times": (20,) * 8, "round_steps": (2,) * 8}
+    changed |= {"ddim_eta": 0.5, "table": "vp", "clip_denoised": False, "stack": 2, "weight": 2.0, "noised": True}
+    changed |= {"rounds": 2, "ptb": 0.01, "guidance": "ssim", "respacing": 250, "beyond": False, "radii": 3}
+    changed |= {"noised_reference": False, "variance": "posterior", "lam": 0.1, "stop": 0.01, "level": 0.2}
+    changed |= {"delta": 0.02}
+    assert list(KINDS) == [*list(CLASSES)[:-1], "latent-maskdit-pure", "none"]
     for kind, cls in CLASSES.items():
         base = build(kind, maskdit)
         assert type(base) is cls
         assert not base.training
-        for name in set(uses(kind)) - {"mae", "model", "schedule", "sigmas"}:
+        for name in set(uses(kind)) - {*OF_NETWORKS, "schedule", "sigmas"}:
             value = not base.halve if name == "halve" else changed[name]  # type: ignore[union-attr]
             assert repr(build(kind, maskdit, **{name: value})) != repr(base), (kind, name)
     annealed = build("maskdit-pure", maskdit, schedule="annealed", sigmas=(0.5, 0.2))
@@ -119,3 +147,82 @@ def test_what_does_not_suit_is_named(tmp_path: Path, maskdit: str) -> None:
         build_purifier(DiffPureSettings(model=str(tmp_path / "missing")), describe("digits"), cpu)
     with pytest.raises(TypeError, match="no purifier for PurifierSettings"):
         build_purifier(PurifierSettings(), describe("digits"), cpu)
+
+
+def test_purifiers_that_ask_the_classifier_or_further_networks_say_what_is_missing(
+    tmp_path: Path, maskdit: str
+) -> None:
+    cpu, info = torch.device("cpu"), describe("digits")
+    for settings in (settings_of("coup", model=maskdit), settings_of("soap")):
+        with pytest.raises(DataError, match=f"kind {settings.kind} asks the classifier that it defends, and none"):
+            build_purifier(settings, info, cpu)
+    with pytest.raises(ValueError, match=r"needs a network; .* with --purifier\.auxiliary-model"):
+        settings_of("soap", auxiliary="rot")
+    with pytest.raises(ValueError, match="needs the autoencoder of its latents"):
+        settings_of("latent-maskdit-pure", model=maskdit)
+    with pytest.raises(CheckpointError, match="expected an autoencoder, this is a MaskDiT"):
+        build_purifier(settings_of("latent-maskdit-pure", model=maskdit, autoencoder=maskdit), info, cpu)
+    built = build_purifier(settings_of("soap"), info, cpu, classifier=TinyClassifier())
+    assert isinstance(built, SOAP)
+    assert isinstance(built.auxiliary, LabelConsistency)
+    rp_models.save(rp_models.build("vit-digits", num_classes=4, width=16, depth=1, heads=2), tmp_path / "turns.st")
+    for auxiliary, cls in (("rot", Rotation), ("rec", Reconstruction)):
+        settings = settings_of("soap", auxiliary=auxiliary, auxiliary_model=str(tmp_path / "turns.st"))
+        built = build_purifier(settings, info, cpu, classifier=TinyClassifier())
+        assert isinstance(built, SOAP)
+        assert isinstance(built.auxiliary, cls)
+
+
+def test_a_latent_model_comes_with_its_autoencoder(tmp_path: Path) -> None:
+    vae = rp_models.build(
+        "autoencoder-kl", in_channels=1, width=32, multipliers=[1, 1], blocks=1, attention=[False, False], z_channels=4
+    )
+    rp_models.save(vae, tmp_path / "vae.st")
+    sizes = {"image_size": 4, "in_channels": 4, "patch_size": 2, "width": 16, "heads": 2, "depth": 1}
+    decoder = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+    rp_models.save(rp_models.build("maskdit", **sizes, **decoder, num_classes=0), tmp_path / "latent.st")
+    files = {"model": str(tmp_path / "latent.st"), "autoencoder": str(tmp_path / "vae.st")}
+    settings = settings_of("latent-maskdit-pure", **files, steps=1, chunk=1)
+    built = build_purifier(settings, describe("digits"), torch.device("cpu"))
+    assert isinstance(built, LatentMaskDiTPure)
+    assert (built.steps, built.chunk, built.eta) == (1, 1, 4 / 255)
+    assert built(torch.rand(2, 1, 8, 8)).shape == (2, 1, 8, 8)
+
+
+def test_images_are_resized_for_a_network_of_another_size(maskdit: str) -> None:
+    info = replace(describe("digits"), image_size=7)
+    settings = settings_of("diffpure", model=maskdit, times=2, resize=8)
+    built = build_purifier(settings, info, torch.device("cpu"))
+    assert isinstance(built, Resized)
+    assert built(torch.rand(2, 1, 7, 7)).shape == (2, 1, 7, 7)
+    with pytest.raises(DataError):
+        build_purifier(replace(settings, resize=None), info, torch.device("cpu"))
+
+
+def test_every_preset_has_settings_and_belongs_to_its_images(maskdit: str) -> None:
+    assert set(NOTES) <= set(RIVALS)
+    assert (
+        len(names()) == len(set(names())) == sum(map(len, RIVALS.values())) + sum(map(len, TABLES_13_AND_14.values()))
+    )
+    for name in names():
+        data = name.split("/")[0]
+        info = replace(describe("cifar10"), name=data, image_size={"tiny-imagenet": 64, "imagenet": 224}.get(data, 32))
+        networks = {"mae": "m", "model": "m", "autoencoder": "a"}
+        kind = preset_kind(name)
+        given = {role: file for role, file in networks.items() if role in uses(kind)}
+        assert preset_settings(name, info, **given).kind == kind
+    with pytest.raises(DataError, match="imagenet/diffpure is for images of 224 pixels, those of cifar10 have 32"):
+        preset_settings("imagenet/diffpure", describe("cifar10"), model="m")
+    with pytest.raises(DataError, match="no preset 'mnist/adbm'; there are cifar10/adbm, svhn/adbm"):
+        preset_settings("mnist/adbm", describe("digits"))
+    settings = preset_settings("cifar10/diffpure", describe("cifar10"), model="m", times=50)
+    assert settings == settings_of("diffpure", model="m", solver="euler-maruyama", times=50)
+    assert preset_settings("cifar10/mae-pure", describe("cifar10"), mae="m").kind == "mae-pure"
+
+
+def preset_kind(name: str) -> str:
+    data, method = name.split("/")
+    if method in RIVALS:
+        return RIVALS[method][data][0]
+    kind = method.removeprefix("r")
+    return f"latent-{kind}" if (data, kind) == ("imagenet", "maskdit-pure") else kind

@@ -77,7 +77,7 @@ class ComparisonJob:
     def defence(self, choice: PurifierSettings) -> Defended:
         """The purifier in front of the classifier."""
         classifier = load_classifier(self.networks.path("classifier"), self.info).to(self.run.device)
-        purifier = build_purifier(self.with_files(choice), self.info, self.run.device)
+        purifier = build_purifier(self.with_files(choice), self.info, self.run.device, classifier=classifier)
         return Defended(purifier, classifier).eval().requires_grad_(False)
 
     def with_files(self, choice: PurifierSettings) -> PurifierSettings:

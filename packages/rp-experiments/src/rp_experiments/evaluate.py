@@ -58,7 +58,9 @@ class EvaluationJob:
         self.model: nn.Module = classifier
         one_shot = None
         if config.defended:
-            self.model = Defended(build_purifier(config.purifier, info, run.device), classifier).eval()
+            self.model = Defended(
+                build_purifier(config.purifier, info, run.device, classifier=classifier), classifier
+            ).eval()
             one_pass = config.purifier.one_pass()
             one_shot = Defended(build_purifier(one_pass, info, run.device), classifier).eval() if one_pass else None
         self.source = classifier if config.defended else None  # the classifier without its purifier

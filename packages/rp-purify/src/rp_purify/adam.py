@@ -45,7 +45,8 @@ def adam(model: nn.Module, x: Tensor, objective: Objective, *, steps: int, lr: f
 def _step(state: _State, objective: Objective, step: int, *, lr: float, exact: bool) -> _State:
     """One step, with the bias corrections of step number `step` + 1."""
     with torch.inference_mode(False), torch.enable_grad(), plain_attention():
-        x = state.x if exact else state.x.detach().clone().requires_grad_()
+        # a copy, so that the derivative is not also that of whatever else the objective has from the same images
+        x = state.x.clone() if exact else state.x.detach().clone().requires_grad_()
         (g,) = torch.autograd.grad(objective(x, step).sum(), x, create_graph=exact)
     mean = _BETA1 * state.mean + (1 - _BETA1) * g
     square = _BETA2 * state.square + (1 - _BETA2) * g.square()

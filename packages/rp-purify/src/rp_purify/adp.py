@@ -10,9 +10,10 @@ from rp_models import noise
 from torch import Tensor, nn
 
 from rp_purify.gradient import clip_to_image
-from rp_purify.per import Per, check_per
+from rp_purify.per import check_per
 from rp_purify.purifier import Purifier
 from rp_purify.reverse import recomputed
+from rp_purify.settings import Per
 
 _PROBE = 1e-3  # how far along the direction the change is measured
 _SMALLEST, _LARGEST = 1e-5, 0.1  # step sizes in [0, 1] pixel units

@@ -17,9 +17,10 @@ from rp_models.diffusion.precondition import VPPrecond
 from torch import Tensor, nn
 
 from rp_purify.inner_adversary import ascend, class_loss, evaluating
-from rp_purify.per import Per, check_per
+from rp_purify.per import check_per
 from rp_purify.purifier import frozen
 from rp_purify.reverse import denoise
+from rp_purify.settings import Per
 
 
 class BridgeDraws(NamedTuple):

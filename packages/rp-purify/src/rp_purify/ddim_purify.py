@@ -3,15 +3,15 @@
 Source: Li et al. 2025 (ADBM), arXiv:2408.00315, and its public code; Song et al. 2021, arXiv:2010.02502.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 from rp_models.diffusion.vp_schedule import DiscreteSchedule
 from torch import nn
 
 from rp_purify.reverse import ReverseDiffusion, Round
+from rp_purify.settings.rivals import Table
 from rp_purify.vp_steps import DDIM, check_times, noised
 
-Table = Literal["adbm", "vp"]
 _FIRST = {"adbm": 1e-6, "vp": 1e-4}
 
 

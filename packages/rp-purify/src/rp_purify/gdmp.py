@@ -3,18 +3,18 @@
 Source: Wang et al. 2022, arXiv:2205.14969, and its public code, in which the pull shrinks with the batch.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from rp_models.diffusion.vp_schedule import DiscreteSchedule
 from torch import Tensor, nn
 
-from rp_purify.per import Per, check_per
+from rp_purify.per import check_per
 from rp_purify.reverse import Draw, Place, ReverseDiffusion, Round, Seen
+from rp_purify.settings import Per
+from rp_purify.settings.rivals import Guidance, Variance
 from rp_purify.ssim import ssim
-from rp_purify.vp_steps import Variance, check_times, noised, posterior_steps
-
-Guidance = Literal["mse", "ssim", "none"]
+from rp_purify.vp_steps import check_times, noised, posterior_steps
 
 
 class GDMP(ReverseDiffusion):

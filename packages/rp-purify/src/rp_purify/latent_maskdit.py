@@ -14,11 +14,11 @@ from rp_models import noise
 from rp_models.diffusion.maskdit import MaskDiT
 from rp_models.networks.vae import AutoencoderKL
 from torch import Tensor
-from torch.nn import functional as F
 
 from rp_purify.gradient import clip_to_ball, clip_to_image
 from rp_purify.maskdit_pure import MaskDiTPure
 from rp_purify.purifier import Purifier, frozen
+from rp_purify.resized import resized
 from rp_purify.reverse import denoise
 
 SCALE = 0.18215
@@ -199,10 +199,3 @@ def checked_latents(maskdit: MaskDiT, autoencoder: AutoencoderKL, scale: float) 
             f"the MaskDiT models {maskdit.in_channels} channels and the autoencoder has {autoencoder.latent_channels}"
         )
     return Latents(autoencoder, maskdit.image_size * autoencoder.factor, scale)
-
-
-def resized(x: Tensor, size: int) -> Tensor:
-    """Square images of that size, bilinear without aligned corners; as they are if they have it."""
-    if x.shape[2] == x.shape[3] == size:
-        return x
-    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)

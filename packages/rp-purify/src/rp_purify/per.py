@@ -1,9 +1,8 @@
 """Whether an image's result may depend on the batch that it is in, as that of some published code does."""
 
-from typing import Literal, get_args
+from typing import get_args
 
-Per = Literal["image", "batch"]
-"""What is chosen, drawn or averaged: for each "image" by itself, or once for the whole "batch"."""
+from rp_purify.settings import Per
 
 
 def check_per(per: Per) -> Per:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from rp_purify.adam import adam
 from rp_purify.gradient import clip_to_image, straight_through
-from rp_purify.per import Per, check_per
+from rp_purify.per import check_per
 from rp_purify.purifier import Purifier, frozen
+from rp_purify.settings import Per
 
 _GRADIENTS = ("identity", "exact", "one-shot")
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rp_purify.descent import SignDescent
-from rp_purify.per import Per, check_per
+from rp_purify.per import check_per
 from rp_purify.purifier import Purifier, frozen
+from rp_purify.settings import Per
 
 Auxiliary = Callable[[Tensor], Tensor]
 """auxiliary(images) -> the self-supervised loss of each image (b,)."""

@@ -6,7 +6,6 @@ Source: Song et al. 2021, arXiv:2011.13456 and (DDIM) arXiv:2010.02502, Eq. 12; 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from rp_models.diffusion.discrete import DiscreteVPPrecond, learned_log_variance, posterior_step
@@ -15,8 +14,7 @@ from rp_models.values import as_values
 from torch import Tensor, nn
 
 from rp_purify.reverse import Seen, Shift, denoise
-
-Variance = Literal["posterior", "large", "learned"]
+from rp_purify.settings.rivals import Variance
 
 _END = 1e-5  # the reverse SDE's last time
 _DT = 1e-3

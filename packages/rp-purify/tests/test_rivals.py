@@ -1,0 +1,357 @@
+"""What every comparison purifier promises, and what single ones add."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from rp_models.diffusion.maskdit import MaskDiT
+from rp_models.networks.vae import AutoencoderKL
+from rp_models.noise import normal
+from rp_purify import Defended, LikelihoodMaximisation, Purifier
+from rp_purify.adp import ADP
+from rp_purify.coup import COUP
+from rp_purify.ddim_purify import DDIMPurify
+from rp_purify.diffpure import DiffPure
+from rp_purify.gdmp import GDMP
+from rp_purify.gradient import clip_to_image
+from rp_purify.gradual import GradualPurify
+from rp_purify.latent_maskdit import LatentMaskDiTPure, LatentOneStep, LatentSteps
+from rp_purify.nim import NIMReconstruction
+from rp_purify.resized import Resized
+from rp_purify.reverse import Place, ReverseDiffusion
+from rp_purify.scoreopt import ScoreOptN
+from rp_purify.soap import SOAP, LabelConsistency
+from rp_purify.ssim import ssim
+from torch import Tensor, nn
+
+from .models import TinyClassifier, randomised, tiny_images, tiny_mae
+
+INDEX = torch.tensor([7, 3, 11, 0])
+
+
+class BentDenoiser(nn.Module):
+    """A denoiser with a curvature, so that a second derivative that is left out shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = randomised(nn.Conv2d(1, 1, 3, padding=1))
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma = sigma.view(-1, 1, 1, 1)
+        return x / (1 + sigma**2) + 0.3 * sigma * self.inner(x).tanh()
+
+
+def latent_networks() -> tuple[MaskDiT, AutoencoderKL]:
+    vae = AutoencoderKL(in_channels=1, width=32, multipliers=(1, 1), blocks=1, attention=(False, False), z_channels=4)
+    sizes = {"image_size": 4, "patch_size": 2, "in_channels": 4, "width": 16, "depth": 1, "heads": 2}
+    decoder = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+    return randomised(MaskDiT(**sizes, **decoder, num_classes=0)), randomised(vae)  # type: ignore[return-value, arg-type]
+
+
+def soap(**options: object) -> SOAP:
+    classifier = TinyClassifier()
+    own: dict[str, Any] = {"steps": 2, "levels": 3, **options}
+    return SOAP(classifier, LabelConsistency(classifier, margin=1), **own)
+
+
+MAKE: dict[str, Callable[..., Purifier]] = {
+    "euler-maruyama": lambda **o: DiffPure(BentDenoiser(), times=4, solver="euler-maruyama", **o),
+    "ddpm": lambda **o: DiffPure(BentDenoiser(), times=4, solver="ddpm", **o),
+    "gradual": lambda **o: GradualPurify(BentDenoiser(), times=(20, 60), steps=(2, 3), surrogate=((60, 1),), **o),
+    "adbm": lambda **o: DDIMPurify(BentDenoiser(), steps=3, clip_denoised=False, stack=2, **o),
+    "coup": lambda **o: COUP(BentDenoiser(), TinyClassifier(), times=4, weight=20.0, **o),
+    "gdmp": lambda **o: GDMP(BentDenoiser(), times=3, rounds=2, **o),
+    "gdmp-ssim": lambda **o: GDMP(BentDenoiser(), times=3, rounds=1, guidance="ssim", **o),
+    "scoreopt-o": lambda **o: LikelihoodMaximisation(BentDenoiser(), steps=3, stay=0.1, agree=0.1, **o),
+    "scoreopt-n": lambda **o: ScoreOptN(BentDenoiser(), steps=3, **o),
+    "adp": lambda **o: ADP(BentDenoiser(), steps=3, sigma=0.05, **o),
+    "nim": lambda **o: NIMReconstruction(tiny_mae(), **o),
+    "dmae": lambda **o: NIMReconstruction(tiny_mae(norm_pix=True), mask_rate=0.75, **o),
+    "latent-one-step": lambda **o: LatentOneStep(*latent_networks(), **o),
+    "resized": lambda **o: Resized(DiffPure(BentDenoiser(), times=3, solver="euler-maruyama", **o), 12),
+    "soap": lambda **o: soap(**{key: value for key, value in o.items() if key == "grad"}),
+    "latent-maskdit-pure": lambda **o: LatentMaskDiTPure(*latent_networks(), steps=2, chunk=3, **o),
+    "latent-steps": lambda **o: LatentSteps(*latent_networks(), steps=2, eta=0.1, **o),
+}
+SMOOTH = [name for name in MAKE if name not in ("soap", "latent-maskdit-pure", "latent-steps")]
+FIXED = ("soap",)  # nothing is random in it
+EVERY = pytest.mark.parametrize("name", MAKE)
+
+
+@EVERY
+def test_one_image_equals_a_batch_and_the_contract_of_purifiers_is_kept(name: str) -> None:
+    purifier, x = MAKE[name](), tiny_images(4)
+    before = x.clone()
+    together = purifier(x, seed=2, index=INDEX)
+    alone = torch.cat([purifier(x[i : i + 1], seed=2, index=INDEX[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)  # matrix products of other sizes
+    assert torch.equal(purifier(x, seed=2, index=INDEX), together)
+    assert torch.equal(purifier(x, seed=3, index=INDEX), together) == (name in FIXED)
+    assert (together.shape, together.dtype) == (x.shape, x.dtype)
+    assert 0 <= together.min() <= together.max() <= 1
+    assert torch.equal(x, before)
+
+
+@EVERY
+def test_all_rules_give_the_same_images_and_no_parameter_a_gradient(name: str) -> None:
+    purifier, x = MAKE[name](), tiny_images(2, low=0.3, high=0.7)
+    trainable = [parameter.requires_grad for parameter in purifier.parameters()]
+    with torch.no_grad():
+        expected = purifier(x, seed=1)
+    for rule in purifier.gradients:
+        leaf = x.clone().requires_grad_()
+        purified = purifier.with_gradient(rule)(leaf, seed=1)
+        torch.testing.assert_close(purified, expected, atol=1e-6, rtol=0)
+        (grad,) = torch.autograd.grad(purified.sum(), leaf)
+        assert torch.isfinite(grad).all()
+        assert rule != "identity" or torch.equal(grad, torch.ones_like(x))
+        assert rule == "identity" or float(grad.abs().sum()) > 0
+    assert all(parameter.grad is None for parameter in purifier.parameters())
+    assert [parameter.requires_grad for parameter in purifier.parameters()] == trainable
+    defended = Defended(purifier, TinyClassifier())
+    assert defended(x, seed=1).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_the_exact_gradient_is_that_of_finite_differences(name: str) -> None:
+    purifier = MAKE[name](grad="exact").double()
+    x = tiny_images(1, low=0.4, high=0.6).double().requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    upstream, direction = (torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(2))
+    call = purifier.with_noise(seed=1, index=torch.tensor([4]))
+    (grad,) = torch.autograd.grad((call(x) * upstream).sum(), x)
+    with torch.no_grad():
+        difference = ((call(x + 1e-6 * direction) - call(x - 1e-6 * direction)) * upstream).sum() / 2e-6
+    # central differences in float64; no pixel may cross a bound within 1e-6
+    assert float((grad * direction).sum()) == pytest.approx(float(difference), abs=1e-6, rel=1e-5)
+
+
+def unrolled(purifier: ReverseDiffusion, x: Tensor, draw: Callable[[str], Tensor]) -> Tensor:
+    """The same steps in one stored graph."""
+    images = state = 2 * x - 1
+    for number, (signal, std, steps) in enumerate(purifier.rounds):
+        state = signal * state + std * draw(f"noise of round {number}")
+        for count, step in enumerate(steps):
+            place = (number, count)
+            unit = draw(f"step {count} of round {number}") if step.random else None
+            state = step(
+                purifier.model,
+                state,
+                unit,
+                lambda seen, place=place: purifier.shift(seen, Place(*place), images, draw),
+            )
+    return clip_to_image((state + 1) / 2)
+
+
+@pytest.mark.parametrize("name", ["euler-maruyama", "gradual", "adbm", "coup", "gdmp"])
+def test_the_exact_gradient_is_autograds_of_the_unrolled_loop(name: str) -> None:
+    purifier, x = MAKE[name](grad="exact"), tiny_images(2, low=0.3, high=0.7).requires_grad_()
+
+    def draw(purpose: str) -> Tensor:
+        return normal(x.shape[1:], seed=5, purpose=purpose, index=torch.arange(2))
+
+    assert isinstance(purifier, ReverseDiffusion)
+    ours, theirs = purifier(x, seed=5), unrolled(purifier, x, draw)
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    grads = [torch.autograd.grad((image * upstream).sum(), x)[0] for image in (ours, theirs)]
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-5)  # recomputed in another order
+
+
+def saved_bytes(purifier: Purifier, x: Tensor) -> int:
+    """What the forward pass keeps for the backward one."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        purified = purifier(x, seed=0)
+    assert purified.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("make", "images"),
+    [
+        (lambda n: DiffPure(BentDenoiser(), times=n, solver="euler-maruyama"), 1),
+        (lambda n: GDMP(BentDenoiser(), times=n, rounds=1), 1),
+        (lambda n: COUP(BentDenoiser(), TinyClassifier(), times=n), 1),
+        (lambda n: LikelihoodMaximisation(BentDenoiser(), steps=n, grad="exact"), 3),
+        (lambda n: ADP(BentDenoiser(), steps=n), 1),
+    ],
+    ids=["euler-maruyama", "gdmp", "coup", "scoreopt-o", "adp"],
+)
+def test_the_exact_rule_keeps_an_image_a_step_and_nothing_of_the_network(
+    make: Callable[[int], Purifier], images: int
+) -> None:
+    x = tiny_images(8).requires_grad_()
+    short, long = (saved_bytes(make(steps), x) for steps in (2, 12))
+    size = x.numel() * 4
+    assert long - short <= 10 * (images + 1) * size  # the step's input, and beside it a few masks and numbers
+
+
+def test_the_adjoint_is_near_the_exact_gradient_and_keeps_the_result_alone() -> None:
+    purifier, x = MAKE["euler-maruyama"](), tiny_images(2, low=0.3, high=0.7).requires_grad_()
+    (exact,) = torch.autograd.grad(purifier(x, seed=1).square().sum(), x)
+    (adjoint,) = torch.autograd.grad(purifier.with_gradient("adjoint")(x, seed=1).square().sum(), x)
+    assert not torch.equal(exact, adjoint)
+    assert float((adjoint - exact).norm() / exact.norm()) < 0.05  # first order in steps of 1/1000
+    few, many = (
+        saved_bytes(DiffPure(BentDenoiser(), times=n, solver="euler-maruyama", grad="adjoint"), x) for n in (2, 12)
+    )
+    assert few == many
+    with pytest.raises(ValueError, match="has the gradients exact, identity, got 'adjoint'"):
+        DiffPure(BentDenoiser(), grad="adjoint")
+
+
+def test_coups_guidance_raises_the_confidence_and_what_is_detached_shows() -> None:
+    classifier, x = TinyClassifier(), tiny_images(4, low=0.3, high=0.7)
+    weak, strong = (COUP(BentDenoiser(), classifier, times=5, weight=weight) for weight in (0.0, 300.0))
+    confidence = [classifier(purifier(x, seed=0)).softmax(1).amax(1).mean() for purifier in (weak, strong)]
+    assert confidence[1] > confidence[0]
+    leaf = x.clone().requires_grad_()
+    grads = {
+        rule: torch.autograd.grad(strong.with_gradient(rule)(leaf, seed=0).sum(), leaf)[0]
+        for rule in ("exact", "detached")
+    }
+    assert float((grads["exact"] - grads["detached"]).abs().max()) > 1e-4
+    assert "noised=False" in repr(strong)
+    assert not torch.equal(COUP(BentDenoiser(), classifier, times=5, noised=True)(x, seed=0), weak(x, seed=0))
+    assert not strong.train().classifier.training
+    with pytest.raises(ValueError, match="guided by the classifier that it defends"):
+        COUP(BentDenoiser(), None)  # type: ignore[arg-type]
+
+
+def test_gdmp_pulls_towards_the_image_and_its_published_pull_depends_on_the_batch() -> None:
+    x = tiny_images(4, low=0.3, high=0.7)
+    free, pulled = (GDMP(BentDenoiser(), times=20, rounds=1, guidance=g, weight=2000.0) for g in ("none", "mse"))
+    away = [float((purifier(x, seed=0) - x).abs().mean()) for purifier in (free, pulled)]
+    assert away[1] < 0.9 * away[0]
+    published = GDMP(BentDenoiser(), times=5, rounds=1, per="batch", weight=60_000.0)
+    together, alone = published(x, seed=0, index=INDEX), published(x[:1], seed=0, index=INDEX[:1])
+    assert float((together[:1] - alone).abs().max()) > 1e-3
+    similar = GDMP(BentDenoiser(), times=20, rounds=1, guidance="ssim", weight=100.0)
+    likeness = [float(ssim(purifier(x, seed=0), x).mean()) for purifier in (free, similar)]
+    assert likeness[1] > likeness[0]
+
+
+def test_structural_similarity_is_that_of_the_definition_pixel_by_pixel() -> None:
+    x, y = tiny_images(1, size=6), tiny_images(2, size=6)[1:]
+    taps = torch.tensor([math.exp(-(i**2) / 4.5) for i in range(-5, 6)], dtype=torch.float64)
+    window = torch.outer(taps, taps) / taps.sum() ** 2
+    wide = [nn.functional.pad(image[0, 0].double(), (5, 5, 5, 5)) for image in (x, y)]
+    values = []
+    for row in range(6):
+        for column in range(6):
+            a, b = (image[row : row + 11, column : column + 11] for image in wide)
+            mean_a, mean_b = (window * a).sum(), (window * b).sum()
+            var_a, var_b = (window * a * a).sum() - mean_a**2, (window * b * b).sum() - mean_b**2
+            both = (window * a * b).sum() - mean_a * mean_b
+            above = (2 * mean_a * mean_b + 0.01**2) * (2 * both + 0.03**2)
+            values.append(above / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2)))
+    assert float(ssim(x, y)) == pytest.approx(float(torch.stack(values).mean()), abs=1e-5)
+    torch.testing.assert_close(ssim(x, x), torch.ones(1))
+
+
+def test_soap_keeps_the_best_ball_of_each_image_and_the_published_choice_is_the_batchs() -> None:
+    ball = {"delta": 0.09, "step": 0.15, "steps": 5, "levels": 4}
+    x, purifier = tiny_images(4), soap(**ball)
+    tried, losses = zip(*purifier.candidates(x), strict=True)
+    for level, image in enumerate(tried):
+        assert float((image - x).abs().max()) <= level * purifier.delta + 1e-6
+    best = torch.stack(losses).min(dim=0).values
+    torch.testing.assert_close(purifier.auxiliary(purifier(x)).detach(), best)
+    chosen = torch.stack(losses).argmin(dim=0)
+    assert len(chosen.unique()) > 1  # else the next lines would say nothing
+    assert torch.equal(soap(per="batch", **ball)(x), tried[int(torch.stack(losses).mean(dim=1).argmin())])
+    for wrong in ({"levels": 0}, {"per": "step"}, {"delta": 0.5}):
+        with pytest.raises(ValueError, match=r"at least one radius|per must be"):
+            SOAP(purifier.model, purifier.auxiliary, **wrong)  # type: ignore[arg-type]
+
+
+def test_an_image_that_has_stopped_stays_whatever_the_others_do() -> None:
+    x = tiny_images(3, low=0.3, high=0.7)
+    unit = torch.zeros_like(x)
+    options: dict[str, Any] = {"steps": 4, "sigma": 0.0, "lam": 0.01, "stop": 0.0}
+    purifier, published = (ADP(BentDenoiser(), per=per, **options) for per in ("image", "batch"))
+    with torch.no_grad():
+        sizes = next(size for number, (_, size) in enumerate(purifier.trajectory(x, unit)) if number == 1)
+    assert len(sizes.unique()) == 3
+    stop = float(sizes.sort().values[0]) * 1.01  # the first image to stop does so at once
+    for each in (purifier, published):
+        each.stop = stop
+    stopped = int(sizes.argmin())
+    with torch.no_grad():
+        ours, theirs = (list(each.trajectory(x, unit)) for each in (purifier, published))
+    assert all(float(size[stopped]) == 0 for _, size in ours[1:])
+    assert torch.equal(ours[-1][0][stopped], ours[0][0][stopped])
+    assert not torch.equal(theirs[-1][0][stopped], ours[0][0][stopped])
+    assert not torch.equal(ours[-1][0], ours[0][0])
+
+
+def test_the_published_score_optimisation_depends_on_the_batch_and_ours_does_not() -> None:
+    x = tiny_images(3)
+    published = LikelihoodMaximisation(BentDenoiser(), steps=2, per="batch")
+    assert len(published.levels(0, x, seed=0, index=torch.arange(3)).unique()) == 1
+    assert len(LikelihoodMaximisation(BentDenoiser()).levels(0, x, seed=0, index=torch.arange(3)).unique()) == 3
+    for purifier in (published, ScoreOptN(BentDenoiser(), steps=2, per="batch")):
+        assert purifier(x, seed=0).shape == x.shape
+
+
+def test_a_latent_purifier_keeps_to_its_ball_and_its_gradient_goes_through_the_encoder() -> None:
+    maskdit, vae = latent_networks()
+    purifier = LatentMaskDiTPure(maskdit, vae, steps=3).double()
+    x, index = tiny_images(2, low=0.4, high=0.6).double(), torch.arange(2)
+    assert float((purifier(x, seed=0) - x).abs().max()) <= 4 / 255 + 1e-9
+    g = purifier.loss_gradient(x, seed=0, index=index, step=1)
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+
+    def loss(t: float) -> float:
+        return float(purifier.loss(x + t * direction, seed=0, index=index, step=1).sum().detach())
+
+    assert float((g * direction).sum()) == pytest.approx((loss(1e-6) - loss(-1e-6)) / 2e-6, rel=1e-6, abs=1e-8)
+    chunked = LatentMaskDiTPure(maskdit, vae, steps=3, chunk=1).loss_gradient(x, seed=0, index=index, step=1)
+    torch.testing.assert_close(chunked, g)
+    steps = LatentSteps(maskdit, vae, steps=2, eta=0.02).double()
+    assert float((steps(x, seed=0) - x).abs().max()) <= 0.02 + 1e-9
+    with pytest.raises(ValueError, match="the MaskDiT models 4 channels and the autoencoder has 3"):
+        LatentOneStep(maskdit, AutoencoderKL(width=32, multipliers=(1,), attention=(False,), z_channels=3))
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
+        LatentMaskDiTPure(maskdit, vae, chunk=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DiffPure(nn.Identity(), solver="ddpm", steps=5), "one step each thousandth"),
+        (lambda: DiffPure(nn.Identity(), solver="euler-maruyama", times=0), r"times must be in 1\.\.1000"),
+        (lambda: GradualPurify(nn.Identity(), times=(30,), steps=(5, 5)), "one number of steps belongs to each of 1"),
+        (lambda: GradualPurify(nn.Identity(), times=(30,), steps=(31,)), "1 <= steps <= times <= 1000"),
+        (lambda: GradualPurify(nn.Identity(), eta=2.0), r"eta must be in \[0, 1\]"),
+        (lambda: DDIMPurify(nn.Identity(), steps=0), "1 <= steps <= times < 1000"),
+        (lambda: DDIMPurify(nn.Identity(), schedule="cosine"), "'adbm' or 'vp'"),
+        (lambda: DDIMPurify(nn.Identity(), stack=0), "stack must be at least 1"),
+        (lambda: DDIMPurify(nn.Identity(), times=0.1), "100 for t\\* = 0.1"),
+        (lambda: GDMP(nn.Identity(), rounds=0), "rounds >= 1"),
+        (lambda: GDMP(nn.Identity(), guidance="l1"), "guidance is one of"),
+        (lambda: GDMP(nn.Identity(), respacing=20), r"times must be in 1\.\.20, got 37"),
+        (lambda: GDMP(nn.Identity(), per="pixel"), "per must be 'image' or 'batch'"),
+        (lambda: ScoreOptN(nn.Identity(), sigma=0.0), "expected sigma > 0"),
+        (lambda: LikelihoodMaximisation(nn.Identity(), stay=-1.0), "must not be negative"),
+        (lambda: ADP(nn.Identity(), lam=0.0), "expected sigma, steps, stop >= 0"),
+        (lambda: NIMReconstruction(tiny_mae(), std=-1.0), "std must not be negative"),
+        (lambda: Resized(DiffPure(nn.Identity()), 0), "the size must be positive"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make: Callable[[], Purifier], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_learned_variance_needs_a_network_that_has_one() -> None:
+    with pytest.raises(TypeError, match="needs a network of guided-diffusion, got BentDenoiser"):
+        GDMP(BentDenoiser(), times=2, variance="learned")(tiny_images(1))
