@@ -10,13 +10,17 @@ from torch import Tensor
 from rp_attacks import noise
 from rp_attacks.attack import ImageAttack, given_start
 from rp_attacks.defence import Classifier, query, with_gradient
-from rp_attacks.eot import Sample, expected_gradient
+from rp_attacks.eot import Sample, expected_gradient, input_gradient
 from rp_attacks.losses import LOSSES, targeted_dlr
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, project, project_l1_in_box, size, unit
+from rp_attacks.norms import Norm, project, project_l1_in_box, repaired, size, unit
 from rp_attacks.problem import check_choice, check_logits, check_positive, check_radius
 from rp_attacks.resume import resumable
 from rp_attacks.watch import tell
+
+
+_DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
+_MALT_CLASSES = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +36,8 @@ class APGD(ImageAttack):
     steps: int = 100
     loss: Literal["ce", "dlr", "cw", "targeted-dlr"] = "ce"
     targets: int = 9  # wrong classes tried one by one under "targeted-dlr"
+    # of them: "malt" takes those first whose boundary is nearest by the logits' slopes (arXiv:2407.02240)
+    order: Literal["likeliest", "malt"] = "likeliest"
     restarts: int = 1
     # "random": on the sphere; "worst": what the attacks before it in an evaluation found ("random" where there is none)
     start: Literal["random", "clean", "worst"] = "random"
@@ -43,6 +49,7 @@ class APGD(ImageAttack):
     def __post_init__(self) -> None:
         check_radius(self.norm, self.eps)
         check_choice("loss", self.loss, (*LOSSES, "targeted-dlr"))
+        check_choice("order", self.order, ("likeliest", "malt"))
         check_choice("start", self.start, ("random", "clean", "worst"))
         check_positive(steps=self.steps, restarts=self.restarts, eot=self.eot, targets=self.targets)
 
@@ -70,7 +77,31 @@ class APGD(ImageAttack):
         with torch.no_grad():
             logits = query(model, x, seed=derive_seed(seed, "ranking"), index=index)
         check_logits(logits, y)
-        return logits.argsort(dim=1, descending=True)[:, 1 : self.targets + 1]
+        ranked = logits.argsort(dim=1, descending=True)[:, 1:]
+        if self.order == "malt":
+            ranked = self._nearest_first(model, x, y, logits, derive_seed(seed, "ranking"), index)
+        return ranked[:, : self.targets]
+
+    def _nearest_first(
+        self, model: Classifier, x: Tensor, y: Tensor, logits: Tensor, seed: int, index: Tensor
+    ) -> Tensor:
+        """Wrong classes by the gap of their logits to the true one over the size of the gap's gradient.
+
+        Of the 100 likeliest ones; the size is in the norm dual to the ball's. One backward pass for each, once.
+        """
+        others = logits.scatter(1, y[:, None], float("-inf")).argsort(dim=1, descending=True)
+        others = others[:, : min(_MALT_CLASSES, logits.shape[1] - 1)]
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            again = query(model, leaf, seed=seed, index=index)
+            gaps = again.gather(1, y[:, None]) - again.gather(1, others)
+        slopes = []
+        for column in range(others.shape[1]):
+            keep = column + 1 < others.shape[1]
+            grad, _ = repaired(input_gradient(gaps[:, column], leaf, keep_graph=keep, index=index))
+            slopes.append(torch.linalg.vector_norm(grad.flatten(1), ord=_DUAL[self.norm], dim=1))
+        distance = gaps.detach() / torch.stack(slopes, dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+        return others.gather(1, distance.argsort(dim=1))
 
     def _run(self, model: Classifier, x: Tensor, y: Tensor, target: Tensor, seed: int, index: Tensor) -> "State":
         # the objective takes both labels, stacked; the margins take the true one

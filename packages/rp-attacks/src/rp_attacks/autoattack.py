@@ -18,6 +18,7 @@ from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, project
 from rp_attacks.problem import check_choice, check_logits, check_positive, check_radius
 from rp_attacks.rng import OwnNoise, isolated
+from rp_attacks.watch import tell_part
 
 Version = Literal["standard", "plus", "rand"]
 Part = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
@@ -71,9 +72,27 @@ class AutoAttack(ImageAttack):
         _fit_to_classes(library, logits.shape[1])
         if "square" in library.attacks_to_run:
             _check_height(x, self.norm)
-        images, _ = library.run_standard_evaluation(_plain(x), y, batch_size=len(x))
-        result: Tensor = images.detach()
-        return result
+        return _by_groups(library, _plain(x), y, index)
+
+
+def _by_groups(library: Any, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+    """The library's images; Square runs apart from the parts before it, so that what it alone broke is known.
+
+    The verdict is that of one call: the library seeds itself anew for each part and goes on with images still right.
+    """
+    parts = list(library.attacks_to_run)
+    at = parts.index("square") if "square" in parts[1:] else len(parts)
+    images, rows = x.clone(), torch.arange(len(x), device=x.device)
+    for number, group in enumerate((parts[:at], parts[at : at + 1], parts[at + 1 :])):
+        if not group or len(rows) == 0:
+            continue
+        library.attacks_to_run = group
+        made, answer = library.run_standard_evaluation(x[rows], y[rows], batch_size=len(rows))
+        images[rows] = made.detach()
+        broken = answer.to(y.device) != y[rows]
+        tell_part("-".join(group), index[rows[broken]], blind=number == 1)
+        rows = rows[~broken]
+    return images
 
 
 def _by_batches(

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from rp_attacks.defence import Classifier, Randomised
-from rp_attacks.intervals import bootstrap_interval
 from rp_attacks.noise import derive_seed
 from rp_attacks.probes import Probe, black_box, larger_radius, optimises, surrogates, zero_gradients
 from rp_attacks.problem import Attack
 from rp_attacks.record import Record
+from rp_attacks.record_checks import kind, record_checks
 from rp_attacks.report import GRAVITY, Finding, ThreatReport
-
-_BLACK_BOX = ("Square", "LibrarySquare", "RayS", "SPSA", "Transfer", "Saved")
 
 
 def diagnose(
@@ -40,7 +38,7 @@ def diagnose(
     Args as in `evaluate`, and: `clean` and `threats` are what it saw; `random` and `differentiable` say what the model
     is; at most `batch_size` images are probed; `progress` is called with the number of checks done and of all.
     """
-    findings = [finding for threat in threats for finding in _from_records(clean, threat, attacks)]
+    findings = [finding for threat in threats for finding in record_checks(clean, threat, attacks)]
     findings += [] if differentiable else _no_gradient(attacks)
     if random:
         findings.append(_randomness(model, clean))
@@ -70,60 +68,14 @@ def diagnose(
     return sorted(dict.fromkeys(findings), key=lambda finding: GRAVITY.index(finding.level))
 
 
-def _from_records(clean: Record, threat: ThreatReport, attacks: Mapping[str, Attack]) -> list[Finding]:
-    """Checks on what the evaluation itself saw."""
-    findings = []
-    accuracy = {name: record.right.mean() for name, record in [("clean", clean), ("worst", threat.worst)]}
-    gain = threat.worst.right.mean(axis=1) - clean.right.mean(axis=1)
-    if gain.mean() > 0 and bootstrap_interval(gain, seed=0).low > 0:
-        text = (
-            f"Accuracy under attack ({accuracy['worst']:.1%}) exceeds clean accuracy ({accuracy['clean']:.1%}) in "
-            f"the {threat.name} ball, which contains the clean images: the evaluation is broken."
-        )
-        findings.append(Finding("refused", "robust above clean", text))
-    loss = threat.worst.right.mean(axis=1) - threat.noise.right.mean(axis=1)
-    if loss.mean() > 0.005 and bootstrap_interval(loss, seed=0).low > 0:
-        text = (
-            f"Random noise in the {threat.name} ball does better than every attack: accuracy "
-            f"{threat.noise.right.mean():.1%} against {accuracy['worst']:.1%}."
-        )
-        findings.append(Finding("alarm", "noise control", text))
-    white = [record for name, record in threat.attacks.items() if not _without_gradient(attacks.get(name))]
-    if white:
-        # images on which every gradient attack was tried in vain
-        resisted = np.logical_and.reduce([record.tried & record.standing for record in white])
-        black = np.array([name != "clean" and _without_gradient(attacks.get(name)) for name in threat.chosen], bool)
-        alone = int((resisted & black & ~threat.worst.standing).sum())
-        if alone > max(1, 0.002 * len(clean)):
-            text = (
-                f"Attacks without gradients broke {alone} of {len(clean)} images in the {threat.name} ball that "
-                "every gradient attack left standing: the gradient misleads; trust none but the worst "
-                "case, and add attacks adapted to this defence."
-            )
-            findings.append(Finding("alarm", "black box beats white box", text))
-    return findings
-
-
 def _no_gradient(attacks: Mapping[str, Attack]) -> list[Finding]:
     """That attacks by the model's own gradient could not begin, for want of one."""
-    blind = [
-        name
-        for name, attack in attacks.items()
-        if not _without_gradient(attack) and getattr(attack, "grad", "exact") == "exact"
-    ]
+    blind = [name for name, attack in attacks.items() if kind(attack) in ("exact gradient", "own target order")]
     if not blind:
         return []
     text = f"The model's answers have no gradient (numpy, detached tensors): {', '.join(blind)} left the images as "
     text += "they are. Attack by a backward rule (BPDA), Square, RayS, SPSA or transfer, and trust none but those."
     return [Finding("alarm", "no gradient", text)]
-
-
-def _without_gradient(attack: Attack | None) -> bool:
-    """Whether an attack asks the defence for no gradient, also inside a library's ensemble or on mean logits."""
-    kind = type(attack).__name__
-    if kind == "OnMeanLogits":
-        return _without_gradient(getattr(attack, "attack", None))
-    return kind in _BLACK_BOX or (kind == "AutoAttack" and getattr(attack, "attacks", None) == ("square",))
 
 
 def _randomness(model: Classifier, clean: Record) -> Finding:
