@@ -5,7 +5,7 @@ import rp_models
 import torch
 from rp_attacks import PGD, evaluate, suite
 from rp_attacks.defence import OffersGradients, OffersReconstructionLoss, Randomised, query, with_gradient
-from rp_attacks.probes import optimises
+from rp_attacks.model_checks import optimises
 from rp_attacks.settings import Budget
 from rp_models.data import load_images
 from rp_purify import Defended, GaussianNoise, MAEPure

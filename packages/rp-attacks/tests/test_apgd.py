@@ -40,7 +40,7 @@ def test_l1_apgd_is_that_of_the_library(steps: int) -> None:
     class FromStart(APGD):
         __slots__ = ()
 
-        def _first(self, x, seed, index):
+        def first(self, x, seed, index):
             return start.clone()
 
     state = FromStart(eps=3.0, norm="l1", steps=steps, start="clean")._run(

@@ -206,7 +206,7 @@ def test_findings_tell_how_far_they_are() -> None:
     attacks = {"linf": PGD(eps=0.1), "l2": PGD(norm="l2", eps=0.3, step_size=0.1)}
     evaluate(model, x, y, attacks, seed=0, probes=4, progress=events.append)
     findings = [event for event in events if event.stage == "findings"]
-    assert [(event.block, event.blocks) for event in findings] == [(number, 8) for number in range(1, 9)]
+    assert [(event.block, event.blocks) for event in findings] == [(number, 18) for number in range(1, 19)]
     assert all(0 <= event.standing <= event.images == 40 for event in findings)
     evaluate(model, x, y, attacks, seed=0, probes=0, progress=(few := []).append)
     assert "findings" not in {event.stage for event in few}

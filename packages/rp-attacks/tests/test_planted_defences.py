@@ -45,7 +45,8 @@ def test_an_honest_model_gives_the_truth_and_no_alarm(eps: float) -> None:
     report = report_on(model, x, y, eps)
     assert report.robust_accuracy == pytest.approx(truth.item())
     assert alarms(report) == set()
-    assert {finding.level for finding in report.findings} == {"ok"}
+    assert {finding.level for finding in report.findings} == {"ok", "note"}
+    assert [finding.check for finding in report.findings if finding.level == "note"] == ["classes"]
 
 
 def test_saturated_softmax_is_seen_through_and_named() -> None:

@@ -18,7 +18,6 @@ from rp_attacks.problem import check_choice, check_logits, check_positive, check
 from rp_attacks.resume import resumable
 from rp_attacks.watch import tell
 
-
 _DUAL = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}
 _MALT_CLASSES = 100
 

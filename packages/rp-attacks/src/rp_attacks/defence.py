@@ -140,6 +140,27 @@ def with_gradient(model: Classifier, name: str) -> Classifier:
     )
 
 
+class LogProbabilities:
+    """The logarithms of a model's probabilities, for one that answers with those: logits with the same softmax."""
+
+    def __init__(self, model: Classifier) -> None:
+        self.model = model
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """Backward rules that the model inside offers."""
+        return tuple(self.model.gradients) if isinstance(self.model, OffersGradients) else ()
+
+    def with_gradient(self, name: str) -> "LogProbabilities":
+        """The same with one of the model's backward rules."""
+        return LogProbabilities(with_gradient(self.model, name))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Log-probabilities (b, k); the smallest probability counts as the smallest normal number."""
+        probabilities = self.model(x)
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
 class FixedNoise:
     """A random defence with noise that the attacker knows: for each image the same in every pass.
 

@@ -4,16 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from rp_attacks.defence import Classifier, Randomised
+from rp_attacks.model_checks import model_checks
 from rp_attacks.noise import derive_seed
-from rp_attacks.probes import Probe, black_box, larger_radius, optimises, surrogates, zero_gradients
+from rp_attacks.probes import Probe, black_box, larger_radius, surrogates, zero_gradients
 from rp_attacks.problem import Attack
 from rp_attacks.record import Record
 from rp_attacks.record_checks import kind, record_checks
 from rp_attacks.report import GRAVITY, Finding, ThreatReport
+from rp_attacks.search_checks import known_noise, masking_layers, more_iterations, surrogate_models, zero_at_start
 
 
 def diagnose(
@@ -40,27 +43,37 @@ def diagnose(
     """
     findings = [finding for threat in threats for finding in record_checks(clean, threat, attacks)]
     findings += [] if differentiable else _no_gradient(attacks)
-    if random:
+    findings += [_repeated(threat) for threat in threats if threat.same]
+    first = slice(0, min(8 if random else 32, batch_size))
+    findings += model_checks(model, x[first], y[first], index[first], attacks) if probes else []
+    if random and not any(finding.check == "randomness" for finding in findings):
         findings.append(_randomness(model, clean))
-    if probes:
-        findings += optimises(model, x, index)
-    chosen = np.flatnonzero(clean.right.all(axis=1))[: min(probes, batch_size)]
+    count = min(probes, batch_size)
+    chosen = np.flatnonzero(clean.right.all(axis=1))[:count]
     if probes and len(chosen) == 0:
         text = "No image is right in every clean pass: the gradient could not be probed."
         findings.append(Finding("warning", "probes", text))
-    rows = torch.from_numpy(chosen).to(x.device)
+
+    def probed(threat: ThreatReport, images: npt.NDArray[np.int64]) -> Probe:
+        rows = torch.from_numpy(images).to(x.device)
+        return Probe(
+            model=model, x=x[rows], y=y[rows], index=index[rows], seed=derive_seed(seed, "diagnostics"),
+            norm=threat.norm, eps=threat.eps, passes=5 if random else 1, source=source,
+            chunk=max(batch_size // max(len(images), 1), 1),
+        )  # fmt: skip
+
     checks: list[Callable[[], list[Finding]]] = []
     for threat in threats:
         if threat.eps == 0 or len(chosen) == 0:
             continue
-        probe = Probe(
-            model=model, x=x[rows], y=y[rows], index=index[rows], seed=derive_seed(seed, "diagnostics"),
-            norm=threat.norm, eps=threat.eps, passes=5 if random else 1, source=source,
-            chunk=max(batch_size // len(chosen), 1),
-        )  # fmt: skip
-        run = {getattr(attacks.get(name), "grad", "exact") for name in threat.attacks}
-        checks += [partial(check, probe) for check in (zero_gradients, larger_radius, black_box)]
-        checks.append(partial(surrogates, probe, run))
+        probe, mine = probed(threat, chosen), {name: attacks[name] for name in threat.attacks if name in attacks}
+        run = {getattr(attack, "grad", "exact") for attack in mine.values()}
+        checks += [partial(check, probe) for check in (zero_gradients, zero_at_start, larger_radius, black_box)]
+        checks += [partial(surrogates, probe, run), partial(surrogate_models, probe, mine)]
+        standing = np.flatnonzero(threat.worst.standing & clean.standing)[: min(count, 16 if random else count)]
+        left = torch.from_numpy(threat.worst.right.mean(axis=1)[standing]).to(x)
+        checks.append(partial(more_iterations, probed(threat, standing), left, mine))
+        checks += [partial(masking_layers, probe), partial(known_noise, probe)]
     for done, check in enumerate(checks, start=1):
         findings += check()
         if progress:
@@ -76,6 +89,15 @@ def _no_gradient(attacks: Mapping[str, Attack]) -> list[Finding]:
     text = f"The model's answers have no gradient (numpy, detached tensors): {', '.join(blind)} left the images as "
     text += "they are. Attack by a backward rule (BPDA), Square, RayS, SPSA or transfer, and trust none but those."
     return [Finding("alarm", "no gradient", text)]
+
+
+def _repeated(threat: ThreatReport) -> Finding:
+    """Which attacks were not run because another one is the same."""
+    said = "; ".join(
+        f"{name} is {same.other}, but for {same.differing:.1%} of the gradient's entries that it cuts to zero"
+        for name, same in threat.same.items()
+    )
+    return Finding("note", "same attack", f"Run once in the {threat.name} ball: {said}.")
 
 
 def _randomness(model: Classifier, clean: Record) -> Finding:

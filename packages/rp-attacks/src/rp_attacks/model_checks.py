@@ -21,7 +21,9 @@ SPREAD = 1e-4  # of logits of length 1, between two passes
 _SUM = 1e-5
 
 
-def model_checks(model: Classifier, x: Tensor, y: Tensor, index: Tensor, attacks: Mapping[str, Attack]) -> list[Finding]:
+def model_checks(
+    model: Classifier, x: Tensor, y: Tensor, index: Tensor, attacks: Mapping[str, Attack]
+) -> list[Finding]:
     """Randomness, probabilities in place of logits, few classes, and gradients at test time."""
     stream = PrivateStream(0)
     with torch.no_grad():
@@ -45,7 +47,7 @@ def _randomness(model: Classifier, logits: Tensor, y: Tensor) -> list[Finding]:
     if len(set(right)) == 1 and distance <= SPREAD:
         return []
     text = (
-        f"The defence is random: {len(right)} passes over {len(y)} clean images get {min(right)} to {max(right)} right, "
+        f"The defence is random: {len(right)} passes over {len(y)} images get {min(right)} to {max(right)} right, "
         f"and logits of length 1 lie up to {distance:.2g} apart (a deterministic model's less than {SPREAD:.0e})"
     )
     if isinstance(model, Randomised):
@@ -59,9 +61,9 @@ def _range(logits: Tensor) -> list[Finding]:
     if not (high < 1 + _SUM and low > -_SUM and off < _SUM):
         return []
     text = (
-        f"The model gives probabilities (from {low:.2g} to {high:.3g}, rows sum to 1 within {off:.1g}), and losses take "
-        "them for logits: the cross-entropy of them has a small gradient, and DLR another scale. Leave softmax out, or "
-        "attack `rp_attacks.defence.LogProbabilities(model)`, whose answers are the same."
+        f"The model gives probabilities (from {low:.2g} to {high:.3g}, rows sum to 1 within {off:.1g}), and losses "
+        "take them for logits: the cross-entropy of them has a small gradient, and DLR another scale. Leave softmax "
+        "out, or attack `rp_attacks.defence.LogProbabilities(model)`, whose answers are the same."
     )
     return [Finding("warning", "probabilities", text)]
 

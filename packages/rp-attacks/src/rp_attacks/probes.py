@@ -6,14 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from rp_attacks.defence import Classifier, OffersGradients, query
+from rp_attacks.defence import Classifier, OffersGradients
 from rp_attacks.eot import NoGradientError, Objective, expected_gradient, margins
 from rp_attacks.gradient_free import SPSA
 from rp_attacks.losses import cross_entropy, cw_margin
@@ -21,7 +19,7 @@ from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm
 from rp_attacks.pgd import PGD
 from rp_attacks.radii import diameter
-from rp_attacks.report import Finding, Level
+from rp_attacks.report import Finding
 from rp_attacks.rng import PrivateStream
 from rp_attacks.square import Square
 
@@ -90,32 +88,6 @@ class Probe:
             norm=self.norm, eps=eps, step_size=max(2.5 * eps / steps, 1e-12), steps=steps, loss="cw", select="best",
             early_stop=True, eot=self.passes, eot_chunk=self.chunk, grad=grad,
         )  # fmt: skip
-
-
-class _Gradients(TorchFunctionMode):
-    """Counts the gradients taken inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += getattr(func, "__name__", "") in ("grad", "backward")
-        return func(*args, **(kwargs or {}))
-
-
-def optimises(model: Classifier, x: Tensor, index: Tensor) -> list[Finding]:
-    """Whether a mere forward pass takes gradients itself, as purifiers and test-time adaptation do."""
-    with torch.no_grad(), PrivateStream(0)(x.device), _Gradients() as inside:
-        query(model, x[:1], seed=0, index=index[:1])
-    if not inside.count:
-        return []
-    text = f"The defence optimises at test time: it takes {inside.count} gradients in one forward pass. The gradient "
-    text += (
-        "through them may mislead, and standard attacks may flatter it: attack it with every backward rule that fits"
-    )
-    level: Level = "note" if isinstance(model, OffersGradients) else "warning"
-    return [Finding(level, "optimises at test time", text + ", and with its own loss.")]
 
 
 def zero_gradients(probe: Probe) -> list[Finding]:

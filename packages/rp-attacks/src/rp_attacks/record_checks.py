@@ -93,7 +93,8 @@ def _against_others(clean: Record, threat: ThreatReport, attacks: Mapping[str, A
     findings = []
     for level, check, who, whom, what, mine, theirs in cases:
         lost = _alone(threat, mine, theirs)
-        if lost.sum() > max(1, _SHARE * len(clean)):
+        chance = 1 if check.startswith("black box") else 2  # images that another random start breaks too
+        if lost.sum() > max(chance, _SHARE * len(clean)):
             left = threat.worst.right.mean(axis=1)
             before = np.where(lost, np.mean([threat.attacks[name].right.mean(axis=1) for name in theirs], axis=0), left)
             text = (
@@ -123,10 +124,10 @@ def _inside_ensembles(threat: ThreatReport, attacks: Mapping[str, Attack]) -> li
         if alone.sum() > max(1, _SHARE * len(record)):
             after = record.right.mean(axis=1)
             text = (
-                f"Square broke {alone.sum()} of {len(record)} images inside {name} in the {threat.name} ball that its "
-                f"gradient attacks left standing (accuracy {after.mean():.1%} against "
-                f"{np.where(alone, 1, after).mean():.1%}): the gradient misleads; trust none but the worst case, and add "
-                "attacks adapted to this defence."
+                f"Square broke {alone.sum()} of {len(record)} images inside {name} in the {threat.name} ball that "
+                f"its gradient attacks left standing (accuracy {after.mean():.1%} against "
+                f"{np.where(alone, 1, after).mean():.1%}): the gradient misleads; trust none but the worst case, and "
+                "add attacks adapted to this defence."
             )
             findings.append(Finding("alarm", "black box beats white box", text))
     return findings

@@ -10,15 +10,16 @@ from torch import Tensor
 
 from rp_attacks import norms
 from rp_attacks.apgd import APGD
-from rp_attacks.defence import FixedNoise, OffersGradients, OffersPurification, Randomised
+from rp_attacks.defence import Classifier, FixedNoise, OffersGradients, OffersPurification, Randomised
 from rp_attacks.eot import NoGradientError, expected_gradient
-from rp_attacks.losses import cw_margin, misclassified
+from rp_attacks.losses import cw_margin
 from rp_attacks.noise import derive_seed
 from rp_attacks.pgd import PGD
 from rp_attacks.probes import Probe
 from rp_attacks.problem import Attack
 from rp_attacks.record_checks import kind
 from rp_attacks.report import Finding
+from rp_attacks.rng import PrivateStream
 from rp_attacks.suspects import through_suspects
 from rp_attacks.transfer import Transfer
 
@@ -26,19 +27,26 @@ _GAIN = 0.005  # of the images, that twice the iterations may break
 _SEEDS = 3  # of known noise
 
 
-def more_iterations(probe: Probe, attacks: Mapping[str, Attack]) -> list[Finding]:
-    """Twice the steps of the longest attack, on images that all attacks left standing; it should break no more."""
+def more_iterations(probe: Probe, left: Tensor, attacks: Mapping[str, Attack]) -> list[Finding]:
+    """Twice the steps of the longest attack, on images that all attacks left standing; it should break no more.
+
+    `left` is the share of right passes of the worst candidate of each.
+    """
     longest = max(
-        (attack for attack in attacks.values() if _begins_anew(attack)), key=lambda a: a.steps * a.restarts, default=None
+        (attack for attack in attacks.values() if _begins_anew(attack)),
+        key=lambda a: a.steps * a.restarts,
+        default=None,
     )
     if longest is None or len(probe.x) == 0:
         return []
-    usual, twice = probe.right(longest), probe.right(replace(longest, steps=2 * longest.steps))
-    gain = (torch.minimum(usual, probe.known) - twice).mean().item() if probe.known is not None else 0.0
-    seen = f"of {len(probe.x)} images that every attack left standing {longest.steps} steps leave {usual.mean():.1%} right"
-    seen += f", and {2 * longest.steps} steps {twice.mean():.1%}"
+    twice = probe.right(replace(longest, steps=2 * longest.steps))
+    gain = (left - twice).mean().item()
+    seen = (
+        f"of {len(probe.x)} images that attacks of up to {longest.steps} steps left standing the worst candidates are "
+    )
+    seen += f"right in {left.mean():.1%} of the passes, and those of {2 * longest.steps} steps in {twice.mean():.1%}"
     if gain > max(_GAIN, probe.slack - 1e-6):
-        text = f"More iterations help: {seen} (a gain of more than {_GAIN:.1%}). The search had not ended: take more steps."
+        text = f"More iterations help: {seen} (a gain above {_GAIN:.1%}): the search had not ended, take more steps."
         return [Finding("alarm", "more iterations", text)]
     return [Finding("ok", "more iterations", f"Twice the iterations do not help: {seen}.")]
 
@@ -55,10 +63,10 @@ def masking_layers(probe: Probe) -> list[Finding]:
     wrapped, suspected = through_suspects(probe.model, probe.x, index=probe.index)
     if not suspected:
         return []
-    names = "; ".join(f"{suspect.name} ({suspect.text})" for suspect in suspected[:5])
+    names = "; ".join(f"{suspect.name or 'the model as a whole'} ({suspect.text})" for suspect in suspected[:5])
     names += f"; and {len(suspected) - 5} more" if len(suspected) > 5 else ""
     if wrapped is None:
-        text = f"Layers that may mask the gradient: {names}. The identity does not fit them: give a backward rule for each "
+        text = f"Layers that may mask the gradient: {names}. The identity does not fit them: give each a backward rule "
         return [Finding("warning", "masking layers", text + "(`rp_attacks.backward.with_backward`).")]
     through = replace(probe, model=wrapped).right(probe.pgd(grad="bpda"))
     best = torch.minimum(probe.white_box, through)
@@ -75,12 +83,8 @@ def masking_layers(probe: Probe) -> list[Finding]:
 def zero_at_start(probe: Probe) -> list[Finding]:
     """Images without a gradient at the random point where an attack begins."""
     start = norms.random_start(probe.x, norm=probe.norm, eps=probe.eps, seed=probe.seed, index=probe.index)
-    try:
-        grad = expected_gradient(
-            probe.model, start, probe.y, cw_margin, seed=probe.seed, index=probe.index, passes=probe.passes,
-            chunk=probe.chunk,
-        ).grad  # fmt: skip
-    except NoGradientError:
+    grad = _gradient(probe, probe.model, start)
+    if grad is None:
         return []  # said by `no gradient`
     none = int((grad.flatten(1).abs().sum(dim=1) == 0).sum())
     if not none:
@@ -131,26 +135,36 @@ def surrogate_models(probe: Probe, attacks: Mapping[str, Attack]) -> list[Findin
     for name, attack in attacks.items():
         if not isinstance(attack, Transfer) or attack.source is probe.source:
             continue
-        cosine = F.cosine_similarity(*(_gradient(probe, model).flatten(1) for model in (attack.source, probe.model)))
+        theirs, mine = (_gradient(probe, model, probe.x) for model in (attack.source, probe.model))
+        cosine = "none" if theirs is None or mine is None else f"{_cosine(theirs, mine):.2f}"
         made = attack(probe.model, probe.x, probe.y, seed=probe.seed, index=probe.index)
         on_itself = replace(probe, model=attack.source).right(lambda *_, made=made, **__: made)
         on_defence = probe.right(lambda *_, made=made, **__: made)
         text = (
-            f"The surrogate of {name}: its gradient has mean cosine {cosine.mean():.2f} with the defence's own; its images "
-            f"leave {on_itself.mean():.1%} of the probed ones right on the surrogate, and {on_defence.mean():.1%} on "
-            "the defence."
+            f"The surrogate of {name}: its gradient has mean cosine {cosine} with the defence's own; its images leave "
+            f"{on_itself.mean():.1%} of the probed right on the surrogate, and {on_defence.mean():.1%} on the defence."
         )
         findings.append(Finding("note", "surrogate", text))
     return findings
 
 
-def _gradient(probe: Probe, model: Any) -> Tensor:
+def _cosine(one: Tensor, two: Tensor) -> float:
+    return float(F.cosine_similarity(one.flatten(1), two.flatten(1)).mean())
+
+
+def _gradient(probe: Probe, model: Classifier, at: Tensor) -> Tensor | None:
+    """The mean gradient of the margin, or None where there is none."""
     try:
-        return expected_gradient(
-            model, probe.x, probe.y, cw_margin, seed=probe.seed, index=probe.index, passes=probe.passes, chunk=probe.chunk
-        ).grad
+        with PrivateStream(derive_seed(probe.seed, "probe"))(at.device):
+            return expected_gradient(
+                model,
+                at,
+                probe.y,
+                cw_margin,
+                seed=probe.seed,
+                index=probe.index,
+                passes=probe.passes,
+                chunk=probe.chunk,
+            ).grad
     except NoGradientError:
-        return torch.zeros_like(probe.x)
-
-
-__all__ = ["known_noise", "masking_layers", "misclassified", "more_iterations", "surrogate_models", "zero_at_start"]
+        return None

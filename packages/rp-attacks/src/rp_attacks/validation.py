@@ -98,8 +98,6 @@ def _check_model(role: str, model: Classifier, x: Tensor, y: Tensor) -> int:
     check_logits(logits, y[:8])
     if y.max() >= logits.shape[1]:
         raise ValueError(f"label {y.max().item()} is out of range: {role} has {logits.shape[1]} classes")
-    if (logits >= 0).all() and (logits.sum(dim=1) - 1).abs().max() < 1e-4:
-        raise ValueError(f"{role} gives probabilities (non-negative, sum 1); attacks need logits: leave softmax out")
     return logits.shape[1]
 
 
