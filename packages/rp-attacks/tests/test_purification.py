@@ -92,7 +92,8 @@ def test_the_purifier_suite_runs_every_rule_and_the_report_compares_them() -> No
     defence, x, y, _ = problem(4)
     attacks = suite("purifier", eps=0.02, defence=defence, source=defence.classifier, one_shot=ToyPurifier(1))
     assert list(attacks) == [
-        "transfer", "bpda", "one-shot", "apgd-ce", "apgd-dlr", "square", "pgd-tanh", "pgd-cw", "keep-reconstruction",
+        "transfer", "bpda", "one-shot", "apgd-ce", "apgd-dlr", "diffhammer", "square", "pgd-tanh", "pgd-cw",
+        "keep-reconstruction",
     ]  # fmt: skip
     quick = {name: PGD(eps=0.02, steps=2, grad=getattr(a, "grad", "exact")) for name, a in attacks.items()}
     report = evaluate(defence, x, y, quick, seed=0, probes=4, passes=4)

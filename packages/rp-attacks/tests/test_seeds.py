@@ -93,7 +93,7 @@ def test_random_starts_differ_by_seed_restart_and_image(kind, norm: str) -> None
 def test_starts_are_where_they_are_documented() -> None:
     x, index = images(20, margin=0.0), torch.arange(20)  # many near the bounds
     for norm in NORMS:
-        start = APGD(eps=0.5, norm=norm)._first(x, 3, index)
+        start = APGD(eps=0.5, norm=norm).first(x, 3, index)
         assert start.min() >= 0
         assert start.max() <= 1
         if norm == "l1":  # projected on ball and box together: on the sphere, and sparse
@@ -103,7 +103,7 @@ def test_starts_are_where_they_are_documented() -> None:
 
     draw = noise.normal(x.shape[1:], seed=3, purpose="start", index=index, like=x)
     expected = (x + 0.001 * draw).clamp(0, 1)
-    torch.testing.assert_close(PGD(eps=0.1, start="gaussian")._first(x, 3, index), expected, rtol=0, atol=0)
+    torch.testing.assert_close(PGD(eps=0.1, start="gaussian").first(x, 3, index), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("attack", [ATTACKS["square"], ATTACKS["spsa"], ATTACKS["rays"]])

@@ -136,7 +136,7 @@ class DiffHammer(ImageAttack):
             run.kept.offer(slice(None), moved, sample.wrong, sample.margin)
             tell(
                 self, step + 1, index=index, loss=sample.loss, wrong=sample.wrong, gradient=sample.grad,
-                distance=lambda at=moved: size(at - x, self.norm),
+                distance=partial(size, moved - x, self.norm),
             )  # fmt: skip
             run.rule.adapt(state, x)
         return run.kept.images, run.kept.wrong, run.kept.loss

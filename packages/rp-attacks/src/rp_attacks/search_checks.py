@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,13 +31,10 @@ def more_iterations(probe: Probe, left: Tensor, attacks: Mapping[str, Attack]) -
 
     `left` is the share of right passes of the worst candidate of each.
     """
-    longest = max(
-        (attack for attack in attacks.values() if _begins_anew(attack)),
-        key=lambda a: a.steps * a.restarts,
-        default=None,
-    )
-    if longest is None or len(probe.x) == 0:
+    chosen = [attack for attack in attacks.values() if isinstance(attack, PGD | APGD) and _begins_anew(attack)]
+    if not chosen or len(probe.x) == 0:
         return []
+    longest = max(chosen, key=lambda attack: attack.steps * attack.restarts)
     twice = probe.right(replace(longest, steps=2 * longest.steps))
     gain = (left - twice).mean().item()
     seen = (
@@ -51,9 +47,9 @@ def more_iterations(probe: Probe, left: Tensor, attacks: Mapping[str, Attack]) -
     return [Finding("ok", "more iterations", f"Twice the iterations do not help: {seen}.")]
 
 
-def _begins_anew(attack: Any) -> bool:
+def _begins_anew(attack: PGD | APGD) -> bool:
     exact = kind(attack) in ("exact gradient", "own target order")
-    return exact and isinstance(attack, PGD | APGD) and attack.start != "worst" and attack.loss != "targeted-dlr"
+    return exact and attack.start != "worst" and attack.loss != "targeted-dlr"
 
 
 def masking_layers(probe: Probe) -> list[Finding]:
