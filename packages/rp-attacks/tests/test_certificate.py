@@ -1,0 +1,140 @@
+"""Certificates: against closed forms, scipy's intervals and a slow loop; they are independent of batches."""
+
+import math
+from statistics import NormalDist
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rp_attacks import noise
+from rp_attacks.certificate import ABSTAINED, Certificates, certify, clopper_pearson_lower, vote
+from torch import Tensor
+
+STD = 0.25
+
+
+class NoisyLinear:
+    """A linear classifier of two classes behind Gaussian noise: what it certifies is known exactly."""
+
+    def __init__(self, weight: Tensor, bias: float, std: float = STD) -> None:
+        self.weight, self.bias, self.std = weight, bias, std
+
+    def _logits(self, x: Tensor) -> Tensor:
+        value = x.flatten(1) @ self.weight + self.bias
+        return torch.stack([value, -value], dim=1)
+
+    def with_noise(self, *, seed: int, index: Tensor):
+        def noisy(x: Tensor) -> Tensor:
+            draw = noise.normal(x.shape[1:], seed=seed, purpose="noise", index=index, like=x)
+            return self._logits(x + self.std * draw)
+
+        return noisy
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.with_noise(seed=0, index=torch.arange(len(x)))(x)
+
+
+@pytest.fixture
+def problem():
+    weight = torch.linspace(-1.0, 1.0, 12)
+    x = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    return NoisyLinear(weight / weight.norm(), -0.1), x
+
+
+def test_a_linear_classifier_is_certified_up_to_its_distance_and_not_beyond(problem) -> None:
+    model, x = problem
+    distance = x.flatten(1) @ model.weight + model.bias  # to the boundary, the weight being a unit vector
+    y = (distance < 0).long()
+    found = certify(model, x, y, std=STD, n0=20, n=4000, seed=1)
+    clear = distance.abs() > 0.1
+    assert bool(clear.any())
+    assert torch.equal(found.predicted[clear], y[clear])
+    # the true radius is the distance; the bound is below it, by what 4,000 draws leave open
+    assert bool((found.radius <= distance.abs() + 1e-6).all())
+    share = torch.tensor([NormalDist().cdf(float(d) / STD) for d in distance.abs()])
+    spread = (share * (1 - share) / 4000).sqrt()
+    weakest = torch.tensor(
+        [NormalDist().inv_cdf(max(float(p - 7 * s) - 0.002, 1e-9)) for p, s in zip(share, spread, strict=True)]
+    )
+    assert bool((found.radius[clear] >= STD * weakest[clear]).all())
+
+
+def test_batches_and_order_change_nothing(problem) -> None:
+    model, x = problem
+    y = torch.zeros(len(x), dtype=torch.int64)
+    options = {"std": STD, "n0": 10, "n": 300, "seed": 3}
+    whole = certify(model, x, y, batch_size=7, **options)
+    alone = certify(model, x[4:5], y[4:5], index=torch.tensor([4]), batch_size=1000, **options)
+    assert torch.equal(whole.lower[4:5], alone.lower)
+    assert torch.equal(whole.predicted[4:5], alone.predicted)
+    assert not torch.equal(whole.lower, certify(model, x, y, **options | {"seed": 4}).lower)
+
+
+def test_counts_are_those_of_a_slow_loop(problem) -> None:
+    model, x = problem
+    model.bias = 0.4  # clear enough for a vote, not for one without dissent
+    found = certify(model, x[:1], torch.tensor([0]), std=STD, n0=10, n=50, seed=5, index=torch.tensor([7]))
+    seed = noise.derive_seed(5, "certificate, count")
+    wins = 0
+    for draw in range(50):
+        logits = model.with_noise(seed=seed, index=torch.tensor([7 + draw * (2**31 - 1)]))(x[:1])
+        wins += int(logits.argmax()) == int(found.predicted[0])
+    assert 25 < wins < 50
+    assert float(found.lower[0]) == pytest.approx(clopper_pearson_lower(wins, 50, 0.001), abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3000), st.data())
+def test_the_bound_is_the_beta_quantile(n, data) -> None:
+    successes = data.draw(st.integers(1, n))
+    alpha = data.draw(st.sampled_from([0.001, 0.05, 0.5]))
+    scipy_stats = pytest.importorskip("scipy.stats")
+    expected = float(scipy_stats.beta.ppf(alpha, successes, n - successes + 1))
+    assert clopper_pearson_lower(successes, n, alpha) == pytest.approx(expected, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "most"), [(100, 1.50), (1_000, 2.46), (10_000, 3.20), (100_000, 3.81)])
+def test_the_largest_radius_of_so_many_draws(n, most) -> None:
+    lower = clopper_pearson_lower(n, n, 0.001)
+    assert lower == pytest.approx(0.001 ** (1 / n), rel=1e-10)
+    assert NormalDist().inv_cdf(lower) == pytest.approx(most, abs=0.005)
+
+
+def test_an_unclear_vote_abstains_and_is_never_right() -> None:
+    model, x = NoisyLinear(torch.zeros(12), 0.0), torch.zeros(2, 3, 2, 2)
+    model._logits = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), -x.sum(dim=(1, 2, 3))], dim=1)  # even odds
+    found = certify(model, x, torch.tensor([0, 1]), std=STD, n0=10, n=500, seed=0)
+    assert found.predicted.tolist() == [ABSTAINED] * 2
+    assert found.abstained == 1.0
+    assert found.accuracy(0.0).estimate == 0.0
+    assert vote(model, x, n=50, seed=0).tolist() == [ABSTAINED] * 2
+
+
+def test_the_curve_counts_right_and_certified_images() -> None:
+    found = Certificates(
+        torch.tensor([0, 1, ABSTAINED, 1]),
+        torch.tensor([0.5, 0.2, 0.0, 0.9]).double(),
+        torch.ones(4).double(),
+        torch.tensor([0, 1, 1, 0]),
+    )
+    assert [point.estimate for point in found.curve((0.0, 0.3, 0.6))] == [0.5, 0.25, 0.0]
+    assert found.abstained == 0.25
+
+
+def test_votes_are_certain_where_all_passes_agree(problem) -> None:
+    model, x = problem
+    model.bias = 5.0
+    assert vote(model, x, n=30, seed=0).tolist() == [0] * len(x)
+
+
+def test_wrong_arguments_are_told_in_a_sentence(problem) -> None:
+    model, x = problem
+    y = torch.zeros(len(x), dtype=torch.int64)
+    with pytest.raises(TypeError, match="with_noise"):
+        certify(lambda x: x.flatten(1), x, y, std=STD, seed=0)
+    with pytest.raises(ValueError, match="std > 0"):
+        certify(model, x, y, std=0.0, seed=0)
+    model.bias = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        certify(model, x, y, std=STD, n0=5, n=5, seed=0)
