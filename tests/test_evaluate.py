@@ -165,3 +165,23 @@ def test_a_file_of_torch_save_is_refused_with_the_way_to_read_it(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "weights.pt")
     assert "convert.py" in app("evaluate", "--model", "weights.pt", cwd=tmp_path, status=2).message
     assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+
+
+def test_certified_behind_noise_resumed_and_in_two_processes(classifier, tmp_path):
+    noise = ("--defended", "--purifier.kind", "noise", "--purifier.std", 0.1)
+    words = ("--model", classifier, *noise, "--suite", "certified", "--images", 6, "--certificate.n", 200)
+    done = app("evaluate", *words, "--processes", 1, "--out", tmp_path / "one", cwd=tmp_path)
+    result = json.loads((tmp_path / "one" / "result.json").read_text())
+    assert "certificates in L2 of the vote of 200 passes" in done.stdout
+    assert len(result["images"]) == 6
+    accuracy = [point["certified"]["estimate"] for point in result["curve"]]
+    assert accuracy == sorted(accuracy, reverse=True)
+    assert max(image["radius"] for image in result["images"]) <= 0.1 * 1.83  # where all of 200 draws agree
+    assert (tmp_path / "one" / "figures" / "certified_accuracy.png").exists()
+    (tmp_path / "one" / "certificates" / "00003.json").unlink()
+    app("evaluate", *words, "--processes", 1, "--out", tmp_path / "one", "--resume", cwd=tmp_path)
+    process("evaluate", *words, "--processes", 2, "--out", tmp_path / "two", cwd=tmp_path)
+    for run in ("one", "two"):
+        assert json.loads((tmp_path / run / "result.json").read_text())["images"] == result["images"]
+    refused = app("evaluate", "--model", classifier, "--suite", "certified", cwd=tmp_path, status=2)
+    assert "needs Gaussian noise before the classifier" in refused.message

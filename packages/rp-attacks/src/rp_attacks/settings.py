@@ -33,6 +33,19 @@ SUITE_NORMS: dict[str, Norm] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CertificateSettings:
+    """How an image is certified under random noise; see `rp_attacks.certificate.certify`."""
+
+    n0: int = 100  # draws that pick the class
+    n: int = 10_000  # others that count it; 100,000 is usual on CIFAR-10, 10,000 on ImageNet
+    alpha: float = 0.001  # probability, for each image, that its certificate is wrong
+
+    def __post_init__(self) -> None:
+        if self.n0 < 1 or self.n < 1 or not 0 < self.alpha < 1:
+            raise ValueError(f"certificate: n0 and n must be at least 1 and alpha in (0, 1), got {self}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
     """How hard the suites "purifier", "gradient" and "blackbox" attack; the defaults are the field's."""
 

@@ -21,6 +21,7 @@ from rp_purify import Defended
 from rp_purify.build import build_purifier
 from torch import nn
 
+from rp_experiments.certified import certify_images
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.evaluation import Evaluation
@@ -34,6 +35,9 @@ def evaluate(config: Evaluation, run: Run) -> None:
     """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder."""
     attacked = EvaluationJob(config, config.model or standard_classifier(config.data, run), run)
     run.claim(config.resolved())
+    if config.suite == "certified":
+        certify_images(attacked, run)
+        return
     rank, count = run.processes.rank, run.processes.count
     total = blocks(attacked.attacks, len(attacked.x), config.sizes.block_size, count)
     bar = EvaluationBar(run.progress, "evaluate", total)
@@ -71,16 +75,20 @@ class EvaluationJob:
         if self.eps is None and "linf" in info.eps:
             shape = (info.channels, info.image_size, info.image_size)
             self.eps = usual_radius(config.ball, shape=shape, linf=info.eps["linf"])
-        self.attacks = suite(
-            config.suite,
-            eps=self.eps,
-            norm=config.ball,
-            random=config.defended,
-            classes=info.num_classes,
-            defence=self.model,
-            source=self.source,
-            one_shot=one_shot,
-            budget=config.budget,
+        self.attacks = (
+            {}
+            if config.suite == "certified"
+            else suite(
+                config.suite,
+                eps=self.eps,
+                norm=config.ball,
+                random=config.defended,
+                classes=info.num_classes,
+                defence=self.model,
+                source=self.source,
+                one_shot=one_shot,
+                budget=config.budget,
+            )
         )
 
     def report(

@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rp_attacks.radii import Norm, check_radius
-from rp_attacks.settings import SUITE_NORMS, Budget, SuiteName
+from rp_attacks.settings import SUITE_NORMS, Budget, CertificateSettings, SuiteName
 from rp_models.data.catalog import describe
 from rp_models.settings import at_least, require
-from rp_purify.settings import MAEPureSettings, PurifierSettings
+from rp_purify.settings import (
+    GaussianNoiseSettings,
+    MAEPureSettings,
+    OneStepDenoiseSettings,
+    PurifierSettings,
+)
 
 
 class Sizes(NamedTuple):
@@ -33,7 +38,8 @@ class Evaluation:
     data: str = "digits"  # a data set of the catalogue, or the path of an .npz or a class folder
     # whose images are attacked; None: test, of a file or folder without splits all
     split: Literal["train", "validation", "test", "all"] | None = None
-    suite: SuiteName = "quick"  # which family of attacks
+    # which family of attacks; certified: a radius that holds against all, of a classifier behind Gaussian noise
+    suite: SuiteName | Literal["certified"] = "quick"
     norm: Norm = "linf"  # of suites that exist in several
     eps: float | None = None  # radius in [0, 1] pixel units; None: the data set's conventional one
     # images, the field's fixed draw; auto: 512, for a first look (quick, behind a purifier) 50; None for all
@@ -48,6 +54,7 @@ class Evaluation:
     # images of a saved file, the unit of resuming and of sharing between processes; None: 128, for a first look 25
     block_size: int | None = None
     budget: Budget = field(default_factory=Budget)  # of the suites purifier, gradient and blackbox
+    certificate: CertificateSettings = field(default_factory=CertificateSettings)  # of the suite certified
     defended: bool = False  # put the purifier of the settings below in front of the classifier
     purifier: PurifierSettings = field(default_factory=MAEPureSettings)
 
@@ -60,12 +67,27 @@ class Evaluation:
             self.defended or self.suite not in ("bpda-eot20", "purifier", "purifier-quick"),
             f"suite {self.suite} replaces a purifier's backward pass; put one in front with --defended",
         )
+        require(
+            self.suite != "certified" or (self.defended and self.noise > 0),
+            "suite certified needs Gaussian noise before the classifier: --defended with --purifier.kind noise or "
+            f"denoise, got {self.purifier.kind if self.defended else 'no purifier'}",
+        )
         at_least(self, probes=0, images=1, passes=1, batch_size=1, block_size=1)
 
     @property
     def ball(self) -> Norm:
         """The norm of the suite's attacks, for those that have one."""
-        return SUITE_NORMS.get(self.suite, self.norm)
+        return "l2" if self.suite == "certified" else SUITE_NORMS.get(self.suite, self.norm)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation, in [0, 1] pixel units, of the noise that the purifier adds first; 0 if it adds none."""
+        match self.purifier:
+            case GaussianNoiseSettings(std=std):
+                return std
+            case OneStepDenoiseSettings(sigma=sigma):
+                return sigma / 2
+        return 0.0
 
     @property
     def first_look(self) -> bool:
