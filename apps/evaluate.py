@@ -4,6 +4,7 @@ uv run apps/evaluate.py --defended
 uv run apps/evaluate.py --model runs/train_dra/digits/checkpoints/dm-at+dra.safetensors --suite autoattack
 uv run apps/evaluate.py --model standard.safetensors --suite purifier --defended --purifier.kind mae-pure
 uv run apps/evaluate.py --model my_model.py:build --data cifar10
+uv run apps/evaluate.py --suite certified --defended --purifier.kind noise --purifier.std 0.25
 uv run torchrun --nproc-per-node 8 apps/evaluate.py --model wrn.safetensors --data cifar10 --suite purifier --defended \
     --purifier.mae mae.safetensors --block-size 64
 """
@@ -44,5 +45,10 @@ class Options(cli.SharedOptions):
         check_named(self.config.model, "--model", self.config.data)
 
 
+def start(options: Options) -> None:
+    """Attack, or certify."""
+    cli.start(options, "certified:certify_images" if options.config.suite == "certified" else "evaluate:evaluate")
+
+
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, "evaluate:evaluate"))
+    sys.exit(cli.guarded(lambda: start(cli.parse(Options))))

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rp_analysis.plots import RobustnessCurve, plot_robustness_curves
@@ -11,17 +11,17 @@ from rp_attacks.certificate import Certificates, certify
 from rp_attacks.intervals import Interval
 
 from rp_experiments import tables
+from rp_experiments.evaluate import EvaluationJob
+from rp_experiments.recipes.evaluation import Evaluation
 from rp_experiments.run import Run
-
-if TYPE_CHECKING:
-    from rp_experiments.evaluate import EvaluationJob
 
 STEPS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # radii of the curve, in standard deviations of the noise
 ATTACKED = 32  # images of the empirical curve
 
 
-def certify_images(job: "EvaluationJob", run: Run) -> None:
+def certify_images(config: Evaluation, run: Run) -> None:
     """Certify each image once, processes sharing them; leave `result.json` and the figure, and print the curve."""
+    job = EvaluationJob.of(config, run)
     run.progress.start("certify", len(job.x))
     for number in run.share(range(len(job.x))):
         run.alone().once(f"certificates/{number:05d}.json", partial(_one, job, number), stage="certify")
@@ -30,7 +30,7 @@ def certify_images(job: "EvaluationJob", run: Run) -> None:
     run.first(lambda: _leave(job, run))
 
 
-def _one(job: "EvaluationJob", number: int) -> dict[str, Any]:
+def _one(job: EvaluationJob, number: int) -> dict[str, Any]:
     """The certificate of one image."""
     config, row = job.config, slice(number, number + 1)
     found = certify(
@@ -46,7 +46,7 @@ def _one(job: "EvaluationJob", number: int) -> dict[str, Any]:
     return {name: getattr(found, name).tolist()[0] for name in ("predicted", "radius", "lower", "labels")}
 
 
-def _leave(job: "EvaluationJob", run: Run) -> None:
+def _leave(job: EvaluationJob, run: Run) -> None:
     """The curve of certified accuracy, the empirical one beside it, and what they are of."""
     config, certificate = job.config, job.config.certificate
     images = [run.folder.read_json(f"certificates/{number:05d}.json") for number in range(len(job.x))]
@@ -82,7 +82,7 @@ def _leave(job: "EvaluationJob", run: Run) -> None:
     print(tables.text(rows))
 
 
-def _attacked(job: "EvaluationJob", radii: list[float]) -> list[Interval]:
+def _attacked(job: EvaluationJob, radii: list[float]) -> list[Interval]:
     """Accuracy of one pass under a short PGD in L2 on the first images; one pass is weaker than the vote."""
     eps = max(radii)
     attack = PGD(norm="l2", eps=eps, step_size=2.5 * eps / 20, steps=20, loss="cw", eot=4)

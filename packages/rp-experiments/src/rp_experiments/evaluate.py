@@ -21,7 +21,6 @@ from rp_purify import Defended
 from rp_purify.build import build_purifier
 from torch import nn
 
-from rp_experiments.certified import certify_images
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.evaluation import Evaluation
@@ -33,11 +32,7 @@ CURVE = "results/curve.json"
 
 def evaluate(config: Evaluation, run: Run) -> None:
     """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder."""
-    attacked = EvaluationJob(config, config.model or standard_classifier(config.data, run), run)
-    run.claim(config.resolved())
-    if config.suite == "certified":
-        certify_images(attacked, run)
-        return
+    attacked = EvaluationJob.of(config, run)
     rank, count = run.processes.rank, run.processes.count
     total = blocks(attacked.attacks, len(attacked.x), config.sizes.block_size, count)
     bar = EvaluationBar(run.progress, "evaluate", total)
@@ -90,6 +85,13 @@ class EvaluationJob:
                 budget=config.budget,
             )
         )
+
+    @classmethod
+    def of(cls, config: Evaluation, run: Run) -> "EvaluationJob":
+        """The job of a run, which it claims; without a model that of the data set's standard classifier."""
+        job = cls(config, config.model or standard_classifier(config.data, run), run)
+        run.claim(config.resolved())
+        return job
 
     def report(
         self, folder: Path, *, shard: tuple[int, int] = (0, 1), progress: Callable[[Event], None] | None = None
