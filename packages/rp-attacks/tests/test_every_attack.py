@@ -16,8 +16,13 @@ from rp_attacks import (
     Square,
     Transfer,
 )
+from rp_attacks.alma import ALMA
+from rp_attacks.ddn import DDN
+from rp_attacks.fmn import FMN
 from rp_attacks.norms import size
 from rp_attacks.presets import OnMeanLogits
+from rp_attacks.sigma_zero import SigmaZero
+from rp_attacks.super_deepfool import SuperDeepFool
 
 from .models import NoisyModel, images, tiny_conv
 
@@ -34,6 +39,12 @@ KINDS = {
     "spsa": lambda eps: SPSA(eps=eps, steps=2, samples=2),
     "cw": lambda eps: CarliniWagner(eps=eps, search_steps=2, steps=5),
     "deepfool": lambda eps: DeepFool(eps=eps, steps=3),
+    "fmn": lambda eps: FMN(eps=eps, steps=3),
+    "fmn-l1": lambda eps: FMN(eps=eps, steps=3, norm="l1"),
+    "ddn": lambda eps: DDN(eps=eps, steps=3),
+    "alma": lambda eps: ALMA(eps=eps, steps=3),
+    "super-deepfool": lambda eps: SuperDeepFool(eps=eps, steps=2, deepfool_steps=3),
+    "sigma-zero": lambda eps: SigmaZero(eps=eps, steps=3),
     "transfer": lambda eps: Transfer(PGD(eps=eps, steps=2), tiny_conv()),
     "mean": lambda eps: OnMeanLogits(PGD(eps=eps, steps=2), passes=2),
 }

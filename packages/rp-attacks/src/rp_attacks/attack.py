@@ -12,7 +12,7 @@ from torch import Tensor
 from rp_attacks.defence import Classifier, OffersGradients, Randomised, counted_passes, query
 from rp_attacks.losses import misclassified
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, size
+from rp_attacks.norms import AnyNorm, size
 from rp_attacks.problem import check_problem, differentiating, without_inference
 
 _start: ContextVar[Tensor | None] = ContextVar("where an attack may begin", default=None)
@@ -58,7 +58,7 @@ class ImageAttack(ABC):
 
     @property
     @abstractmethod
-    def norm(self) -> Norm:
+    def norm(self) -> AnyNorm:
         """Norm of the ball."""
 
     @property

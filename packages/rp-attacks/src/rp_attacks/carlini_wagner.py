@@ -5,19 +5,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier, query, with_gradient
 from rp_attacks.eot import input_gradient
 from rp_attacks.losses import cw_margin, misclassified
+from rp_attacks.minimum_norm import MinimumNorm, Nearest
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, project, repaired, size
+from rp_attacks.norms import Norm, repaired, size
 from rp_attacks.problem import check_logits, check_positive, check_radius
 
 _INSIDE = 0.999999  # of (-1, 1), where arctanh is finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CarliniWagner(ImageAttack):
+class CarliniWagner(MinimumNorm):
     """C&W L2 (Carlini & Wagner 2017, arXiv:1608.04644): min |x' - x|^2 + c max(kappa - margin, 0) over x' in the box.
 
     x' = (tanh(w) + 1) / 2 and Adam on w; c is searched for each image, up tenfold and then by halves. For random
@@ -48,22 +48,7 @@ class CarliniWagner(ImageAttack):
         """L2, always."""
         return "l2"
 
-    def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
-        """The nearest images, brought into the eps ball where they lie outside."""
-        return project(self._search(model, x, y, seed, index)[0], x, norm="l2", eps=self.eps)
-
-    def search(
-        self, model: Classifier, x: Tensor, y: Tensor, *, seed: int, index: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Nearest adversarial images found, not limited to any ball, and their distances.
-
-        Returns:
-            Images like x (the clean image where none was found) and distances (b,) (infinite there).
-        """
-        with self._posed(x, y, index) as (images, labels, rows):
-            return self._search(model, images, labels, seed, rows)
-
-    def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Nearest:
         model = with_gradient(model, self.grad)
         with torch.no_grad():
             logits = query(model, x, seed=derive_seed(seed, "first"), index=index)
@@ -76,7 +61,7 @@ class CarliniWagner(ImageAttack):
             found = self._descend(model, x, y, c, best, nearest, derive_seed(seed, "search", number), index)
             high, low = torch.where(found, c, high), torch.where(found, low, c)
             c = torch.where(high.isinf(), 10 * c, (low + high) / 2)
-        return best, nearest
+        return Nearest(best, nearest)
 
     def _descend(
         self,
@@ -92,7 +77,7 @@ class CarliniWagner(ImageAttack):
         """Adam for one value of c; updates best and nearest, and says where anything adversarial was found."""
         w_clean = torch.atanh((2 * x - 1) * _INSIDE)
         origin = _to_image(w_clean)
-        w, adam = w_clean.clone(), _Adam(x, self.step_size)
+        w, adam = w_clean.clone(), Adam(x, self.step_size)
         found = torch.zeros_like(y, dtype=torch.bool)
         for step in range(self.steps):
             step_seed = derive_seed(seed, "step", step)
@@ -125,7 +110,7 @@ class CarliniWagner(ImageAttack):
         return x_adv.detach(), margins, wrong, grads
 
 
-class _Adam:
+class Adam:
     """Adam's step (Kingma & Ba 2015, arXiv:1412.6980); torch's own optimiser takes seconds to import."""
 
     def __init__(self, like: Tensor, step_size: float, beta1: float = 0.9, beta2: float = 0.999) -> None:

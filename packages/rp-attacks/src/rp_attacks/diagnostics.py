@@ -11,6 +11,7 @@ from torch import Tensor
 from rp_attacks.defence import Classifier, Randomised
 from rp_attacks.model_checks import model_checks
 from rp_attacks.noise import derive_seed
+from rp_attacks.norms import Norm
 from rp_attacks.probes import Probe, black_box, larger_radius, surrogates, zero_gradients
 from rp_attacks.problem import Attack
 from rp_attacks.record import Record
@@ -54,25 +55,26 @@ def diagnose(
         text = "No image is right in every clean pass: the gradient could not be probed."
         findings.append(Finding("warning", "probes", text))
 
-    def probed(threat: ThreatReport, images: npt.NDArray[np.int64]) -> Probe:
+    def probed(threat: ThreatReport, norm: Norm, images: npt.NDArray[np.int64]) -> Probe:
         rows = torch.from_numpy(images).to(x.device)
         return Probe(
             model=model, x=x[rows], y=y[rows], index=index[rows], seed=derive_seed(seed, "diagnostics"),
-            norm=threat.norm, eps=threat.eps, passes=5 if random else 1, source=source,
+            norm=norm, eps=threat.eps, passes=5 if random else 1, source=source,
             chunk=max(batch_size // max(len(images), 1), 1),
         )  # fmt: skip
 
     checks: list[Callable[[], list[Finding]]] = []
     for threat in threats:
-        if threat.eps == 0 or len(chosen) == 0:
+        norm = threat.norm
+        if threat.eps == 0 or norm == "l0" or len(chosen) == 0:  # in L0 no gradient ascends
             continue
-        probe, mine = probed(threat, chosen), {name: attacks[name] for name in threat.attacks if name in attacks}
+        probe, mine = probed(threat, norm, chosen), {name: attacks[name] for name in threat.attacks if name in attacks}
         run = {getattr(attack, "grad", "exact") for attack in mine.values()}
         checks += [partial(check, probe) for check in (zero_gradients, zero_at_start, larger_radius, black_box)]
         checks += [partial(surrogates, probe, run), partial(surrogate_models, probe, mine)]
         standing = np.flatnonzero(threat.worst.standing & clean.standing)[: min(count, 16 if random else count)]
         left = torch.from_numpy(threat.worst.right.mean(axis=1)[standing]).to(x)
-        checks.append(partial(more_iterations, probed(threat, standing), left, mine))
+        checks.append(partial(more_iterations, probed(threat, norm, standing), left, mine))
         checks += [partial(masking_layers, probe), partial(known_noise, probe)]
     for done, check in enumerate(checks, start=1):
         findings += check()

@@ -21,7 +21,7 @@ from torch import Tensor
 from rp_attacks.defence import Classifier
 from rp_attacks.diagnostics import diagnose
 from rp_attacks.economy import network_calls, same_attacks
-from rp_attacks.norms import Norm
+from rp_attacks.norms import AnyNorm
 from rp_attacks.problem import Attack, check_positive
 from rp_attacks.record import Record, is_random
 from rp_attacks.report import Report, ThreatReport
@@ -136,15 +136,15 @@ def _diagnosed(
     return replace(report, findings=tuple(findings), seconds=perf_counter() - stages.began)
 
 
-def _by_ball(attacks: Mapping[str, Attack]) -> dict[tuple[Norm, float], dict[str, Attack]]:
-    balls: dict[tuple[Norm, float], dict[str, Attack]] = {}
+def _by_ball(attacks: Mapping[str, Attack]) -> dict[tuple[AnyNorm, float], dict[str, Attack]]:
+    balls: dict[tuple[AnyNorm, float], dict[str, Attack]] = {}
     for name, attack in attacks.items():
         balls.setdefault((attack.norm, attack.eps), {})[name] = attack
     return balls
 
 
 def _one_threat(
-    stages: Stages, clean: Record, ball: tuple[Norm, float], attacks: Mapping[str, Attack], exhaustive: bool
+    stages: Stages, clean: Record, ball: tuple[AnyNorm, float], attacks: Mapping[str, Attack], exhaustive: bool
 ) -> ThreatReport:
     """All attacks of one ball, each on the images that the ones before it left standing."""
     norm, eps = ball

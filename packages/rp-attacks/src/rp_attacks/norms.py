@@ -1,4 +1,4 @@
-"""Geometry of the threat models: balls in the Linf, L2 and L1 norms around an image, cut with the box [0, 1]."""
+"""Geometry of the threat models: balls in the Linf, L2, L1 and L0 norms around an image, cut with the box [0, 1]."""
 
 import math
 
@@ -7,19 +7,33 @@ from torch import Tensor
 
 from rp_attacks import noise
 from rp_attacks.radii import NORMS as NORMS
+from rp_attacks.radii import AnyNorm as AnyNorm
 from rp_attacks.radii import Norm as Norm
 
 
-def size(delta: Tensor, norm: Norm) -> Tensor:
-    """The norm (b,) of each image's perturbation (b, ...)."""
+def size(delta: Tensor, norm: AnyNorm) -> Tensor:
+    """The norm (b,) of each image's perturbation (b, ...); L0 counts values, each channel of a pixel for itself."""
     flat = delta.flatten(1)
+    if norm == "l0":
+        return (flat != 0).sum(dim=1).to(delta.dtype)
     if norm == "linf":
         return flat.abs().amax(dim=1)
     return torch.linalg.vector_norm(flat, ord=2 if norm == "l2" else 1, dim=1)
 
 
+def pixels(delta: Tensor) -> Tensor:
+    """How many pixels of each image a perturbation (b, c, h, w) changes in any channel, (b,) of int64."""
+    return (delta != 0).any(dim=1).flatten(1).sum(dim=1)
+
+
 def project(
-    x_adv: Tensor, x: Tensor, *, norm: Norm, eps: float, box_first: bool = False, l1_box: bool = False
+    x_adv: Tensor,
+    x: Tensor,
+    *,
+    norm: AnyNorm,
+    eps: float | Tensor,
+    box_first: bool = False,
+    l1_box: bool = False,
 ) -> Tensor:
     """Bring images back into the ball of radius eps around x and into [0, 1].
 
@@ -30,39 +44,49 @@ def project(
         x_adv: (b, ...).
         x: centres, the same shape, in [0, 1].
         norm: of the ball.
-        eps: radius in units of [0, 1] pixels.
+        eps: radius in units of [0, 1] pixels (in L0 the number of values), one or (b,).
         box_first: clip to [0, 1] before the projection on the ball instead of after it.
         l1_box: for L1, the exact projection on the intersection of ball and box.
     """
     if norm == "linf":
-        return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp(0.0, 1.0)
+        reach = _column(eps, x) if isinstance(eps, Tensor) else eps
+        return torch.minimum(torch.maximum(x_adv, x - reach), x + reach).clamp(0.0, 1.0)
     if norm == "l1" and l1_box:
         return (x + project_l1_in_box(x_adv - x, x, eps)).clamp(0.0, 1.0)
     delta = (x_adv.clamp(0.0, 1.0) if box_first else x_adv) - x
+    if norm == "l0":
+        return torch.where(_largest(delta, eps), x_adv, x).clamp(0.0, 1.0)  # the values kept are the very ones
     delta = project_l1(delta, eps) if norm == "l1" else _project_l2(delta, eps)
     return (x + delta).clamp(0.0, 1.0)
 
 
-def _project_l2(delta: Tensor, eps: float) -> Tensor:
-    length = _column(size(delta, "l2"), delta)
-    return delta * (eps / length.clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1.0)
+def _project_l2(delta: Tensor, eps: float | Tensor) -> Tensor:
+    length = _column(size(delta, "l2"), delta).clamp_min(torch.finfo(delta.dtype).tiny)
+    return delta * ((_column(eps, delta) if isinstance(eps, Tensor) else eps) / length).clamp_max(1.0)
 
 
-def project_l1(delta: Tensor, eps: float) -> Tensor:
-    """Euclidean projection of each image's perturbation (b, ...) on the L1 ball of radius eps.
+def _largest(delta: Tensor, count: float | Tensor) -> Tensor:
+    """Where each image's `count` largest values are; of equal ones the first."""
+    order = delta.flatten(1).abs().argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return (rank + 1 <= (count[:, None] if isinstance(count, Tensor) else count)).reshape(delta.shape)
+
+
+def project_l1(delta: Tensor, eps: float | Tensor) -> Tensor:
+    """Euclidean projection of each image's perturbation (b, ...) on the L1 ball of radius eps, one or (b,).
 
     Source: Fig. 1 of Duchi et al. 2008, "Efficient projections onto the l1-ball", ICML.
     """
     flat = delta.flatten(1).double()
     ordered = flat.abs().sort(dim=1, descending=True).values
-    excess = ordered.cumsum(dim=1) - eps
+    excess = ordered.cumsum(dim=1) - (eps[:, None] if isinstance(eps, Tensor) else eps)
     count = torch.arange(1, flat.shape[1] + 1, device=flat.device)
     rho = (ordered * count > excess).sum(dim=1, keepdim=True).clamp_min(1)
     theta = (excess.gather(1, rho - 1) / rho).clamp_min(0.0)
     return (flat.sign() * (flat.abs() - theta).clamp_min(0.0)).to(delta.dtype).reshape(delta.shape)
 
 
-def project_l1_in_box(delta: Tensor, x: Tensor, eps: float) -> Tensor:
+def project_l1_in_box(delta: Tensor, x: Tensor, eps: float | Tensor) -> Tensor:
     """Euclidean projection of each perturbation on {d : |d|_1 <= eps and 0 <= x + d <= 1}.
 
     The solution is sign(delta) * clip(|delta| - theta, 0, room) with room the way to the bound that the coordinate
@@ -77,6 +101,7 @@ def project_l1_in_box(delta: Tensor, x: Tensor, eps: float) -> Tensor:
     slope = slope.gather(1, order).cumsum(dim=1)
     rise = slope[:, :-1] * (kinks[:, :-1] - kinks[:, 1:])
     total = torch.cat([torch.zeros_like(kinks[:, :1]), rise.cumsum(dim=1)], dim=1)  # at each kink, from above
+    eps = eps[:, None] if isinstance(eps, Tensor) else eps
     before = (total < eps).sum(dim=1, keepdim=True).clamp(1, total.shape[1]) - 1
     grown = (eps - total.gather(1, before)) / slope.gather(1, before).clamp_min(1.0)
     theta = (kinks.gather(1, before) - grown).clamp_min(0.0)  # below 0: the point was inside the ball already
@@ -84,16 +109,19 @@ def project_l1_in_box(delta: Tensor, x: Tensor, eps: float) -> Tensor:
     return (flat.sign() * inside).to(delta.dtype).reshape(delta.shape)
 
 
-def random_start(x: Tensor, *, norm: Norm, eps: float, seed: int, index: Tensor, purpose: str = "start") -> Tensor:
+def random_start(x: Tensor, *, norm: AnyNorm, eps: float, seed: int, index: Tensor, purpose: str = "start") -> Tensor:
     """A uniform random point of the ball around each image, clipped to [0, 1].
 
-    L2 uses a Gaussian direction and L1 a Laplace direction, both with radius eps * u^(1/d). The draws are those of
-    (seed, image index (b,), purpose).
+    L2 uses a Gaussian direction and L1 a Laplace direction, both with radius eps * u^(1/d); L0 sets eps random values
+    to random ones. The draws are those of (seed, image index (b,), purpose).
     """
     shape, wide = x.shape[1:], x.to(torch.promote_types(x.dtype, torch.float32))
     u = noise.uniform(shape, seed=seed, purpose=purpose, index=index, like=wide)
     if norm == "linf":
         return (wide + eps * (2 * u - 1)).clamp(0.0, 1.0).to(x.dtype)
+    if norm == "l0":
+        order = noise.uniform(shape, seed=seed, purpose=purpose + "/values", index=index, like=wide)
+        return torch.where(_largest(order, eps), u, wide).to(x.dtype)
     if norm == "l2":
         direction = noise.normal(shape, seed=seed, purpose=purpose + "/direction", index=index, like=wide)
     else:

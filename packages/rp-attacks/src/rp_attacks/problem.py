@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rp_attacks.defence import Classifier
-from rp_attacks.radii import Norm
+from rp_attacks.radii import NORMS, AnyNorm
 from rp_attacks.radii import check_radius as check_radius
 
 
@@ -16,7 +16,7 @@ class Attack(Protocol):
     """A frozen set of hyper-parameters; calling it gives adversarial images in the ball of radius eps."""
 
     @property
-    def norm(self) -> Norm:
+    def norm(self) -> AnyNorm:
         """Norm of the ball."""
         ...
 
@@ -55,7 +55,7 @@ def without_inference(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def check_problem(
-    x: Tensor, y: Tensor, *, norm: Norm, eps: float, index: Tensor | None = None, soft: bool = False
+    x: Tensor, y: Tensor, *, norm: AnyNorm, eps: float, index: Tensor | None = None, soft: bool = False
 ) -> Tensor:
     """Check images, labels and radius against one another, and give the image indices.
 
@@ -76,7 +76,7 @@ def check_problem(
     """
     check_images(x)
     check_labels(x, y, soft=soft)
-    check_radius(norm, eps, shape=tuple(x.shape[1:]))
+    check_radius(norm, eps, shape=tuple(x.shape[1:]), norms=(*NORMS, "l0"))
     if index is not None and not isinstance(index, Tensor):
         raise TypeError(f"index must be a torch tensor of int64, got {_kind(index)}; convert it with torch.as_tensor")
     if index is None:

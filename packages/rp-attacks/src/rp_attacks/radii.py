@@ -6,6 +6,8 @@ from typing import Literal
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+AnyNorm = Literal["linf", "l2", "l1", "l0"]
+"""Also L0, the number of values that differ: of minimum-norm attacks, since no gradient ascends in it."""
 Convention = Literal["robustbench", "purification"]
 
 _CIFAR = (3, 32, 32)
@@ -37,21 +39,28 @@ def usual_radius(
     return usual[norm] * (linf / usual["linf"]) * growth
 
 
-def diameter(norm: Norm, values: int) -> float:
+def diameter(norm: AnyNorm, values: int) -> float:
     """The largest distance between two images in [0, 1] of so many values."""
-    return {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values)}[norm]
+    return {"linf": 1.0, "l2": math.sqrt(values), "l1": float(values), "l0": float(values)}[norm]
 
 
-def check_radius(norm: str, eps: float, *, shape: Sequence[int] | None = None, what: str = "eps") -> None:
-    """Refuse an unknown norm, a negative radius, and one larger than the whole box [0, 1].
+def check_radius(
+    norm: str,
+    eps: float,
+    *,
+    shape: Sequence[int] | None = None,
+    what: str = "eps",
+    norms: tuple[AnyNorm, ...] = NORMS,
+) -> None:
+    """Refuse a norm that is not one of `norms`, a negative radius, and one larger than the whole box [0, 1].
 
     Where no `shape` (c, h, w) is known yet, only Linf has a largest radius. `what` names the radius, e.g. "--eps".
 
     Raises:
         ValueError: with the fix.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    if norm not in norms:
+        raise ValueError(f"norm must be one of {', '.join(norms)}, got {norm!r}")
     if not eps >= 0:
         raise ValueError(f"{what} must not be negative, got {eps}")
     if shape is None and norm != "linf":

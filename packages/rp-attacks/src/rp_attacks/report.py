@@ -11,7 +11,7 @@ from torch import Tensor
 from rp_attacks.cost import Cost
 from rp_attacks.economy import Same
 from rp_attacks.intervals import Comparison, Interval, accuracy_interval, paired_comparison, wilson_interval
-from rp_attacks.norms import Norm
+from rp_attacks.norms import AnyNorm
 from rp_attacks.record import Record
 
 RESUBMISSIONS = 10  # N of the all-of-N verdict
@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 class ThreatReport:
     """All that was seen in one ball."""
 
-    norm: Norm
+    norm: AnyNorm
     eps: float
     noise: Record  # control: random points of the ball
     attacks: Mapping[str, Record]

@@ -17,7 +17,7 @@ from rp_attacks.defence import Classifier
 from rp_attacks.economy import fit_chunk
 from rp_attacks.eot import NoGradientError
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm
+from rp_attacks.norms import AnyNorm
 from rp_attacks.problem import Attack
 from rp_attacks.record import Record, judge
 from rp_attacks.resume import keeping, resumable
@@ -83,7 +83,7 @@ class Stages:
         """The control without any perturbation."""
         return self._stage("clean", "linf", lambda number, part, rows: _Made(self.x[part]))[0]
 
-    def noise(self, norm: Norm, eps: float) -> Record:
+    def noise(self, norm: AnyNorm, eps: float) -> Record:
         """The control of random points of a ball."""
 
         def make(number: int, part: slice, rows: Tensor) -> _Made:
@@ -131,7 +131,7 @@ class Stages:
         return slice(before, before + part.stop - part.start)
 
     def _stage(
-        self, name: str, norm: Norm, make: Make, known: Record | None = None, *, exhaustive: bool = True
+        self, name: str, norm: AnyNorm, make: Make, known: Record | None = None, *, exhaustive: bool = True
     ) -> tuple[Record, npt.NDArray[Any]]:
         # both begin with no image, which is all that a process without a block has
         records, images = [Record.empty(self.passes)], [to_pixels(self.x[:0], self.pixels)]
@@ -151,7 +151,7 @@ class Stages:
         return Record.join(records), np.concatenate(images)
 
     def _one_block(
-        self, stage: str, number: int, norm: Norm, make: Make, known: Record | None, exhaustive: bool
+        self, stage: str, number: int, norm: AnyNorm, make: Make, known: Record | None, exhaustive: bool
     ) -> tuple[Record, npt.NDArray[Any]]:
         part = dict(self.blocks)[number]
         x, y, index = self.x[part], self.y[part], self.index[part]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier
-from rp_attacks.norms import Norm
+from rp_attacks.norms import AnyNorm
 from rp_attacks.problem import Attack
 from rp_attacks.store import load_images
 from rp_attacks.watch import asking_source
@@ -20,7 +20,7 @@ class Wrapped(ImageAttack):
     attack: Attack
 
     @property
-    def norm(self) -> Norm:
+    def norm(self) -> AnyNorm:
         """Norm of the attack's ball."""
         return self.attack.norm
 
@@ -66,11 +66,11 @@ class Saved(ImageAttack):
     images: Tensor = field(repr=False)  # (n, c, h, w)
     index: Tensor = field(repr=False)  # (n,) int64
     eps: float
-    norm: Norm = "linf"
+    norm: AnyNorm = "linf"
     name: str = "saved"
 
     @classmethod
-    def load(cls, folder: Path, stage: str, *, index: Tensor, eps: float, norm: Norm = "linf") -> "Saved":
+    def load(cls, folder: Path, stage: str, *, index: Tensor, eps: float, norm: AnyNorm = "linf") -> "Saved":
         """The images of one attack of an evaluation's folder.
 
         Args:
