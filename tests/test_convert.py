@@ -4,7 +4,7 @@ import pytest
 import rp_models
 import torch
 from rp_models.importers import read_nvlabs
-from rp_testing import GOLDEN_FILES
+from rp_testing import GOLDEN_FILES, Golden, fill_state
 
 from .running import app, process
 
@@ -48,3 +48,17 @@ def test_layout_true_files_of_other_kinds_convert_too(tmp_path):
 def test_bad_input_to_the_converter_ends_in_one_sentence(arguments, message, tmp_path):
     assert message in app("convert", *arguments, cwd=tmp_path, status=2).message
     assert not list(tmp_path.iterdir())
+
+
+def test_networks_of_the_comparison_purifiers_convert(tmp_path):
+    for kind, name, size in (("score-sde", "adbm_purify_tiny", 8), ("guided-diffusion", "guided_process_tiny", 8)):
+        golden = Golden(name)
+        torch.save({key: torch.from_numpy(value) for key, value in fill_state(golden.shapes).items()}, tmp_path / kind)
+        target = tmp_path / f"{kind}.safetensors"
+        app("convert", kind, tmp_path / kind, target, "--option", f"img_resolution={size}", cwd=tmp_path)
+        network = rp_models.load(target)
+        assert network(torch.zeros(1, 3, size, size), torch.ones(1)).shape == (1, 3, size, size)
+    message = app(
+        "convert", "score-sde", tmp_path / "guided-diffusion", tmp_path / "x.st", cwd=tmp_path, status=2
+    ).message
+    assert "expected the averaged weights ema/shadow_params" in message

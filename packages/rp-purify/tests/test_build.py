@@ -22,6 +22,7 @@ from rp_purify.adp import ADP
 from rp_purify.build import build_purifier
 from rp_purify.coup import COUP
 from rp_purify.ddim_purify import DDIMPurify
+from rp_purify.edm_purify import EDMPurify
 from rp_purify.gdmp import GDMP
 from rp_purify.gradual import GradualPurify
 from rp_purify.latent_maskdit import LatentMaskDiTPure
@@ -45,6 +46,7 @@ CLASSES = {
     "likelihood": LikelihoodMaximisation,
     "gradual": GradualPurify,
     "adbm": DDIMPurify,
+    "edm-purify": EDMPurify,
     "coup": COUP,
     "gdmp": GDMP,
     "scoreopt-n": ScoreOptN,
@@ -79,7 +81,7 @@ def test_every_kind_has_its_purifier_and_every_setting_changes_it(maskdit: str) 
     changed |= {"ddim_eta": 0.5, "table": "vp", "clip_denoised": False, "stack": 2, "weight": 2.0, "noised": True}
     changed |= {"rounds": 2, "ptb": 0.01, "guidance": "ssim", "respacing": 250, "beyond": False, "radii": 3}
     changed |= {"noised_reference": False, "variance": "posterior", "lam": 0.1, "stop": 0.01, "level": 0.2}
-    changed |= {"delta": 0.02}
+    changed |= {"delta": 0.02, "churn": 3.0}
     assert list(KINDS) == [*list(CLASSES)[:-1], "latent-maskdit-pure", "none"]
     for kind, cls in CLASSES.items():
         base = build(kind, maskdit)

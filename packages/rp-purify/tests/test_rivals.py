@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from rp_models.diffusion.heun import sample_heun
 from rp_models.diffusion.maskdit import MaskDiT
 from rp_models.networks.vae import AutoencoderKL
 from rp_models.noise import normal
@@ -14,6 +15,7 @@ from rp_purify.adp import ADP
 from rp_purify.coup import COUP
 from rp_purify.ddim_purify import DDIMPurify
 from rp_purify.diffpure import DiffPure
+from rp_purify.edm_purify import EDMPurify
 from rp_purify.gdmp import GDMP
 from rp_purify.gradient import clip_to_image
 from rp_purify.gradual import GradualPurify
@@ -61,6 +63,7 @@ MAKE: dict[str, Callable[..., Purifier]] = {
     "ddpm": lambda **o: DiffPure(BentDenoiser(), times=4, solver="ddpm", **o),
     "gradual": lambda **o: GradualPurify(BentDenoiser(), times=(20, 60), steps=(2, 3), surrogate=((60, 1),), **o),
     "adbm": lambda **o: DDIMPurify(BentDenoiser(), steps=3, clip_denoised=False, stack=2, **o),
+    "edm-purify": lambda **o: EDMPurify(BentDenoiser(), steps=3, **o),
     "coup": lambda **o: COUP(BentDenoiser(), TinyClassifier(), times=4, weight=20.0, **o),
     "gdmp": lambda **o: GDMP(BentDenoiser(), times=3, rounds=2, **o),
     "gdmp-ssim": lambda **o: GDMP(BentDenoiser(), times=3, rounds=1, guidance="ssim", **o),
@@ -145,7 +148,7 @@ def unrolled(purifier: ReverseDiffusion, x: Tensor, draw: Callable[[str], Tensor
     return clip_to_image((state + 1) / 2)
 
 
-@pytest.mark.parametrize("name", ["euler-maruyama", "gradual", "adbm", "coup", "gdmp"])
+@pytest.mark.parametrize("name", ["euler-maruyama", "gradual", "adbm", "edm-purify", "coup", "gdmp"])
 def test_the_exact_gradient_is_autograds_of_the_unrolled_loop(name: str) -> None:
     purifier, x = MAKE[name](grad="exact"), tiny_images(2, low=0.3, high=0.7).requires_grad_()
 
@@ -322,6 +325,29 @@ def test_a_latent_purifier_keeps_to_its_ball_and_its_gradient_goes_through_the_e
         LatentOneStep(maskdit, AutoencoderKL(width=32, multipliers=(1,), attention=(False,), z_channels=3))
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         LatentMaskDiTPure(maskdit, vae, chunk=0)
+
+
+def test_edms_sampler_is_the_one_that_generates_from_a_start_of_noised_images() -> None:
+    x, index = tiny_images(2, low=0.3, high=0.7), torch.arange(2)
+    denoiser = BentDenoiser().double()
+    noise = {
+        purpose: normal((1, 8, 8), seed=1, purpose=purpose, index=index, dtype=torch.float64)
+        for purpose in ("noise of round 0", *(f"step {step} of round 0" for step in range(4)))
+    }
+    start = (2 * x.double() - 1) / 0.5 + noise["noise of round 0"]
+    with torch.no_grad():
+        sampled = sample_heun(
+            lambda y, sigma, labels: denoiser(y, sigma.expand(len(y))),
+            start,
+            num_steps=4,
+            sigma_max=0.5,
+            S_churn=6.0,
+            noise=lambda step: noise[f"step {step} of round 0"],
+        )
+        purified = EDMPurify(denoiser, steps=4)(x.double(), seed=1)
+    torch.testing.assert_close(purified, ((sampled + 1) / 2).clamp(0, 1), atol=1e-9, rtol=0)
+    with pytest.raises(ValueError, match="churn must not be negative"):
+        EDMPurify(denoiser, churn=-1.0)
 
 
 @pytest.mark.parametrize(

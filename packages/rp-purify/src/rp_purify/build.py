@@ -17,6 +17,7 @@ from rp_purify.adp import ADP
 from rp_purify.coup import COUP
 from rp_purify.ddim_purify import DDIMPurify
 from rp_purify.diffpure import DiffPure
+from rp_purify.edm_purify import EDMPurify
 from rp_purify.gdmp import GDMP
 from rp_purify.gradual import GradualPurify
 from rp_purify.latent_maskdit import LatentMaskDiTPure
@@ -46,6 +47,7 @@ _PURIFIERS: dict[str, Callable[..., Purifier]] = {
     "likelihood": LikelihoodMaximisation,
     "gradual": GradualPurify,
     "adbm": DDIMPurify,
+    "edm-purify": EDMPurify,
     "coup": COUP,
     "gdmp": GDMP,
     "scoreopt-n": ScoreOptN,

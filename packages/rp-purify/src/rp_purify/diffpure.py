@@ -15,9 +15,9 @@ from rp_models.diffusion.vp_schedule import DiscreteSchedule
 from torch import Tensor, nn
 
 from rp_purify.adjoint import solved_back
-from rp_purify.reverse import Ancestral, Draw, Heun, Place, ReverseDiffusion, Round, Seen
+from rp_purify.reverse import Ancestral, Draw, Heun, Place, ReverseDiffusion, Round, Seen, Step
 from rp_purify.settings import Solver
-from rp_purify.vp_steps import check_times, noised, posterior_steps, sde_steps
+from rp_purify.vp_steps import EulerMaruyama, check_times, noised, posterior_steps, sde_steps
 
 GRADUAL_CIFAR10 = (30,) * 4 + (50,) * 2 + (125,) * 2
 """Rounds of gradual purification for CIFAR-10, in time steps (Lee and Kim 2023, arXiv:2303.09051)."""
@@ -95,10 +95,10 @@ class DiffPure(ReverseDiffusion):
         """The backward rules."""
         return ("exact", "identity", "adjoint") if self.solver == "euler-maruyama" else ("exact", "identity")
 
-    def solved(self, state: Tensor, number: int, x: Tensor, draw: Draw) -> Iterator[Tensor]:
+    def solved(self, state: Tensor, number: int, steps: Sequence[Step], x: Tensor, draw: Draw) -> Iterator[Tensor]:
         """The states of one round; with the adjoint method only its result."""
         if self.grad != "adjoint":
-            yield from super().solved(state, number, x, draw)
+            yield from super().solved(state, number, steps, x, draw)
             return
 
         def unit(step: int) -> Tensor:
@@ -107,7 +107,7 @@ class DiffPure(ReverseDiffusion):
         def shift(seen: Seen) -> Tensor | float:
             return self.shift(seen, Place(number, 0), x.detach(), draw)
 
-        yield solved_back(state, self.model, sde_steps(self.times[number]), unit, shift)
+        yield solved_back(state, self.model, [step for step in steps if isinstance(step, EulerMaruyama)], unit, shift)
 
     def _round(self, time: int) -> Round:
         if self.solver in ("sde", "ode"):

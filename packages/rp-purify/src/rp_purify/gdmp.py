@@ -3,6 +3,7 @@
 Source: Wang et al. 2022, arXiv:2205.14969, and its public code, in which the pull shrinks with the batch.
 """
 
+from functools import cached_property
 from typing import get_args
 
 import torch
@@ -70,7 +71,7 @@ class GDMP(ReverseDiffusion):
         self.variance, self.per = variance, check_per(per)
         _ = self.rounds  # complains about more times than the table has
 
-    @property
+    @cached_property
     def schedule(self) -> DiscreteSchedule:
         """The table of the process."""
         schedule = DiscreteSchedule.linear()

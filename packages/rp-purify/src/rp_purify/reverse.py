@@ -102,17 +102,17 @@ class ReverseDiffusion(Purifier):
     def trajectory(self, x: Tensor, draw: Draw) -> Iterator[Tensor]:
         """The states: in each round the noised images, then what each step makes of them; from images in [0, 1]."""
         state = images = 2 * x - 1
-        for number, (signal, std, _) in enumerate(self.rounds):
+        for number, (signal, std, steps) in enumerate(self.rounds):
             state = signal * state
             if std > 0:
                 state = state + std * draw(f"noise of round {number}")
             yield state
-            for state in self.solved(state, number, images, draw):  # noqa: B020 (the next round goes on from there)
+            for state in self.solved(state, number, steps, images, draw):  # noqa: B020 (the next round goes on from there)
                 yield state
 
-    def solved(self, state: Tensor, number: int, x: Tensor, draw: Draw) -> Iterator[Tensor]:
+    def solved(self, state: Tensor, number: int, steps: Sequence[Step], x: Tensor, draw: Draw) -> Iterator[Tensor]:
         """The state after each step of one round."""
-        for count, step in enumerate(self.rounds[number].steps):
+        for count, step in enumerate(steps):
             state = self._checkpointed(step, state, Place(number, count), x, draw)
             yield state
 
@@ -195,3 +195,24 @@ class Heun:
     def _slope(self, model: nn.Module, y: Tensor, sigma: float, shift: Shift) -> Tensor:
         denoised = denoise(model, y, sigma)
         return (y - denoised - shift(Seen(y, denoised, sigma))) / sigma
+
+
+@dataclass(frozen=True)
+class ChurnedHeun:
+    """A Heun step from a level that is first raised by the share `gamma` with fresh noise; EDM's coordinates."""
+
+    sigma: float
+    following: float
+    gamma: float
+
+    @property
+    def random(self) -> bool:
+        """Whether it adds noise."""
+        return self.gamma > 0
+
+    def __call__(self, model: nn.Module, state: Tensor, unit: Tensor | None, shift: Shift) -> Tensor:
+        """The state after the step."""
+        raised = self.sigma * (1 + self.gamma)
+        if unit is not None:
+            state = state + (raised**2 - self.sigma**2) ** 0.5 * unit
+        return Heun(raised, self.following)(model, state, None, shift)

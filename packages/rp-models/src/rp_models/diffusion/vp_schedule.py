@@ -19,7 +19,7 @@ from torch import Tensor
 BetaSchedule = Literal["linear", "cosine"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DiscreteSchedule:
     """A table of betas with what follows from it.
 

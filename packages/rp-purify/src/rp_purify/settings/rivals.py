@@ -61,6 +61,21 @@ class ADBMSettings(_ReverseSettings):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EDMPurifySettings(_ReverseSettings):
+    """EDM's stochastic sampler back from a low level, of a network tuned by ADDT."""
+
+    kind: str = field(default="edm-purify", init=False)
+    sigma: float = 0.5  # noise level in the units of [-1, 1]
+    steps: int = 50  # Heun steps
+    churn: float = 6.0  # noise that is added over all steps
+
+    def __post_init__(self) -> None:
+        _ReverseSettings.__post_init__(self)
+        check_positive(self, "sigma")
+        require(self.churn >= 0, f"purifier.churn must not be negative, got {self.churn}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class COUPSettings(_ReverseSettings):
     """DiffPure's process pulled towards the defended classifier's confidence."""
 
