@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rp_models.settings import require
+from rp_models.settings import at_least, within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,12 +24,8 @@ class EncoderSettings:
     head: Literal["linear", "mlp"] = "linear"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            require(getattr(self, name) >= 1, f"encoder.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "sigma", "ema_half_life"):
-            require(getattr(self, name) > 0, f"encoder.{name} must be positive, got {getattr(self, name)}")
-        require(self.crop_padding >= 0, f"encoder.crop_padding must not be negative, got {self.crop_padding}")
-        require(0 <= self.warmup <= 1, f"encoder.warmup must be in [0, 1], got {self.warmup}")
+        at_least(self, "encoder.", epochs=1, batch_size=1, crop_padding=0)
+        within(self, "encoder.", lr="positive", sigma="positive", ema_half_life="positive", warmup="[0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +39,5 @@ class ProbeSettings:
     flip: bool = True  # mirror left and right at random
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            require(getattr(self, name) >= 1, f"probe.{name} must be at least 1, got {getattr(self, name)}")
-        require(self.lr > 0, f"probe.lr must be positive, got {self.lr}")
-        require(self.crop_padding >= 0, f"probe.crop_padding must not be negative, got {self.crop_padding}")
+        at_least(self, "probe.", epochs=1, batch_size=1, crop_padding=0)
+        within(self, "probe.", lr="positive")

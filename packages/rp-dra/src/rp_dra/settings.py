@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rp_models.data.augmentation import Augmentation, ResizedCrop
-from rp_models.settings import require
+from rp_models.settings import at_least, require, within
 
 Method = Literal[
     "standard", "at", "at+dra", "at+adr", "at+ikl", "dm-at", "dm-at+dra", "dm-at+adr", "dm-at+ikl", "dm-at+ikl+dra"
@@ -58,13 +58,9 @@ class ClassifierSettings:
                 self.depth >= 10 and self.depth % 6 == 4,
                 f"classifier.depth must be 6 n + 4 with n >= 1, got {self.depth}",
             )
-        for name in ("depth", "width"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"classifier.{name} must be at least 1, got {value}")
-        require(
-            self.bn_momentum is None or 0 < self.bn_momentum <= 1,
-            f"classifier.bn_momentum must be in (0, 1], got {self.bn_momentum}",
-        )
+        at_least(self, "classifier.", depth=1, width=1)
+        if self.bn_momentum is not None:
+            within(self, "classifier.", bn_momentum="(0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,18 +124,16 @@ class TrainingSettings:
     validation_batch: int = 512  # images attacked at a time; changes nothing
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "attack_steps", "validation_steps", "validation_batch"):
-            require(getattr(self, name) >= 1, f"training.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "step_size"):
-            require(getattr(self, name) > 0, f"training.{name} must be positive, got {getattr(self, name)}")
-        for name in ("eps", "beta", "weight_decay", "crop_padding", "validate_every", "rotation_degrees", "cutout"):
-            require(getattr(self, name) >= 0, f"training.{name} must not be negative, got {getattr(self, name)}")
+        at_least(self, "training.", epochs=1, batch_size=1, attack_steps=1, validation_steps=1, validation_batch=1)
+        within(self, "training.", lr="positive", step_size="positive")
+        at_least(self, "training.", eps=0, beta=0, weight_decay=0, crop_padding=0, validate_every=0)
+        at_least(self, "training.", rotation_degrees=0, cutout=0)
         require(
             self.norm == "l2" or self.eps <= 1,
             f"training.eps is in units of [0, 1] pixels, got {self.eps}; divide by 255",
         )
-        for name in ("synthetic_fraction", "label_smoothing", "tau", "warmup", "momentum"):
-            require(0 <= getattr(self, name) <= 1, f"training.{name} must be in [0, 1], got {getattr(self, name)}")
+        shares = ("synthetic_fraction", "label_smoothing", "tau", "warmup", "momentum")
+        within(self, "training.", **dict.fromkeys(shares, "[0, 1]"))
 
     @property
     def augmentation(self) -> Augmentation:
@@ -177,11 +171,8 @@ class AlignmentSettings:
     precision: Literal["float32", "bf16"] = "float32"  # of the frozen target
 
     def __post_init__(self) -> None:
-        require(self.weight >= 0, f"alignment.weight must not be negative, got {self.weight}")
-        require(self.sigma > 0, f"alignment.sigma must be positive, got {self.sigma}")
-        require(self.hidden >= 1, f"alignment.hidden must be at least 1, got {self.hidden}")
-        require(self.blocks >= 1, f"alignment.blocks must be at least 1, got {self.blocks}")
-        require(0 < self.time <= 1, f"alignment.time must be in (0, 1], got {self.time}")
+        at_least(self, "alignment.", weight=0, hidden=1, blocks=1)
+        within(self, "alignment.", sigma="positive", time="(0, 1]")
         needed = {"edm": (), "lightningdit": ("checkpoint", "autoencoder", "latent_statistics")}.get(
             self.target, ("checkpoint",)
         )
