@@ -103,7 +103,7 @@ def test_starts_are_where_they_are_documented() -> None:
 
     draw = noise.normal(x.shape[1:], seed=3, purpose="start", index=index, like=x)
     expected = (x + 0.001 * draw).clamp(0, 1)
-    torch.testing.assert_close(PGD(eps=0.1, start="gaussian").first(x, 3, index), expected, rtol=0, atol=0)
+    torch.testing.assert_close(PGD(eps=0.1, start="gaussian")._first(x, 3, index), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("attack", [ATTACKS["square"], ATTACKS["spsa"], ATTACKS["rays"]])

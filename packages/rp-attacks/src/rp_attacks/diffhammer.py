@@ -126,6 +126,7 @@ class DiffHammer(ImageAttack):
         sample = look(first, seed=derive_seed(seed, "step", 0), check=True)
         run = _Run(State(first, sample), HalvingRule(x, setting), _Kept(x))
         run.kept.offer(slice(None), first, sample.wrong, sample.margin)
+        self._tell(0, sample, first - x, index)
         for step in resumable("steps", self.steps, run):
             state = run.state
             moved = run.rule.move(state, x, first=step == 0)
@@ -134,12 +135,15 @@ class DiffHammer(ImageAttack):
             inertia = 1 - (step + 2) ** -0.5
             state.see(sample._replace(grad=(1 - inertia) * sample.grad + inertia * state.grad))
             run.kept.offer(slice(None), moved, sample.wrong, sample.margin)
-            tell(
-                self, step + 1, index=index, loss=sample.loss, wrong=sample.wrong, gradient=sample.grad,
-                distance=partial(size, moved - x, self.norm),
-            )  # fmt: skip
+            self._tell(step + 1, sample, moved - x, index)
             run.rule.adapt(state, x)
         return run.kept.images, run.kept.wrong, run.kept.loss
+
+    def _tell(self, step: int, sample: Sample, delta: Tensor, index: Tensor) -> None:
+        tell(
+            self, step, index=index, loss=sample.loss, wrong=sample.wrong, gradient=sample.grad,
+            distance=partial(size, delta, self.norm),
+        )  # fmt: skip
 
     def _look(
         self,
@@ -159,7 +163,8 @@ class DiffHammer(ImageAttack):
             if check:
                 check_logits(logits, y)
             loss = objective(logits, y)
-            grads.append(repaired(input_gradient(loss, leaf))[0].flatten(1))
+            counted = None if isinstance(model, OffersPurification) else rows  # else only what is grafted goes back
+            grads.append(repaired(input_gradient(loss, leaf, index=counted))[0].flatten(1))
             losses.append(loss.detach())
             wrong.append(misclassified(logits.detach(), y).to(x))
         loss, grad = torch.stack(losses), torch.stack(grads)

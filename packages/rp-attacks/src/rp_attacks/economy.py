@@ -17,7 +17,7 @@ from rp_attacks.rng import PrivateStream
 from rp_attacks.watch import uncounted
 
 IMAGES = 8  # on which two backward rules are compared
-MOST_CUT = 0.5  # share of entries that one rule may cut to zero where another does not
+MOST_CUT = 0.75  # share of entries that one rule may cut to zero where another does not
 TOLERANCE = 1e-4  # of two gradients, relative to the larger one of their largest entries
 
 

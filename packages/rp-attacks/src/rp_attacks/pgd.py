@@ -105,7 +105,7 @@ class PGD(ImageAttack):
         return True
 
     def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
-        if y.is_floating_point() and (self._judges or self.loss not in ("ce", "kl")):
+        if y.is_floating_point() and (self.judges or self.loss not in ("ce", "kl")):
             raise ValueError(
                 "soft labels work with loss 'ce' or 'kl', select='last', restarts=1, early_stop=False only"
             )
@@ -116,7 +116,7 @@ class PGD(ImageAttack):
         return best.images
 
     @property
-    def _judges(self) -> bool:
+    def judges(self) -> bool:
         """Whether iterates are compared, which needs labels and a last query."""
         return self.select == "best" or self.early_stop or self.restarts > 1
 
@@ -142,7 +142,7 @@ class PGD(ImageAttack):
                 velocity[rows] = grad = self.momentum * velocity[rows] + _per_mean(grad)
             x_adv[rows] = self._step(x_adv[rows], x[rows], grad)
         x_adv, best = state.x_adv, state.best
-        if not self._judges:
+        if not self.judges:
             return x_adv, *x.new_zeros(2, len(x))
         margin, wrong = margins(model, x_adv, y, seed=derive_seed(seed, "last"), index=index, passes=self.eot)
         if self.select == "last":
