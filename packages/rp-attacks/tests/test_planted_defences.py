@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from rp_attacks import PGD, Report, evaluate, suite
+from rp_attacks import PGD, FixedNoise, Report, evaluate, noise, suite
+from rp_attacks.defence import COPY_STRIDE
 from torch import Tensor
 
 from .models import NoisyModel, images, linear
@@ -195,3 +196,81 @@ def test_an_evaluation_above_its_clean_accuracy_is_refused() -> None:
     assert "REFUSED" in str(report)
     with pytest.raises(ValueError, match="no robust accuracy can be given"):
         _ = report.robust_accuracy
+
+
+class OnceInFive(NoisyModel):
+    """Noise that comes in one pass of five alone, for each image by chance."""
+
+    def with_noise(self, *, seed: int, index: Tensor):
+        noisy, quiet = super().with_noise(seed=seed, index=index), self.model
+        chance = noise.uniform((), seed=seed, purpose="whether", index=index, like=torch.zeros(1))
+        return lambda z: torch.where(chance[:, None] < 0.2, noisy(z), quiet(z))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.with_noise(seed=int(torch.randint(2**31, ())), index=torch.arange(len(z)))(z)
+
+
+def test_a_layer_that_is_random_once_in_five_is_named_and_judged_by_its_true_accuracy() -> None:
+    model, x, y, toward = problem()
+    sigma = 0.3
+    margin = margin_at(model, x + EPS * toward.sign(), y)
+    noisy = torch.distributions.Normal(0, 1).cdf(margin / (sigma * toward[0].norm()))
+    truth = (0.8 * (margin > 0) + 0.2 * noisy).mean().item()
+    attacks = {"pgd-eot": PGD(eps=EPS, step_size=EPS / 4, steps=20, eot=10, loss="cw")}
+    report = evaluate(OnceInFive(model, sigma), x, y, attacks, seed=0, probes=8)
+    assert report.passes > 1
+    assert report.robust_accuracy == pytest.approx(truth, abs=0.04)  # 800 passes: standard error 0.015
+    assert "randomness" in {finding.check for finding in report.findings}
+    assert alarms(report) == set()
+
+
+def test_a_loop_of_optimisation_at_test_time_is_seen_through_and_named() -> None:
+    model, x, y, toward = problem()
+
+    def purified(z: Tensor) -> Tensor:
+        """Three steps from grey towards the image: 7/8 of the way, and no derivative."""
+        made = torch.full_like(z, 0.5)
+        for _ in range(3):
+            with torch.enable_grad():
+                made.requires_grad_()
+                (grad,) = torch.autograd.grad((made - z.detach()).square().sum() / 2, made)
+            made = (made - 0.5 * grad).detach()
+        return made
+
+    truth = (margin_at(model, purified(x + EPS * toward.sign()), y) > 0).float().mean().item()
+    report = report_on(lambda z: model(purified(z)), x, y)
+    assert report.robust_accuracy <= truth + 1.5 / len(x)
+    assert report.robust_accuracy >= truth - 1e-6
+    names = {finding.check for finding in report.findings if finding.level in ("warning", "alarm")}
+    assert "optimises at test time" in names
+    assert names & {"zero gradients", "no gradient"}
+
+
+class OneStepDenoiser(NoisyModel):
+    """Noise, then one step back towards the mean of all images."""
+
+    def with_noise(self, *, seed: int, index: Tensor):
+        shape = SHAPE
+
+        def forward(z: Tensor) -> Tensor:
+            draws = noise.normal(shape, seed=seed, purpose="step", index=index % COPY_STRIDE, like=z)
+            return self.model((z + self.sigma * draws) / (1 + self.sigma**2) + 0.5 * (1 - 1 / (1 + self.sigma**2)))
+
+        return forward
+
+
+def test_a_one_step_denoiser_whose_noise_is_known_falls_to_its_truth_and_says_what_noise_hid() -> None:
+    model, x, y, toward = problem()
+    sigma, index = 0.3, torch.arange(40)
+    defence = OneStepDenoiser(model, sigma)
+    known = FixedNoise(defence, seed=5)
+    truth = (margin_at(known.with_noise(seed=0, index=index), x + EPS * toward.sign(), y) > 0).float().mean().item()
+    attacks = {"pgd": PGD(eps=EPS, step_size=EPS / 4, steps=20, loss="cw")}
+    assert evaluate(known, x, y, attacks, seed=0, probes=0).robust_accuracy == pytest.approx(truth)
+
+    report = evaluate(defence, x, y, {"pgd": PGD(eps=EPS, step_size=EPS / 4, eot=10, loss="cw")}, seed=0, probes=16)
+    shrunk = margin_at(model, (x + EPS * toward.sign()) / 1.09 + 0.5 * (1 - 1 / 1.09), y)
+    expected = torch.distributions.Normal(0, 1).cdf(shrunk / (sigma / 1.09 * toward[0].norm())).mean().item()
+    assert report.robust_accuracy == pytest.approx(expected, abs=0.04)  # 800 passes: standard error 0.015
+    text = next(finding.text for finding in report.findings if finding.check == "known noise")
+    assert "With its noise frozen and known" in text
