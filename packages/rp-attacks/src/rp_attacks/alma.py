@@ -10,9 +10,9 @@ from rp_attacks import noise
 from rp_attacks.defence import Classifier, query, with_gradient
 from rp_attacks.eot import expected_gradient
 from rp_attacks.losses import cw_margin
-from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach, column
+from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import size, unit
+from rp_attacks.norms import column, size, unit
 from rp_attacks.problem import check_logits, check_positive, check_radius
 
 _FIRST = {"l2": 0.1, "l1": 0.5}

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from rp_attacks.defence import Classifier
 from rp_attacks.intervals import Interval, accuracy_interval
-from rp_attacks.minimum_norm import MinimumNorm, column
+from rp_attacks.minimum_norm import MinimumNorm
 from rp_attacks.noise import derive_seed
+from rp_attacks.norms import column
 from rp_attacks.pgd import PGD
 from rp_attacks.problem import check_problem
 from rp_attacks.record import judge

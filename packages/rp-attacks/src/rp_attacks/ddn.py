@@ -10,9 +10,9 @@ from rp_attacks.deepfool import DeepFool
 from rp_attacks.defence import Classifier, with_gradient
 from rp_attacks.eot import expected_gradient, margins
 from rp_attacks.losses import cross_entropy
-from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach, column, cosine
+from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach, cosine
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import AnyNorm, size, unit
+from rp_attacks.norms import AnyNorm, column, size, unit
 from rp_attacks.problem import check_positive, check_radius
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from rp_attacks.defence import Classifier, with_gradient
 from rp_attacks.eot import Sample, expected_gradient
 from rp_attacks.losses import cw_margin
-from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach, column, cosine
+from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach, cosine
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import NORMS, AnyNorm, project, size, unit
+from rp_attacks.norms import NORMS, AnyNorm, column, project, size, unit
 from rp_attacks.problem import check_positive, check_radius
 
 _STEP: dict[AnyNorm, float] = {"linf": 10.0, "l2": 1.0, "l1": 1.0, "l0": 1.0}

@@ -15,7 +15,7 @@ from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import Classifier
 from rp_attacks.eot import margins
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import AnyNorm, project, size
+from rp_attacks.norms import AnyNorm, column, project, size
 
 
 class Nearest(NamedTuple):
@@ -112,11 +112,6 @@ def _between(x: Tensor, far: Tensor, share: Tensor, whole: Tensor, norm: AnyNorm
     if norm == "l0":
         return project(far, x, norm="l0", eps=(share * whole).floor())
     return torch.lerp(x, far, column(share, x)).clamp(0, 1)
-
-
-def column(values: Tensor, like: Tensor) -> Tensor:
-    """(b,) as (b, 1, ..., 1), to be combined with images."""
-    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def cosine(first: float, last: float, step: int, steps: int) -> float:

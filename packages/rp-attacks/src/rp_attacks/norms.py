@@ -49,7 +49,7 @@ def project(
         l1_box: for L1, the exact projection on the intersection of ball and box.
     """
     if norm == "linf":
-        reach = _column(eps, x) if isinstance(eps, Tensor) else eps
+        reach = column(eps, x) if isinstance(eps, Tensor) else eps
         return torch.minimum(torch.maximum(x_adv, x - reach), x + reach).clamp(0.0, 1.0)
     if norm == "l1" and l1_box:
         return (x + project_l1_in_box(x_adv - x, x, eps)).clamp(0.0, 1.0)
@@ -61,8 +61,8 @@ def project(
 
 
 def _project_l2(delta: Tensor, eps: float | Tensor) -> Tensor:
-    length = _column(size(delta, "l2"), delta).clamp_min(torch.finfo(delta.dtype).tiny)
-    return delta * ((_column(eps, delta) if isinstance(eps, Tensor) else eps) / length).clamp_max(1.0)
+    length = column(size(delta, "l2"), delta).clamp_min(torch.finfo(delta.dtype).tiny)
+    return delta * ((column(eps, delta) if isinstance(eps, Tensor) else eps) / length).clamp_max(1.0)
 
 
 def _largest(delta: Tensor, count: float | Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def random_start(x: Tensor, *, norm: AnyNorm, eps: float, seed: int, index: Tens
     else:
         direction = _laplace(u)
     radius = noise.uniform((), seed=seed, purpose=purpose + "/radius", index=index, like=wide) ** (1 / x[0].numel())
-    return (wide + eps * _column(radius, x) * unit(direction, norm)).clamp(0.0, 1.0).to(x.dtype)
+    return (wide + eps * column(radius, x) * unit(direction, norm)).clamp(0.0, 1.0).to(x.dtype)
 
 
 def _laplace(u: Tensor) -> Tensor:
@@ -139,8 +139,8 @@ def _laplace(u: Tensor) -> Tensor:
 def unit(delta: Tensor, norm: Norm) -> Tensor:
     """Each row of finite numbers divided by its length, however small or large its entries; a row of zeros stays."""
     tiny = torch.finfo(delta.dtype).tiny
-    scaled = delta / _column(size(delta, "linf"), delta).clamp_min(tiny)  # else a square under- or overflows
-    return scaled if norm == "linf" else scaled / _column(size(scaled, norm), delta).clamp_min(tiny)
+    scaled = delta / column(size(delta, "linf"), delta).clamp_min(tiny)  # else a square under- or overflows
+    return scaled if norm == "linf" else scaled / column(size(scaled, norm), delta).clamp_min(tiny)
 
 
 def repaired(grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ def repaired(grad: Tensor) -> tuple[Tensor, Tensor]:
     of a black pixel, which then counts as one of the steepest.
     """
     known = grad.isfinite()  # whether all are is not asked: a device would have to be waited for
-    largest = _column(size(torch.where(known, grad, 0.0), "linf"), grad)
+    largest = column(size(torch.where(known, grad, 0.0), "linf"), grad)
     steepest = grad.sign().nan_to_num() * torch.where(largest > 0, largest, 1.0)
     return torch.where(known, grad, steepest), 1 - known.to(grad.dtype).flatten(1).mean(dim=1)
 
@@ -183,6 +183,6 @@ def ascent_step(grad: Tensor, at: Tensor, *, norm: Norm, step_size: float, spars
     return step.reshape(grad.shape)
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
     """(b,) as (b, 1, ..., 1), to be combined with images."""
     return values.reshape(-1, *[1] * (like.dim() - 1))

@@ -9,9 +9,9 @@ from rp_attacks.carlini_wagner import Adam
 from rp_attacks.defence import Classifier, with_gradient
 from rp_attacks.eot import expected_gradient
 from rp_attacks.losses import cw_margin
-from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach, column, cosine
+from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach, cosine
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import AnyNorm, unit
+from rp_attacks.norms import AnyNorm, column, unit
 from rp_attacks.problem import check_positive, check_radius
 
 
