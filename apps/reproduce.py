@@ -1,33 +1,37 @@
 """The tables, figures and theorems of both papers, measured: from an item's name to numbers beside the paper's.
 
+    uv run apps/reproduce.py mae-pure/table-1 dra/fig-3b --launcher here
+    uv run apps/reproduce.py all --scale paper --launcher slurm --gpus-per-node 8 --slurm.account=lab
+    uv run apps/reproduce.py status --scale paper
     uv run apps/reproduce.py list
-    uv run apps/reproduce.py mae-pure/table-1 dra/fig-3b
-    uv run apps/reproduce.py all --scale digits
 
-What several items need is made once and found again; an interrupted call goes on. `report.py` makes one page of it.
+What several items need is made once; an interrupted call goes on. `report.py` makes a page of it.
 """
 
-import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.artifacts import Store
+from rp_experiments.jobs import Cluster
 from rp_experiments.papers.listing import chosen, listing
 from rp_experiments.papers.scales import SCALES
-from rp_models.settings import require
+from rp_experiments.papers.status import status
+from rp_models.settings import at_least
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(cli.Options):
     """The tables, figures and theorems of both papers, measured."""
 
-    items: Annotated[tuple[str, ...], tyro.conf.Positional]  # items such as dra/table-1, or: list, all
+    items: Annotated[tuple[str, ...], tyro.conf.Positional]  # items such as dra/table-1, or: list, all, status
     scale: Literal["digits", "fashion-mnist", "fashion-mnist-gpu", "paper", "smoke"] = "digits"  # data and budgets
-    processes: int = 2  # artifacts that are made side by side; 1 on a GPU
-    passed = ("plan", "processes")
+    processes: int = 1  # that share one artifact where its work can be shared; by default one for each of its GPUs
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=lambda: Cluster(launcher="local"))
+    passed = ("plan", "cluster", "device", "ranks")
+    ranks = property(lambda self: self.cluster.gpus_per_node or self.processes)
     name = property(lambda self: self.scale)  # of the folder
     config = property(lambda self: chosen(self.items))
     plan = property(lambda self: SCALES[self.scale]())
@@ -38,17 +42,18 @@ class Options(cli.Options):
         return {item.key: {one.name: asdict(one.config) for one in item.needed(self.plan)} for item in self.config}
 
     def check(self) -> None:
-        """Refuse unknown items, and no processes; several have a core each."""
-        require(bool(self.config) and self.processes >= 1, f"processes must be at least 1, got {self.processes}")
-        os.environ |= {"OMP_NUM_THREADS": "1"} if self.processes > 1 else {}  # before torch
+        """Refuse unknown items, and no processes."""
+        at_least(self, processes=1)
+        assert self.config
 
 
 def start(options: Options) -> None:
-    """List the items, or make them."""
-    if options.items != ("list",):
+    """Say what there is, or make the items."""
+    store, first = Store(cli.folder(options)), next(iter(options.items), "list")
+    if first not in ("list", "status"):
         cli.start(options, "papers.reproduce:reproduce")
     else:
-        print(listing(options.plan, Store(cli.folder(options))))
+        print(listing(options.plan, store) if first == "list" else status(options.items[1:], options.plan, store))
 
 
 if __name__ == "__main__":

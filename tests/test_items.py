@@ -51,6 +51,6 @@ def test_items_give_every_number_that_their_claims_ask_for(monkeypatch):
 
 @pytest.mark.slow
 def test_items_give_every_number_from_products_that_are_made_now(tmp_path):
-    app("reproduce", "all", "--scale", "smoke", "--out", "made", "--cache", "cache", "--processes", 1, cwd=tmp_path)
+    app("reproduce", "all", "--scale", "smoke", "--out", "made", "--cache", "cache", "--launcher", "here", cwd=tmp_path)
     plan, store = SCALES["smoke"](), Store(tmp_path / "made")
     judged(ITEMS.values(), lambda item: {role: store.get(one) for role, one in item.products(plan).items()})

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from rp_experiments.artifacts import Artifact, Store, in_order
+from rp_experiments.jobs import Cluster, Jobs
 from rp_experiments.papers import items, printed
 from rp_experiments.papers.scales import SCALES
 
@@ -20,7 +21,7 @@ ITEMS = {
     *(f"dra/table-{number}" for number in (1, 2, 3)),
     *("dra/section-5.6-target", "dra/section-5.6-finetune", "dra/appendix-c"),
 }
-SMOKE = ("reproduce", "dra/table-1", "--scale", "smoke", "--device", "cpu", "--processes", "1", "--cache", "cache")
+SMOKE = ("reproduce", "dra/table-1", "--scale", "smoke", "--device", "cpu", "--launcher", "here", "--cache", "cache")
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +115,6 @@ class Setting:
 def workshop(monkeypatch, tmp_path):
     """Artifacts that cost nothing, and a record of what was made."""
     from rp_experiments.papers import makers, reproduce
-    from rp_experiments.run import Run
-    from rp_models.training import RunFolder
 
     made = []
 
@@ -127,11 +126,13 @@ def workshop(monkeypatch, tmp_path):
         folder.write_json("result.json", {"value": config.value, "needs": [need.name for need in needs.values()]})
 
     monkeypatch.setitem(makers.MAKERS, "test", maker)
-    store, run = Store(tmp_path), Run(folder=RunFolder(tmp_path))
+    store = Store(tmp_path)
 
     def make(*artifacts):
-        missing = [artifact for artifact in in_order(artifacts) if not store.has(artifact)]
-        return reproduce.make_all(missing, store, run, 1)
+        needed = {artifact.name: artifact for artifact in in_order(artifacts)}
+        missing = [artifact for artifact in needed.values() if not store.has(artifact)]
+        jobs = Jobs(Cluster(), store.path, lambda name: store.has(needed[name]))
+        return jobs.run(reproduce.jobs_of(missing, store, {"device": "cpu"}))
 
     def artifact(value, **needs):
         return Artifact(job="test", config=Setting(value), minutes=value, needs=needs)

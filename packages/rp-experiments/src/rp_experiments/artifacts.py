@@ -93,20 +93,26 @@ Maker = Callable[[Any, "Run", Mapping[str, Path]], None]
 
 
 def build(artifact: Artifact, store: Store, make: Maker, run: "Run") -> Built:
-    """Make an artifact whose needs are there, unless it is there itself; go on where a job before was stopped."""
-    if not store.has(artifact):
-        from rp_models.training.devices import describe_device
+    """Make an artifact whose needs are there, unless it is there itself; go on where a job before was stopped.
 
+    Several processes may share the work.
+    """
+    if not run.everywhere(lambda: store.has(artifact)):
         start, inside = time.monotonic(), run.inside(store.folder(artifact))
         make(artifact.config, inside, {role: store.folder(need) for role, need in artifact.needs.items()})
-        known = inside.folder.seconds()
-        made = {
-            "job": artifact.job,
-            "config": asdict(artifact.config),
-            "needs": {role: need.name for role, need in artifact.needs.items()},
-            "seconds": round(sum(known.values()) or time.monotonic() - start, 1),
-            "device": describe_device(run.device),
-            "environment": inside.folder.read_json("environment.json"),
-        }
-        inside.folder.write_json(DONE, made)
+        run.first(lambda: inside.folder.write_json(DONE, _made(artifact, inside, time.monotonic() - start)))
     return store.get(artifact)
+
+
+def _made(artifact: Artifact, run: "Run", seconds: float) -> dict[str, Any]:
+    """What the last file of an artifact says."""
+    from rp_models.training.devices import describe_device
+
+    return {
+        "job": artifact.job,
+        "config": asdict(artifact.config),
+        "needs": {role: need.name for role, need in artifact.needs.items()},
+        "seconds": round(sum(run.folder.seconds().values()) or seconds, 1),
+        "device": describe_device(run.device),
+        "environment": run.folder.read_json("environment.json"),
+    }

@@ -6,13 +6,14 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
 import tyro
 
 from rp_experiments import launch
+from rp_experiments.jobs import Cluster, Job, slurm_words
 from rp_experiments.purifier_options import REGISTRY
 
 # A thread of torch's pool that has nothing to do sleeps instead of spinning: on a machine that does anything else at
@@ -61,6 +62,7 @@ class SharedOptions(Options):
     # processes of this machine that share the work; by default the app's choice. torchrun starts those of several
     # machines. Moves numbers by rounding at most
     processes: int | None = None
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
 
     default_processes: ClassVar[int] = 1  # an app overrides it, by a property where its settings decide
 
@@ -77,7 +79,7 @@ def main(options: type[Options], job: str, recipes: Recipes | None = None) -> in
 
 def parse(options: type[T], recipes: Recipes | None = None, words: Sequence[str] | None = None) -> T:
     """The options of this call: the chosen recipe's settings, changed by what stands on the command line."""
-    words = sys.argv[1:] if words is None else words
+    words = slurm_words(sys.argv[1:] if words is None else words)
     try:
         if not recipes:
             return tyro.cli(options, args=words, registry=REGISTRY)
@@ -100,16 +102,51 @@ def start(options: Options, job: str) -> None:
     out = folder(options)
     if first_process():
         print(f"run folder: {out}", file=sys.stderr, flush=True)
-    with launch.ranks(_processes(options)):
-        from rp_experiments.run import open_run
-
-        with open_run(
-            out, device=options.device, cache=options.cache, root=options.data_root, resume=options.resume
-        ) as run:
-            work = pkgutil.resolve_name(f"rp_experiments.{job}")
-            work(getattr(options, "config", None), run, **{name: getattr(options, name) for name in options.passed})
+    surroundings = {"device": options.device, "cache": options.cache, "root": options.data_root}
+    passed = {name: getattr(options, name) for name in options.passed}
+    call = Call(job, getattr(options, "config", None), passed, out, surroundings, options.resume)
+    cluster = getattr(options, "cluster", Cluster())
+    if cluster.launcher != "here" and "cluster" not in options.passed:
+        _submit(call, cluster, cluster.gpus_per_node or _processes(options))
+    else:
+        with launch.ranks(_processes(options)):
+            call()
     if first_process():
         print(f"\neverything is in {out}/", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A job, `MODULE:FUNCTION` of this package, and what it is called with; torch is imported by the call."""
+
+    job: str
+    config: Any
+    passed: Mapping[str, Any]
+    out: Path
+    surroundings: Mapping[str, Any]  # of the run
+    resume: bool = False
+
+    def __call__(self) -> None:
+        """Do it in a run, alone or with the other processes."""
+        from rp_experiments.run import open_run
+
+        with open_run(self.out, resume=self.resume, **self.surroundings) as run:
+            pkgutil.resolve_name(f"rp_experiments.{self.job}")(self.config, run, **self.passed)
+
+
+def _submit(call: Call, cluster: Cluster, ranks: int) -> None:
+    """Let a launcher do a job, and wait for it; it goes on by itself when it was taken away.
+
+    Its record is beside the run's folder, which is the job's own.
+    """
+    from rp_experiments.launchers import choose_jobs
+
+    records = call.out.with_name(f"{call.out.name}.job").resolve()
+    job = Job(name="job", work=call, again=replace(call, resume=True), ranks=ranks, folder=records)
+    failed = choose_jobs(cluster, records).run([job])
+    print(job.log.read_text(encoding="utf-8") if job.log.is_file() else "", end="")
+    if failed:
+        raise ValueError(failed["job"])
 
 
 def folder(options: Options) -> Path:

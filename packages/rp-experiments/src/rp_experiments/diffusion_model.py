@@ -5,6 +5,7 @@ What other runs made is taken from the cache: a diffusion model and its images d
 
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rp_models.training import state_path
 from torch import nn
 
 from rp_experiments.content import address, digest
+from rp_experiments.networks import held
 from rp_experiments.pretrain import LOG_EVERY, trainer_of
 from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainEdm
@@ -83,21 +85,34 @@ class Diffusion:
 
     def _make(self) -> None:
         """Train the network, or take what another run trained."""
-        run, config, identity = self.run, self.config, self._identity()
+        run, identity = self.run, self._identity()
         cached = run.cache / f"edm-{self._name(identity)}.safetensors"
+        if not run.everywhere(cached.exists):
+            with held(cached.with_suffix("")) if run.main else nullcontext():  # runs side by side train it once
+                self._train(cached, identity)
+        product, notes = run.path / "checkpoints" / "edm.safetensors", {**identity, "cached": cached.name}
+        run.first(lambda: rp_models.save(rp_models.load(cached), product, notes=notes))
+
+    def _train(self, cached: Path, identity: dict[str, Any]) -> None:
+        """Train the network, unless another run did so while this one waited."""
+        run, config = self.run, self.config
         if not run.everywhere(cached.exists):
             trainer = trainer_of(PretrainEdm(data=config.data, seed=config.seed, edm=config.edm), self.images, run)
             options: dict[str, Any] = {"identity": identity, "log_every": LOG_EVERY}
             run.train(trainer, stage="edm", steps=config.edm.steps, seed=config.seed, **options)
             run.first(lambda: rp_models.save(trainer.average, cached, notes=identity))
-        product, notes = run.path / "checkpoints" / "edm.safetensors", {**identity, "cached": cached.name}
-        run.first(lambda: rp_models.save(rp_models.load(cached), product, notes=notes))
 
     def _draw(self, denoiser: nn.Module) -> None:
         """Sample the images, or take those that another run sampled."""
-        settings, info, progress = self.config.synthetic, self.images.info, self.run.progress
+        settings = self.config.synthetic
         identity = {**self._identity(), "synthetic": [settings.images, settings.steps, settings.batch_size]}
         cached = self.run.cache / f"synthetic-{self._name(identity)}.npz"
+        with held(cached.with_suffix("")):  # runs side by side draw them once
+            self._sample(denoiser, cached)
+        _link(cached, self.run.path / "synthetic.npz")
+
+    def _sample(self, denoiser: nn.Module, cached: Path) -> None:
+        settings, info, progress = self.config.synthetic, self.images.info, self.run.progress
         if not cached.exists():
             with self.run.timed("synthetic"):
                 progress.start("synthetic", settings.images)
@@ -114,7 +129,6 @@ class Diffusion:
                 )
                 progress.finish()
                 write_synthetic(images, labels, cached)
-        _link(cached, self.run.path / "synthetic.npz")
 
     def _identity(self) -> dict[str, Any]:
         """What the diffusion model depends on."""

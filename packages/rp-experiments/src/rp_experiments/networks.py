@@ -35,7 +35,7 @@ def made(run: Run, folder: str, product: str, make: Callable[[Run], None]) -> st
 
     def there() -> str:
         if not path.exists():
-            with _held(run.cache / folder), contextlib.redirect_stdout(sys.stderr):  # the job's own result is on stdout
+            with held(run.cache / folder), contextlib.redirect_stdout(sys.stderr):  # the job's own result is on stdout
                 if not path.exists():
                     make(run.inside(run.cache / folder))
         return str(path)
@@ -44,7 +44,7 @@ def made(run: Run, folder: str, product: str, make: Callable[[Run], None]) -> st
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """The folder for this process alone, as soon as no other works in it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder, wait=True)

@@ -36,6 +36,11 @@ def _train_dra(config: TrainDra, run: Run, needs: Needs) -> None:
         checkpoint = str(needs["encoder"] / "checkpoints" / "noisy-encoder.safetensors")
         config = replace(config, alignment=replace(config.alignment, checkpoint=checkpoint))
     train_dra(config, run, quiet=True)
+    run.first(lambda: _judged(config, run))
+
+
+def _judged(config: TrainDra, run: Run) -> None:
+    """Which images each classifier of a run got right, and the run's diffusion model where it was given."""
     right = {}
     for method in config.method:
         tensors = read_tensors(run.path / "results" / f"{method}.safetensors")
@@ -92,6 +97,7 @@ def _checked(check: Callable[[ComparisonJob, Any], dict[str, Any]], config: Timi
     run.folder.write_json("result.json", check(ComparisonJob(config.comparison, run.claim(config)), config))
 
 
+SHARED = frozenset({"train_dra", "sweep", "compare"})  # whose work several processes can share
 MAKERS: dict[str, Maker] = {
     "train_dra": _train_dra,
     "analyze": lambda config, run, needs: analyze(replace(config, run=str(needs["run"])), run),

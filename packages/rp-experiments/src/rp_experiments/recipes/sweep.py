@@ -1,5 +1,6 @@
 """Recipes of `sweep.py`: grids over the settings of `train_dra.py`; importing this does not import torch."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -11,6 +12,7 @@ from rp_dra.settings import Method
 from rp_models.settings import require
 
 from rp_experiments import cli
+from rp_experiments.jobs import slurm_words
 from rp_experiments.recipes.dra import RECIPES as DRA_RECIPES
 from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.table import read
@@ -98,7 +100,8 @@ class SweepOptions(cli.SharedOptions):
     seeds: tuple[int, ...] = ()  # every point is trained with each; by default the recipe's
     grid: Annotated[dict[str, tuple[str, ...]], tyro.conf.Suppress] = field(default_factory=dict)
 
-    passed = ("workers",)
+    passed = ("workers", "cluster", "device", "ranks")
+    ranks = property(lambda self: self.cluster.gpus_per_node or self.processes or 1)
 
     @cached_property
     def config(self) -> Sweep:
@@ -131,5 +134,7 @@ class SweepOptions(cli.SharedOptions):
 
 def sweep_options(words: Sequence[str] | None = None) -> SweepOptions:
     """The options of this call; words that are no option of the app make up the grid."""
-    options, rest = tyro.cli(SweepOptions, args=words, return_unknown_args=True)
+    options, rest = tyro.cli(
+        SweepOptions, args=slurm_words(sys.argv[1:] if words is None else words), return_unknown_args=True
+    )
     return replace(options, grid=grid_of(rest))

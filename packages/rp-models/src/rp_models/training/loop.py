@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rp_models.checkpoint import CheckpointError, load_state, read_metadata, read_tensors, save_tensors
+from rp_models.training.preemption import Preempted, asked_to_stop, stoppable
 
 Metrics = Mapping[str, float]
 
@@ -91,23 +92,26 @@ def fit(
     done, metrics) after each, `resumed` once with the steps already done. The state is written every `save_seconds` and
     at the end, by the one process that `writes`; `identity`, JSON values, says what is being trained. Raises
     CheckpointError if the state file is damaged or of another training; Interrupted if a loss is not finite: the last
-    good state stays.
+    good state stays; Preempted after a step in which this process was asked to stop: the state is of that step.
     """
     done = state.restore(path, identity) if path.exists() else 0
     resumed(done)
     saved = time.monotonic()
-    for step in range(done, steps):
-        metrics = train_step(step)
-        if not math.isfinite(metrics["loss"]):
-            raise Interrupted(
-                f"the loss is {metrics['loss']} at step {step + 1} of {steps}; lower the learning rate or look at the "
-                f"data. The last good state is kept in {path}",
-                step=step,
-            )
-        log(step + 1, metrics)
-        if writes and time.monotonic() - saved >= save_seconds:
-            state.save(path, step + 1, identity)
-            saved = time.monotonic()
+    with stoppable():
+        for step in range(done, steps):
+            metrics = train_step(step)
+            if not math.isfinite(metrics["loss"]):
+                raise Interrupted(
+                    f"the loss is {metrics['loss']} at step {step + 1} of {steps}; lower the learning rate or look at "
+                    f"the data. The last good state is kept in {path}",
+                    step=step,
+                )
+            log(step + 1, metrics)
+            if writes and (asked_to_stop() or time.monotonic() - saved >= save_seconds):
+                state.save(path, step + 1, identity)
+                saved = time.monotonic()
+                if asked_to_stop():
+                    raise Preempted(f"stopped at step {step + 1} of {steps}, as asked")
     if writes:
         state.save(path, steps, identity)
 
