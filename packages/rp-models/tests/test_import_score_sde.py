@@ -1,5 +1,7 @@
 """The readers of score_sde's, guided-diffusion's and ResNet files against the references' own outputs and layouts."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from rp_models import CheckpointError, load, parameter_count, save, zoo
@@ -242,3 +244,34 @@ def test_a_resnet_of_torchvision_computes_the_same_here(tmp_path):
     torch.save({**theirs.state_dict(), "layer3.9.conv1.weight": torch.zeros(1)}, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match="no ResNet has 3 such blocks"):
         read_resnet(tmp_path / "odd.pth")
+
+
+def listed(unet):
+    """The parameters of the twin as the reference lists them: attention apart, from input to output."""
+    layers = [unet.map_layer0, unet.map_layer1]
+    for part in (*unet.enc.values(), *unet.dec.values()):
+        names = ("norm0", "conv0", "affine", "norm1", "conv1", "skip") if hasattr(part, "norm0") else ()
+        layers += [getattr(part, name) for name in names if getattr(part, name) is not None] or [part]
+        if getattr(part, "heads", 0):
+            weights = (*part.qkv.weight.unflatten(0, (-1, 3)).unbind(1), part.proj.weight)
+            biases = (*part.qkv.bias.unflatten(0, (-1, 3)).unbind(1), part.proj.bias)
+            linear = zip((weight[:, :, 0, 0].T for weight in weights), biases, strict=True)
+            layers += [part.norm2, *(SimpleNamespace(weight=weight, bias=bias) for weight, bias in linear)]
+    return [value.detach().clone() for layer in layers for value in (layer.weight, layer.bias)]
+
+
+@pytest.mark.parametrize(
+    ("multiples", "blocks", "attends"),
+    [([1], 1, []), ([1, 2], 3, [16, 8]), ([2, 1, 3], 2, [8]), ([2, 2, 2], 1, [16, 8, 4]), ([1, 2, 2], 2, [16, 4])],
+)
+def test_any_network_of_this_kind_is_read_off_a_list_without_names(tmp_path, multiples, blocks, attends):
+    sizes = {"channel_mult": multiples, "num_blocks": blocks, "attn_resolutions": attends, "dropout": 0.2}
+    model = zoo.build("vp-precond", img_resolution=16, img_channels=1, model_channels=16, **sizes)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    torch.save({"ema": {"shadow_params": listed(model.model)}}, tmp_path / "c.pth")
+    imported = read_score_sde(tmp_path / "c.pth", img_resolution=16, dropout=0.2)
+    assert {name: imported.arguments[name] for name in sizes} == sizes
+    state = model.state_dict()
+    assert list(imported.state) == list(state)
+    assert all(torch.equal(value, state[key]) for key, value in imported.state.items())

@@ -169,7 +169,10 @@ def test_likelihood_maximisation_moves_images_towards_the_data() -> None:
         (lambda: MAEReconstruction(tiny_mae(), mask_rate=0.0), "hides none"),
         (lambda: DiffPure(nn.Identity(), times=0), "1 <= steps <= times <= 1000"),
         (lambda: DiffPure(nn.Identity(), times=0.1), "100 for t\\* = 0.1"),
-        (lambda: DiffPure(nn.Identity(), solver="euler"), "one of 'sde', 'ode', 'euler-maruyama', 'ddpm'"),
+        (
+            lambda: DiffPure(nn.Identity(), solver="euler"),
+            "one of 'sde', 'ode', 'euler-maruyama', 'ddpm', 'predictor-corrector'",
+        ),
         (lambda: LikelihoodMaximisation(nn.Identity(), sigma=(0.5, 0.1)), "sigma_low <= sigma_high"),
         (lambda: LikelihoodMaximisation(nn.Identity(), grad="adjoint"), "has the gradients identity"),
     ],

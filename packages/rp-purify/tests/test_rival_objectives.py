@@ -117,6 +117,24 @@ def test_draws_belong_to_the_image_and_the_levels_have_their_distribution() -> N
     assert float(levels.mean()) == pytest.approx(-1.2, abs=0.2)
 
 
+def test_addts_other_adversary_takes_sign_steps_of_the_images_in_a_box() -> None:
+    denoiser, classifier = ShrinkingDenoiser(), TinyClassifier()
+    x, y, index = 2 * tiny_images(3) - 1, torch.tensor([1, 2, 3]), torch.arange(3)
+    loss = ADDTLoss(base=VPLoss(epsilon_t=1e-3), variant="linf")
+    draws = loss.draw(x.shape[1:], seed=0, index=index)._replace(sigma=torch.tensor([0.05, 0.3, 2.0]))
+    found = loss.adversary(denoiser, classifier, x, y, draws)
+    (first, delta), (_, last) = found[0], found[-1]
+    inside = (x.abs() + 8 / 255 < 1).expand_as(x)
+    torch.testing.assert_close(delta[inside], (8 / 255 * first.sign())[inside])
+    assert float(last.abs().max()) <= 16 / 255 + 1e-7
+    assert float((x + last).abs().max()) <= 1 + 1e-6
+    torch.testing.assert_close(loss.ratio(draws.sigma), torch.tensor([10.0, 1 / 0.3, 0.5]))
+    torch.testing.assert_close(loss.state(x, delta, draws, 1)[2], (x + 2 * draws.noise[1] + delta)[2])
+    assert torch.isfinite(loss(denoiser, classifier, x, y, draws).loss).all()
+    with pytest.raises(ValueError, match="variant is 'ranks' or 'linf'"):
+        ADDTLoss(variant="l2")  # type: ignore[arg-type]
+
+
 def test_rank_gaussian_keeps_the_values_of_each_plane_and_takes_the_order() -> None:
     generator = torch.Generator().manual_seed(0)
     scores, normals = (torch.randn(2, 3, 4, 4, generator=generator) for _ in range(2))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rp_models.diffusion.heun import sample_heun
 from rp_models.diffusion.maskdit import MaskDiT
+from rp_models.diffusion.vp_schedule import continuous_abar
 from rp_models.networks.vae import AutoencoderKL
 from rp_models.noise import normal
 from rp_purify import Defended, LikelihoodMaximisation, Purifier
@@ -26,9 +27,10 @@ from rp_purify.reverse import Place, ReverseDiffusion
 from rp_purify.scoreopt import ScoreOptN
 from rp_purify.soap import SOAP, LabelConsistency
 from rp_purify.ssim import ssim
+from rp_purify.vp_steps import LangevinCorrector, predictor_corrector_steps
 from torch import Tensor, nn
 
-from .models import TinyClassifier, randomised, tiny_images, tiny_mae
+from .models import ShrinkingDenoiser, TinyClassifier, randomised, tiny_images, tiny_mae
 
 INDEX = torch.tensor([7, 3, 11, 0])
 
@@ -61,6 +63,7 @@ def soap(**options: object) -> SOAP:
 MAKE: dict[str, Callable[..., Purifier]] = {
     "euler-maruyama": lambda **o: DiffPure(BentDenoiser(), times=4, solver="euler-maruyama", **o),
     "ddpm": lambda **o: DiffPure(BentDenoiser(), times=4, solver="ddpm", **o),
+    "predictor-corrector": lambda **o: DiffPure(BentDenoiser(), times=4, solver="predictor-corrector", **o),
     "gradual": lambda **o: GradualPurify(BentDenoiser(), times=(20, 60), steps=(2, 3), surrogate=((60, 1),), **o),
     "adbm": lambda **o: DDIMPurify(BentDenoiser(), steps=3, clip_denoised=False, stack=2, **o),
     "edm-purify": lambda **o: EDMPurify(BentDenoiser(), steps=3, **o),
@@ -148,7 +151,9 @@ def unrolled(purifier: ReverseDiffusion, x: Tensor, draw: Callable[[str], Tensor
     return clip_to_image((state + 1) / 2)
 
 
-@pytest.mark.parametrize("name", ["euler-maruyama", "gradual", "adbm", "edm-purify", "coup", "gdmp"])
+@pytest.mark.parametrize(
+    "name", ["euler-maruyama", "predictor-corrector", "gradual", "adbm", "edm-purify", "coup", "gdmp"]
+)
 def test_the_exact_gradient_is_autograds_of_the_unrolled_loop(name: str) -> None:
     purifier, x = MAKE[name](grad="exact"), tiny_images(2, low=0.3, high=0.7).requires_grad_()
 
@@ -209,6 +214,27 @@ def test_the_adjoint_is_near_the_exact_gradient_and_keeps_the_result_alone() -> 
     assert few == many
     with pytest.raises(ValueError, match="has the gradients exact, identity, got 'adjoint'"):
         DiffPure(BentDenoiser(), grad="adjoint")
+
+
+def test_the_corrector_leaves_noised_gaussian_data_what_they_are() -> None:
+    # at time t the noised data have the score that the data's own denoiser gives, and Langevin steps keep them
+    generator = torch.Generator().manual_seed(0)
+    t, spread = 0.3, 0.5
+    abar = continuous_abar(t)
+    scale = (abar * spread**2 + 1 - abar) ** 0.5
+    state = 0.2 * abar**0.5 + scale * torch.randn(400, 1, 8, 8, generator=generator)
+    corrected, denoiser = state, ShrinkingDenoiser(0.2, spread)
+    with torch.no_grad():
+        for _ in range(3):
+            unit = torch.randn(state.shape, generator=generator)
+            corrected = LangevinCorrector(t)(denoiser, corrected, unit, lambda seen: 0.0)
+    assert float(corrected.mean()) == pytest.approx(0.2 * abar**0.5, abs=0.02)  # 25,600 values: standard error 0.006
+    assert float(corrected.std()) == pytest.approx(scale, rel=0.03)
+    assert not torch.equal(corrected, state)
+    steps = predictor_corrector_steps(101)
+    assert (len(steps), steps[-1].random) == (202, False)
+    assert steps[0].t == pytest.approx(0.101, abs=1e-9)
+    assert steps[-1].t == pytest.approx(0.001, abs=1e-9)
 
 
 def test_coups_guidance_raises_the_confidence_and_what_is_detached_shows() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rp_models.diffusion.discrete import DiscreteVPPrecond
 from rp_purify.adam import adam
 from rp_purify.adp import ADP
 from rp_purify.coup import COUP
@@ -15,7 +16,7 @@ from rp_purify.purifier import frozen
 from rp_purify.reverse import Draw
 from rp_purify.scoreopt import LikelihoodMaximisation, ScoreOptN
 from rp_purify.soap import SOAP, LabelConsistency, Reconstruction, Rotation, RotationHead
-from rp_purify.vp_steps import EulerMaruyama
+from rp_purify.vp_steps import EulerMaruyama, sde_steps, vp_label
 from rp_testing import Golden, fill_value
 from torch import Tensor, nn
 
@@ -53,6 +54,17 @@ def test_diffpure_as_published(kind: str, tmp_path: Path) -> None:
     golden.check(out_image=(states[-1] + 1) / 2, out_drift_at_0_0437=-drift)
     times = [(1 - step.t, 1 - step.t + step.dt) for step in purifier.rounds[0].steps]
     torch.testing.assert_close(torch.tensor(times, dtype=torch.float64), golden["out_solver_times"], atol=1e-9, rtol=0)
+
+
+def test_the_labels_of_a_discrete_network_are_floored_in_float32_as_published() -> None:
+    with torch.device("meta"):
+        network = DiscreteVPPrecond(8, 3, model_channels=128, channel_mult=[1], num_blocks=1)
+    labels = {times: [vp_label(network, step.t) for step in sde_steps(times)] for times in (75, 100, 125, 150)}
+    assert labels[75][:3] == [74, 74, 73]
+    assert labels[150][:3] == [149, 148, 148]
+    for times in (100, 125):
+        assert labels[times] == list(range(times, 0, -1))
+    assert [vp_label(torch.nn.Identity(), step.t) for step in sde_steps(1)] == [pytest.approx(0.999, abs=1e-4)]
 
 
 @pytest.mark.parametrize("name", ["coup_sde_tiny", "coup_noised_tiny"])

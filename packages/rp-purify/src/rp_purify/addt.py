@@ -6,7 +6,7 @@ Diffusion-Based Purification), arXiv:2404.14309, and its public code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from rp_models import noise
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from rp_purify.inner_adversary import ascend, class_loss
 from rp_purify.purifier import frozen
+
+Variant = Literal["ranks", "linf"]
 
 
 class ADDTDraws(NamedTuple):
@@ -53,6 +55,10 @@ class ADDTLoss:
         steps: of the adversary.
         size: the perturbation's part in the state where it is not capped: ratio = size / sigma.
         largest: cap on the ratio.
+        variant: how the adversary moves: "ranks", by the order of the gradients' sum, so that its noise looks Gaussian;
+            or "linf", by sign steps of the images themselves, the ablation of the public code.
+        eps: of the box of "linf", in [0, 1] pixel units.
+        step_size: of the steps of "linf", in [0, 1] pixel units.
         leak: add the weights' gradients of the adversary's own losses, as the public EDM trainer does by mistake: the
             network is then also trained to lower the classifier's loss.
     """
@@ -61,7 +67,14 @@ class ADDTLoss:
     steps: int = 5
     size: float = 0.03
     largest: float = 0.3
+    variant: Variant = "ranks"
+    eps: float = 8 / 255
+    step_size: float = 4 / 255
     leak: bool = False
+
+    def __post_init__(self) -> None:
+        if self.variant not in get_args(Variant) or self.steps < 0:
+            raise ValueError(f"variant is 'ranks' or 'linf' and steps at least 0, got {self}")
 
     def draw(self, shape: Sequence[int], *, seed: int, index: Tensor) -> ADDTDraws:
         """The random numbers of a batch of images of that shape, by (seed, index of each draw)."""
@@ -84,7 +97,7 @@ class ADDTLoss:
             x: clean images (b, c, h, w) in [-1, 1].
             y: their labels (b,).
         """
-        deltas = [draws.delta, *(delta for _, delta in self.adversary(denoiser, classifier, x, y, draws))]
+        deltas = [self._start(draws), *(delta for _, delta in self.adversary(denoiser, classifier, x, y, draws))]
         leaked = self._leaked(denoiser, classifier, x, y, draws, deltas[:-1]) if self.leak else x.new_zeros(())
         denoised = denoiser(self.state(x, deltas[-1], draws, -1), draws.sigma)
         return ADDTTerms(self.base.weight(draws.sigma.view(-1, 1, 1, 1)) * (denoised - x).square(), leaked)
@@ -103,20 +116,30 @@ class ADDTLoss:
             nonlocal total
             total = total + gradient
             sums.append(total)
+            if self.variant == "linf":
+                moved = (delta + 2 * self.step_size * gradient.sign()).clamp(-2 * self.eps, 2 * self.eps)
+                return moved.clamp(-1 - x, 1 - x)
             return rank_gaussian(total, draws.normals[step])
 
         with frozen(denoiser), frozen(classifier):
-            deltas = list(ascend(objective, update, draws.delta, self.steps))
+            deltas = list(ascend(objective, update, self._start(draws), self.steps))
         return list(zip(sums, deltas, strict=True))
 
     def ratio(self, sigma: Tensor) -> Tensor:
-        """The perturbation's share r of the noise at each level."""
+        """The perturbation's share r of the noise at each level; of "linf" what it is multiplied with in the noise."""
+        if self.variant == "linf":
+            return (1 / sigma).clamp(0, 10)
         return (self.size / sigma).clamp(0, self.largest)
 
     def state(self, x: Tensor, delta: Tensor, draws: ADDTDraws, step: int) -> Tensor:
-        """X + sigma (sqrt(1 - r^2) n + r delta), with the noise of one step."""
+        """What the network sees, x + sigma (sqrt(1 - r^2) n + r delta), or x + sigma (n + r delta) of "linf"."""
         sigma, ratio = draws.sigma.view(-1, 1, 1, 1), self.ratio(draws.sigma).view(-1, 1, 1, 1)
-        return x + sigma * ((1 - ratio.square()).sqrt() * draws.noise[step] + ratio * delta)
+        kept = (1 - ratio.square()).sqrt() if self.variant == "ranks" else 1.0
+        return x + sigma * (kept * draws.noise[step] + ratio * delta)
+
+    def _start(self, draws: ADDTDraws) -> Tensor:
+        """Where the adversary starts."""
+        return draws.delta if self.variant == "ranks" else torch.zeros_like(draws.delta)
 
     def _leaked(
         self,

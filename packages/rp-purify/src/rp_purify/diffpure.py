@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from rp_models.diffusion.discrete import DiscreteVPPrecond
-from rp_models.diffusion.vp_schedule import DiscreteSchedule
+from rp_models.diffusion.vp_schedule import DiscreteSchedule, continuous_abar
 from torch import Tensor, nn
 
 from rp_purify.adjoint import solved_back
 from rp_purify.reverse import Ancestral, Draw, Heun, Place, ReverseDiffusion, Round, Seen, Step
 from rp_purify.settings import Solver
-from rp_purify.vp_steps import EulerMaruyama, check_times, noised, posterior_steps, sde_steps
+from rp_purify.vp_steps import EulerMaruyama, check_times, noised, posterior_steps, predictor_corrector_steps, sde_steps
 
 GRADUAL_CIFAR10 = (30,) * 4 + (50,) * 2 + (125,) * 2
 """Rounds of gradual purification for CIFAR-10, in time steps (Lee and Kim 2023, arXiv:2303.09051)."""
@@ -50,6 +50,7 @@ class DiffPure(ReverseDiffusion):
     | sde | ancestral (DDPM) steps between noise levels, which agree with the next to first order; ends at D |
     | euler-maruyama | the published one: steps of 1/1000 of the reverse SDE, which leave noise of 1.4/255 at the end |
     | ddpm | the published one's other runner: posterior steps, with the variance that the network has learned if any |
+    | predictor-corrector | ADDT's for VP networks: a step of Langevin dynamics before each of Euler-Maruyama |
     | ode | Heun steps along the probability flow |
 
     The exact gradient recomputes each step, at the memory of one image a step. The published gradient, "adjoint" (of
@@ -114,6 +115,10 @@ class DiffPure(ReverseDiffusion):
             levels = vp_levels(time, time if self.steps is None else min(self.steps, time))
             kind = Ancestral if self.solver == "sde" else Heun
             return Round(1.0, levels[0], [kind(*pair) for pair in itertools.pairwise(levels)])
+        if self.solver == "predictor-corrector":
+            steps = predictor_corrector_steps(time)
+            abar = continuous_abar(steps[0].t)
+            return Round(abar**0.5, (1 - abar) ** 0.5, steps)
         schedule = DiscreteSchedule.linear()
         signal, std = noised(schedule, time - 1)
         if self.solver == "euler-maruyama":

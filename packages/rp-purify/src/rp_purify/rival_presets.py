@@ -49,6 +49,7 @@ RIVALS: dict[str, dict[str, Entry]] = {
     "coup": _everywhere("coup", {"times": 100}),
     "coup-l2": _everywhere("coup", {"times": 75}),
     "addt": _everywhere("gdmp", {"times": 101, "rounds": 1, "guidance": "none", "beyond": False}),
+    "addt-vp": _everywhere("diffpure", {"solver": "predictor-corrector", "times": 101}),
     "addt-edm": _everywhere("edm-purify", {"sigma": 0.5, "steps": 50, "churn": 6.0}),
     "gdmp": {
         **_everywhere("gdmp", {"times": 36, "rounds": 4, "weight": 600.0}),
@@ -77,7 +78,7 @@ NOTES = {
     "dir": "no code was found; this is a reconstruction under complementary masks, to be fine-tuned",
     "atop": "its purifier is an inpainting GAN at 256 pixels; this is its random transform, reconstructed by an MAE",
     "atop-miss": "as atop, without noise",
-    "addt": "the DDPM process for its tuned networks; the predictor-corrector of its VP networks is not here",
+    "addt": "the DDPM process for its tuned networks; addt-vp and addt-edm are those of its others",
     "soap": "with label consistency, which needs no further network",
 }
 """What an entry is not."""

@@ -29,12 +29,12 @@ class EulerMaruyama:
 
     t: float
     dt: float
-    random = True
+    random: bool = True  # False: the mean alone
 
     def __call__(self, model: nn.Module, state: Tensor, unit: Tensor | None, shift: Shift) -> Tensor:
         """The state after the step."""
-        assert unit is not None
-        return state + self.drift(model, state, shift) * self.dt + self.diffusion * unit
+        state = state + self.drift(model, state, shift) * self.dt
+        return state if unit is None else state + self.diffusion * unit
 
     @property
     def diffusion(self) -> float:
@@ -43,18 +43,60 @@ class EulerMaruyama:
 
     def drift(self, model: nn.Module, state: Tensor, shift: Shift) -> Tensor:
         """beta/2 x + beta score, the change per time on the way back."""
-        abar, beta = continuous_abar(self.t), continuous_beta(self.t)
-        sigma = edm_sigma(abar)
-        y = state / math.sqrt(abar)
-        denoised = denoise(model, y, sigma, self.label(model))
-        eps = (y - denoised - shift(Seen(y, denoised, sigma))) / sigma
-        return beta * (state / 2 - eps / math.sqrt(1 - abar))
+        return continuous_beta(self.t) * (state / 2 + vp_score(model, state, self.t, shift))
 
-    def label(self, model: nn.Module) -> float:
-        """What the network is told: the whole thousandths (in float32) of a discrete one, else 999 t."""
-        if isinstance(model, DiscreteVPPrecond):
-            return math.floor(float(torch.tensor(self.t, dtype=torch.float32, device="cpu") * 1000))
-        return 999 * self.t
+
+@dataclass(frozen=True)
+class LangevinCorrector:
+    """One step of Langevin dynamics at time `t`, whose size is told by the sizes of noise and score of each image.
+
+    Source: Algorithm 5 of arXiv:2011.13456.
+    """
+
+    t: float
+    snr: float = 0.16
+    random = True
+
+    def __call__(self, model: nn.Module, state: Tensor, unit: Tensor | None, shift: Shift) -> Tensor:
+        """The state after the step."""
+        assert unit is not None
+        score = vp_score(model, state, self.t, shift)
+        share = unit.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1)
+        alpha = 1 - float(DiscreteSchedule.linear().betas[math.floor(999 * self.t + 1e-6)])
+        size = (2 * alpha * (self.snr * share).square()).view(-1, 1, 1, 1)
+        return state + size * score + (2 * size).sqrt() * unit
+
+
+def vp_score(model: nn.Module, state: Tensor, t: float, shift: Shift) -> Tensor:
+    """-eps / s(t) of the continuous schedule at x_t."""
+    abar = continuous_abar(t)
+    sigma = edm_sigma(abar)
+    y = state / math.sqrt(abar)
+    denoised = denoise(model, y, sigma, vp_label(model, t))
+    return -(y - denoised - shift(Seen(y, denoised, sigma))) / (sigma * math.sqrt(1 - abar))
+
+
+def vp_label(model: nn.Module, t: float) -> float:
+    """What the network is told of a time: the whole thousandths (in float32) if it is a discrete one, else 999 t."""
+    if isinstance(model, DiscreteVPPrecond):
+        return math.floor(float(torch.tensor(t, dtype=torch.float32, device="cpu") * 1000))
+    return 999 * t
+
+
+def predictor_corrector_steps(times: int) -> list[EulerMaruyama | LangevinCorrector]:
+    """A corrector and a predictor at each of the last `times` of 1,000 times from 1 to 1/1000; the last adds no noise.
+
+    Raises:
+        ValueError: unless 1 <= times <= 1000.
+    """
+    check_times(times)
+    grid = [1 - step * 0.999 / 999 for step in range(1000 - times, 1000)]
+    last = len(grid) - 1
+    return [
+        step
+        for number, t in enumerate(grid)
+        for step in (LangevinCorrector(t), EulerMaruyama(t, _DT, random=number < last))
+    ]
 
 
 def sde_steps(times: int) -> list[EulerMaruyama]:

@@ -7,7 +7,7 @@ from rp_models.settings import require
 
 from rp_purify.settings.base import Per, PurifierSettings, check_network, check_positive, check_resize
 
-Solver = Literal["sde", "ode", "euler-maruyama", "ddpm"]
+Solver = Literal["sde", "ode", "euler-maruyama", "ddpm", "predictor-corrector"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
