@@ -1,4 +1,4 @@
-"""Robust fine-tuning of a purifier's network, RMAE or RMaskDiT, and what it changes.
+"""Robust fine-tuning of a purifier's network, RMAE or RMaskDiT, or the denoiser of ADBM or ADDT, and what it changes.
 
 Two stages: training images are attacked through purifier and classifier and stored; then the network is trained on
 them, the classifier frozen: through one reconstruction, or through a few sign steps with a curved backward rule. On the
@@ -10,6 +10,7 @@ sign steps (digits-steps, two to three minutes) RMAE-Pure does. Processes share 
     uv run apps/finetune_purifier.py
     uv run apps/finetune_purifier.py --recipe digits-steps
     uv run apps/finetune_purifier.py --recipe digits-maskdit --maskdit weights/maskdit-digits.safetensors
+    uv run apps/finetune_purifier.py --recipe digits-adbm --edm weights/edm-digits-unconditional.safetensors
 """
 
 import sys
@@ -24,11 +25,9 @@ from rp_experiments.recipes.standard_classifier import check_named
 
 @dataclass(frozen=True, kw_only=True)
 class Options(cli.SharedOptions):
-    """Robust fine-tuning of a purifier's network, RMAE or RMaskDiT, and what it changes."""
+    """Robust fine-tuning of a purifier's network and what it changes."""
 
-    recipe: Literal["digits", "digits-steps", "digits-maskdit", "digits-maskdit-steps", "fashion-mnist", "smoke"] = (
-        "digits"  # where the settings below start from
-    )
+    recipe: Literal[tuple(RECIPES)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
     config: Annotated[Finetuning, tyro.conf.arg(name="")] = field(default_factory=Finetuning)
 
     @property
@@ -39,8 +38,9 @@ class Options(cli.SharedOptions):
     def check(self) -> None:
         """Whether there are networks."""
         check_named(self.config.classifier, "--classifier", self.config.data)
-        if self.config.kind == "maskdit" and not self.config.maskdit:
-            raise ValueError("kind maskdit needs a checkpoint; name it with --maskdit")
+        for kind, role in (("maskdit", "maskdit"), ("adbm", "edm"), ("addt", "edm")):
+            if self.config.kind == kind and not getattr(self.config, role):
+                raise ValueError(f"kind {kind} needs a checkpoint; name it with --{role}")
 
 
 if __name__ == "__main__":

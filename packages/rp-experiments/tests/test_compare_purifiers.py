@@ -40,7 +40,7 @@ def test_each_purifier_meets_every_rule_that_it_offers(tmp_path) -> None:
     assert list(bare) == ["pgd-exact", "apgd-ce", "apgd-dlr", "square"]
     assert bare["pgd-exact"].eot == bare["apgd-ce"].eot == bare["square"].passes == 1
     noisy = against(GaussianNoise(0.1))
-    assert list(noisy) == ["transfer", "bpda", "pgd-exact", "apgd-ce", "apgd-dlr", "square", "pgd-cw"]
+    assert list(noisy) == ["transfer", "bpda", "pgd-exact", "apgd-ce", "apgd-dlr", "diffhammer", "square", "pgd-cw"]
     assert noisy["transfer"].source is classifier
     assert noisy["bpda"].grad == "identity"
     assert noisy["apgd-dlr"].eot == 3
@@ -86,6 +86,8 @@ def record(right, wrong, margin):
         margin=np.asarray(margin, dtype=np.float32),
         distance=np.zeros(count, dtype=np.float32),
         tried=np.ones(count, dtype=bool),
+        **dict.fromkeys(("forward", "backward", "source", "judged", "seconds"), np.zeros(count, dtype=np.float32)),
+        **dict.fromkeys(("stuck", "fooled", "blind"), np.zeros(count, dtype=bool)),
     )
 
 
@@ -170,7 +172,7 @@ def test_a_network_lies_under_a_hash_of_what_it_was_made_from(tmp_path, monkeypa
     def networks(config):
         return purifier_networks.PurifierNetworks(config, Run(folder=RunFolder(tmp_path), cache=tmp_path / "cache"))
 
-    monkeypatch.setattr(purifier_networks, "FinetuneJob", Job)
+    monkeypatch.setattr(purifier_networks, "job_of", Job)
     for seed in (0, 0, 1):
         with seeded(seed, "another classifier"):
             rp_models.save(tiny_classifier(), tmp_path / "c.safetensors")

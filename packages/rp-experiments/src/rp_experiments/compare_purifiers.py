@@ -1,13 +1,16 @@
 """The work of `compare_purifiers.py`: every purifier in front of the same classifier, under the same attacks."""
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import product
 from typing import Any
 
 import rp_attacks
+import torch
 from rp_attacks import Attack, Report
+from rp_attacks.defence import Classifier
 from rp_attacks.record import Record
 from rp_attacks.settings import SuiteName
 from rp_models.data import describe
@@ -16,10 +19,14 @@ from rp_models.loading import load_classifier
 from rp_purify import Defended, NoPurification
 from rp_purify.build import build_purifier
 from rp_purify.settings import PurifierSettings, uses
+from rp_purify.settings.base import ROLES
+from rp_purify.soap import SOAP
+from torch import Tensor
 
+from rp_experiments import authors_attacks
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.purifier_networks import PurifierNetworks
-from rp_experiments.recipes.compare_purifiers import GRIDS, TITLES, Comparison
+from rp_experiments.recipes.compare_purifiers import GRIDS, PROTOCOLS, TITLES, Comparison
 from rp_experiments.reports import compare_report
 from rp_experiments.results import judged
 from rp_experiments.run import Run
@@ -69,10 +76,21 @@ class ComparisonJob:
         def attack() -> dict[str, Any]:
             defence = self.defence(choice)
             report = self.evaluated(row, defence, self.attacks("purifier", defence, self.one_shot(choice)), passes)
-            return {"purifier": asdict(choice), "cells": cells(report), **report.to_json()}
+            found = cells(report) | self.as_published(row, defence)
+            return {"purifier": asdict(choice), "latency": latency(defence, self.x), "cells": found, **report.to_json()}
 
         found: dict[str, Any] = self.run.alone().once(f"results/{row}.json", attack, stage=row)
         return found
+
+    def as_published(self, row: str, defence: Defended) -> dict[str, Any]:
+        """The accuracy under the authors' own attack, as they count it, where there is one."""
+        if row not in PROTOCOLS:
+            return {}
+        protocol = authors_attacks.within(PROTOCOLS[row], self.config.budget)
+        attacks = authors_attacks.attacks_of(protocol, defence, self.config.budget.eps)
+        model = authors_attacks.judge_of(protocol, defence)
+        report = self.evaluated(f"{row}-published", defence, attacks, protocol.passes, model=model)
+        return {"published": authors_attacks.counted(report, protocol)}
 
     def defence(self, choice: PurifierSettings) -> Defended:
         """The purifier in front of the classifier."""
@@ -82,8 +100,8 @@ class ComparisonJob:
 
     def with_files(self, choice: PurifierSettings) -> PurifierSettings:
         """The choice with the files of the networks that it uses, which are made now if they are not there."""
-        roles = {name: getattr(choice, name) for name in uses(choice.kind) if name in ("mae", "model")}
-        return replace(choice, **{name: self.networks.path(role) for name, role in roles.items()})
+        roles = {name: getattr(choice, name) for name in uses(choice.kind) if name in ROLES}
+        return replace(choice, **{name: self.networks.path(role) for name, role in roles.items() if role})
 
     def one_shot(self, choice: PurifierSettings) -> Defended | None:
         """A purifier of one pass with the network of an iterative one: its exact gradient is a guide to the other's."""
@@ -96,7 +114,7 @@ class ComparisonJob:
         return rp_attacks.suite(
             name,
             eps=budget.eps,
-            random=not bare,
+            random=not is_deterministic(defence),
             classes=self.info.num_classes,
             defence=None if bare else defence,
             source=None if bare else defence.classifier,
@@ -105,12 +123,20 @@ class ComparisonJob:
             alone=self.config.exhaustive,
         )
 
-    def evaluated(self, row: str, defence: Defended, attacks: Mapping[str, Attack], passes: int) -> Report:
-        """The attacks on all images, in turn, or each on its own."""
+    def evaluated(
+        self,
+        row: str,
+        defence: Defended,
+        attacks: Mapping[str, Attack],
+        passes: int,
+        *,
+        model: Classifier | None = None,
+    ) -> Report:
+        """The attacks on all images, in turn, or each on its own; on the defence, or on what stands for it."""
         config = self.config
         total = blocks(attacks, len(self.x), config.block_size)
         return rp_attacks.evaluate(
-            defence,
+            model or defence,
             self.x,
             self.y,
             attacks,
@@ -118,11 +144,11 @@ class ComparisonJob:
             index=self.index,
             batch_size=config.batch_size,
             block_size=config.block_size,
-            passes=1 if is_bare(defence) else passes,
+            passes=1 if is_deterministic(defence) else passes,
             exhaustive=config.exhaustive,
             folder=self.run.path / "evaluation" / row,
             source=defence.classifier,
-            probes=config.probes,
+            probes=config.probes if model is None else 0,
             progress=EvaluationBar(self.run.progress, TITLES.get(row, row), total),
         )
 
@@ -158,6 +184,23 @@ class ComparisonJob:
 def is_bare(defence: Defended) -> bool:
     """Whether the images reach the classifier as they are."""
     return isinstance(defence.purifier, NoPurification)
+
+
+def is_deterministic(defence: Defended) -> bool:
+    """Whether all passes are the same."""
+    return isinstance(defence.purifier, NoPurification | SOAP)
+
+
+@torch.no_grad()
+def latency(defence: Defended, x: Tensor, *, repeats: int = 3) -> float:
+    """Seconds for each image of one pass, the fastest of a few, of at most 100 images at a time."""
+    seconds, x = [], x[:100]
+    index = torch.arange(len(x), device=x.device)
+    for seed in range(repeats):
+        start = time.perf_counter()
+        defence(x, seed=seed, index=index).sum().item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / len(x)
 
 
 def cells(report: Report) -> dict[str, Any]:

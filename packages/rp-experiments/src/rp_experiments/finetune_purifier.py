@@ -40,6 +40,7 @@ from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.results import Accuracy, classified
 from rp_experiments.run import Run
+from rp_experiments.tune_denoiser import TuneJob
 
 CAUTION = (
     "PGD differentiates the sign steps as the identity, which says little about a purifier: these are no robust "
@@ -51,11 +52,16 @@ BLOCK = 8  # batches in a file of stage I: so many a kill loses at most
 
 
 def finetune_purifier(config: Finetuning, run: Run) -> None:
-    """Both stages, and the purifier before and after them."""
-    job = FinetuneJob(config, run)
+    """Train the network, and judge the purifier before and after."""
+    job = job_of(config, run)
     run.claim(config)
     product = job.finetuned()
     run.first(lambda: job.report(product))
+
+
+def job_of(config: Finetuning, run: Run) -> "FinetuneJob | TuneJob":
+    """The job of the configured kind."""
+    return TuneJob(config, run) if config.kind in ("adbm", "addt") else FinetuneJob(config, run)
 
 
 class Purifiers(NamedTuple):

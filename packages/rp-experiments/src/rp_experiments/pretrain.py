@@ -18,6 +18,8 @@ from rp_models.training.edm import edm_held_out
 from rp_models.training.mae import mae_loss
 from rp_models.training.maskdit import maskdit_held_out
 from rp_models.training.standard import standard_held_out
+from rp_purify.nim import NIMLoss
+from rp_purify.nim_training import NIMTrainer, nim_held_out
 from torch import nn
 
 from rp_experiments import pretrain_figures as figures
@@ -27,6 +29,7 @@ from rp_experiments.recipes.pretrain_settings import (
     PretrainEdm,
     PretrainMae,
     PretrainMaskDit,
+    PretrainNim,
 )
 from rp_experiments.run import Run
 
@@ -48,6 +51,7 @@ class Kind(NamedTuple):
     trainer: Callable[..., Trainer]
     judge: Callable[[Any, Any, Images], dict[str, float]]  # "validation_loss" is among them, the lower the better
     figures: Callable[[Any, Any, Images], dict[str, Plot]]
+    options: Callable[[Any], dict[str, Any]] = lambda config: {}  # of the trainer, beside its settings
 
 
 def pretrain(config: Pretrain, run: Run, *, tensorboard: bool = False) -> None:
@@ -70,7 +74,8 @@ def trainer_of(config: Pretrain, images: Images, run: Run) -> Trainer:
     """A fresh trainer of what a configuration is for."""
     kind = KINDS[type(config)]
     settings = getattr(config, kind.settings)
-    return kind.trainer(settings, images, seed=config.seed, compute=config.compute, processes=run.processes)
+    options = {"seed": config.seed, "compute": config.compute, "processes": run.processes, **kind.options(config)}
+    return kind.trainer(settings, images, **options)
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,17 @@ def _show_samples(config: PretrainEdm | PretrainMaskDit, model: Any, validation:
     return {"samples": figures.samples(model, validation.info, steps=steps, seed=seed)}
 
 
+def _nim_objective(config: PretrainNim) -> NIMLoss:
+    """The loss, with the noise of these settings."""
+    return NIMLoss(shape=config.noise_shape, scale=config.noise_scale)
+
+
+def _judge_nim(config: PretrainNim, model: Any, images: Images) -> dict[str, float]:
+    """The training loss."""
+    rate, objective = config.mae.mask_rate, _nim_objective(config)
+    return {"validation_loss": nim_held_out(model, images, objective, mask_rate=rate, seed=config.seed)}
+
+
 def _judge_maskdit(config: PretrainMaskDit, model: Any, images: Images) -> dict[str, float]:
     """The training loss with masks, and (all patches visible) without."""
     settings = config.maskdit
@@ -230,6 +246,15 @@ KINDS: dict[type[Pretrain], Kind] = {
         lambda config, *of: {
             "samples": figures.mae_reconstructions(*of, mask_rate=config.mae.mask_rate, seed=config.seed)
         },
+    ),
+    PretrainNim: Kind(
+        "mae",
+        NIMTrainer,
+        _judge_nim,
+        lambda config, *of: {
+            "samples": figures.denoised(*of, std=config.noise_shape * config.noise_scale, seed=config.seed)
+        },
+        lambda config: {"objective": _nim_objective(config)},
     ),
     PretrainEdm: Kind(
         "edm",

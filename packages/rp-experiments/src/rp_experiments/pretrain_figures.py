@@ -13,6 +13,7 @@ from rp_models.diffusion.sampling import conditional, generate
 from rp_models.mask import Mask, random_mask
 from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.networks.transformer import patchify, unpatchify
+from rp_purify.nim import NIMReconstruction, visible
 from torch import Tensor, nn
 
 COLUMNS = 10  # images in a row of a sheet
@@ -50,6 +51,20 @@ def mae_reconstructions(model: MaskedAutoencoder, images: Images, *, mask_rate: 
     mask, hidden = _masked(model.tokens, model.patch_size, x, mask_rate, seed)
     rows = {"original": x, "masked": x.masked_fill(hidden, torch.nan), "reconstruction": model.reconstruct(x, mask)}
     return plot_image_grid(rows, title=f"{images.info.name}, validation split, {mask_rate:.0%} hidden")
+
+
+@torch.no_grad()
+def denoised(model: MaskedAutoencoder, images: Images, *, std: float, seed: int) -> Plot:
+    """Images, their noisy versions, and what the model makes of these."""
+    x, _ = images.batch(slice(0, COLUMNS))
+    index = torch.arange(len(x), device=x.device)
+    noisy = x + std * noise.normal(x.shape[1:], seed=seed, purpose="sheet noise", index=index)
+    rows = {
+        "original": x,
+        "noisy": noisy,
+        "reconstruction": NIMReconstruction(model, std=std).reconstruct(x, noisy, visible(len(x), model.tokens, x)),
+    }
+    return plot_image_grid(rows, title=f"{images.info.name}, validation split, noise of std {std:.2g}")
 
 
 @torch.no_grad()

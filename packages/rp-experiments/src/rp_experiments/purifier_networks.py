@@ -4,14 +4,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from rp_experiments.content import address, digest
-from rp_experiments.finetune_purifier import FinetuneJob
+from rp_experiments.finetune_purifier import job_of
 from rp_experiments.networks import made, pretrained
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.run import Run
 
-PRETRAINED = ("classifier", "mae", "maskdit", "edm")
-FINETUNED = ("rmae", "rmaskdit", "rmae_once", "rmaskdit_once")  # robustly; see `Rows`
+PRETRAINED = ("classifier", "mae", "nim", "maskdit", "edm")
+FINETUNED = ("rmae", "rmaskdit", "rmae_once", "rmaskdit_once", "adbm", "addt")  # see `Rows`
 
 
 class PurifierNetworks:
@@ -43,17 +43,17 @@ class PurifierNetworks:
 
     def _finetuned(self, config: Finetuning) -> str:
         """A robustly fine-tuned one by `finetune_purifier.py`'s code."""
-        given = self.path(config.mae if config.kind == "mae" else config.maskdit)
-        classifier = self.path(config.classifier)
+        start = config.kind if config.kind in ("mae", "maskdit") else "edm"
+        given, classifier = self.path(getattr(config, start)), self.path(config.classifier)
         # named by what they are, not by where they lie: a cache that was moved is still found
-        nameless = asdict(replace(config, classifier="", mae="", maskdit=""))
-        folder = f"r{config.kind}-{Path(config.data).stem}-{address([nameless, digest(classifier), digest(given)])}"
-        whole = replace(config, classifier=classifier)
-        whole = replace(whole, mae=given) if config.kind == "mae" else replace(whole, maskdit=given)
+        nameless = asdict(replace(config, classifier="", mae="", maskdit="", edm=""))
+        name = address([nameless, digest(classifier), digest(given)])
+        whole = replace(config, classifier=classifier, **{start: given})  # type: ignore[arg-type]
 
         def make(inside: Run) -> None:
-            job = FinetuneJob(whole, inside)
+            job = job_of(whole, inside)
             inside.claim(nameless)
             job.finetuned()
 
-        return made(self.run, folder, f"checkpoints/r{config.kind}.safetensors", make)
+        folder = f"{config.product}-{Path(config.data).stem}-{name}"
+        return made(self.run, folder, f"checkpoints/{config.product}.safetensors", make)

@@ -87,7 +87,7 @@ class MaeSettings:
 
     network: str = "mae-vit-base-p4-32"  # a masked autoencoder of the zoo that fits the data set's images
     sizes: dict[str, int] = field(default_factory=dict)  # over the network's own, e.g. image_size 64 patch_size 8
-    mask_rate: float = 0.75  # share of hidden patches
+    mask_rate: float = 0.75  # share of hidden patches; 0 (none) only where images are noised instead
     steps: int = 1_564_000  # 2,000 epochs of 50,000 images, as for MAE-Pure
     batch_size: int = 64
     optimizer: OptimizerName = "adamw"
@@ -103,7 +103,7 @@ class MaeSettings:
 
     def __post_init__(self) -> None:
         at_least(self, "mae.", steps=1, batch_size=1, weight_decay=0, crop_padding=0, ema_half_life=0)
-        within(self, "mae.", mask_rate="(0, 1)", lr="positive", second_lr="positive", crop_scale="(0, 1]")
+        within(self, "mae.", mask_rate="[0, 1)", lr="positive", second_lr="positive", crop_scale="(0, 1]")
         require(
             0 <= self.second_steps < self.steps,
             f"mae.second_steps must be between 0 and mae.steps = {self.steps}, got {self.second_steps}",

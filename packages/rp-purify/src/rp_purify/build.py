@@ -58,6 +58,7 @@ _PURIFIERS: dict[str, Callable[..., Purifier]] = {
 _NAMES = {  # of settings whose argument is called otherwise
     "mae-reconstruction": {"noise_std": "std"},
     "diffpure": {"reverse_steps": "steps"},
+    "coup": {"reverse_steps": "steps"},
     "likelihood": {"levels": "sigma"},
     "gradual": {"max_times": "times", "round_steps": "steps", "ddim_eta": "eta"},
     "adbm": {"table": "schedule"},

@@ -109,10 +109,11 @@ class NIMLoss:
         sigma = -self.scale * (1 - uniform).log().sum(dim=1)  # a sum of exponential draws
         return NIMDraws(sigma.float(), noise.normal(shape, seed=seed, purpose="nim noise", index=index))
 
-    def __call__(self, mae: MaskedAutoencoder, x: Tensor, draws: NIMDraws) -> Tensor:
-        """The loss (b,) of images in [0, 1]."""
+    def __call__(self, mae: MaskedAutoencoder, x: Tensor, draws: NIMDraws, mask: Mask | None = None) -> Tensor:
+        """The loss (b,) of images in [0, 1]; `mask` hides patches from the encoder as well, None hides none."""
         noisy = x + draws.sigma.view(-1, 1, 1, 1) * draws.noise
-        return (mae(noisy, visible(len(x), mae.tokens, x)) - mae.target(x)).square().mean(dim=(1, 2))
+        seen = visible(len(x), mae.tokens, x) if mask is None else mask
+        return (mae(noisy, seen) - mae.target(x)).square().mean(dim=(1, 2))
 
 
 def visible(batch: int, tokens: int, like: Tensor) -> Mask:

@@ -9,12 +9,14 @@ from rp_models.data.catalog import describe
 from rp_models.settings import at_least, require
 from rp_purify.settings import PurifierSettings, settings_of
 
+from rp_experiments.recipes.authors_attacks import Protocol
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.recipes.pretrain_settings import (
     PretrainClassifier,
     PretrainEdm,
     PretrainMae,
     PretrainMaskDit,
+    PretrainNim,
 )
 from rp_experiments.recipes.table import read, recipes
 
@@ -34,11 +36,14 @@ class Budget:
     draws: int = 10  # noises of a random purifier that each step of the selective attack draws
     queries: int = 1000  # of Square
     query_passes: int = 20  # of a random purifier for each query
+    # the authors' own attacks (column "as published") take at most so many steps, and passes a gradient
+    published_steps: int = 1000
+    published_eot: int = 1000
     passes: int = 20  # that report, and as many others that select the worst attack; for a random purifier
 
     def __post_init__(self) -> None:
         require(0 < self.eps <= 1, f"budget.eps must be in (0, 1] pixel units, got {self.eps}; divide by 255")
-        at_least(self, "budget.", **dict.fromkeys((*SHARED, "passes"), 1))
+        at_least(self, "budget.", **dict.fromkeys((*SHARED, "published_steps", "published_eot", "passes"), 1))
         require(
             self.step_size is None or 0 < self.step_size <= 1,
             f"budget.step_size must be in (0, 1] pixel units, got {self.step_size}; divide by 255",
@@ -51,6 +56,10 @@ class Budget:
 
 _ROWS = read("rows")
 TITLES: dict[str, str] = {name: row["title"] for name, row in _ROWS.items()}
+PROTOCOLS: dict[str, Protocol] = {
+    name: Protocol(**row["published"]) for name, row in _ROWS.items() if "published" in row
+}
+"""How the authors of a row's purifier attacked it."""
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {name: row["tried"] for name, row in _ROWS.items() if "tried" in row}
 """What `--tune` tries on the validation split, for each row of a purifier that has settings."""
 
@@ -63,18 +72,28 @@ def _purifier(row: str) -> PurifierSettings:
 class Rows:
     """The purifier of each row, its networks named by their roles.
 
-    mae, maskdit, edm: pre-trained. rmae, rmaskdit: robustly fine-tuned through sign steps; rmae_once, rmaskdit_once:
-    through one reconstruction or denoising step.
+    mae, nim, maskdit, edm: pre-trained. rmae, rmaskdit: robustly fine-tuned through sign steps; rmae_once,
+    rmaskdit_once: through one reconstruction or denoising step. adbm, addt: the denoiser edm, tuned by these.
     """
 
     none: PurifierSettings = field(default_factory=partial(_purifier, "none"))
     noise: PurifierSettings = field(default_factory=partial(_purifier, "noise"))
     mae_reconstruction: PurifierSettings = field(default_factory=partial(_purifier, "mae_reconstruction"))
     rmae_reconstruction: PurifierSettings = field(default_factory=partial(_purifier, "rmae_reconstruction"))
+    nim: PurifierSettings = field(default_factory=partial(_purifier, "nim"))
     maskdit_denoise: PurifierSettings = field(default_factory=partial(_purifier, "maskdit_denoise"))
     rmaskdit_denoise: PurifierSettings = field(default_factory=partial(_purifier, "rmaskdit_denoise"))
+    soap: PurifierSettings = field(default_factory=partial(_purifier, "soap"))
+    adp: PurifierSettings = field(default_factory=partial(_purifier, "adp"))
     diffpure: PurifierSettings = field(default_factory=partial(_purifier, "diffpure"))
+    diffpure_published: PurifierSettings = field(default_factory=partial(_purifier, "diffpure_published"))
+    gradual: PurifierSettings = field(default_factory=partial(_purifier, "gradual"))
+    gdmp: PurifierSettings = field(default_factory=partial(_purifier, "gdmp"))
+    coup: PurifierSettings = field(default_factory=partial(_purifier, "coup"))
     likelihood: PurifierSettings = field(default_factory=partial(_purifier, "likelihood"))
+    scoreopt_n: PurifierSettings = field(default_factory=partial(_purifier, "scoreopt_n"))
+    adbm: PurifierSettings = field(default_factory=partial(_purifier, "adbm"))
+    addt: PurifierSettings = field(default_factory=partial(_purifier, "addt"))
     mae_pure: PurifierSettings = field(default_factory=partial(_purifier, "mae_pure"))
     maskdit_pure: PurifierSettings = field(default_factory=partial(_purifier, "maskdit_pure"))
     rmae_pure_once: PurifierSettings = field(default_factory=partial(_purifier, "rmae_pure_once"))
@@ -100,16 +119,20 @@ class Comparison:
     probes: int = 0  # images on which signs of masked gradients are looked for; dear for iterative purifiers
     classifier: str = ""  # checkpoint of the classifier; by default a standard one is trained
     mae: str = ""  # of the masked autoencoder, a file or a shipped name; by default pre-trained
+    nim: str = ""  # of the autoencoder of noisy images (NIM-MAE); by default pre-trained
     maskdit: str = ""  # of the MaskDiT; by default pre-trained
     edm: str = ""  # of an unconditional EDM network; by default pre-trained
     pretrain_classifier: PretrainClassifier = field(default_factory=PretrainClassifier)
     pretrain_mae: PretrainMae = field(default_factory=PretrainMae)
+    pretrain_nim: PretrainNim = field(default_factory=PretrainNim)
     pretrain_maskdit: PretrainMaskDit = field(default_factory=PretrainMaskDit)
     pretrain_edm: PretrainEdm = field(default_factory=PretrainEdm)
     finetune_mae: Finetuning = field(default_factory=Finetuning)  # makes rmae
     finetune_maskdit: Finetuning = field(default_factory=Finetuning)  # makes rmaskdit
     finetune_mae_once: Finetuning = field(default_factory=Finetuning)  # makes rmae_once
     finetune_maskdit_once: Finetuning = field(default_factory=Finetuning)  # makes rmaskdit_once
+    finetune_adbm: Finetuning = field(default_factory=partial(Finetuning, kind="adbm"))
+    finetune_addt: Finetuning = field(default_factory=partial(Finetuning, kind="addt"))
     budget: Budget = field(default_factory=Budget)
     rows: Rows = field(default_factory=Rows)
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from rp_models.data.catalog import describe
 from rp_models.settings import ComputeSettings, at_least, require
-from rp_purify.settings import FinetuneSettings
+from rp_purify.settings import ADBMTuningSettings, ADDTTuningSettings, FinetuneSettings
 
 from rp_experiments.recipes.table import recipes
 
@@ -53,13 +53,17 @@ class DescentSettings:
 class Finetuning:
     """Everything that determines a fine-tuned purifier and its numbers.
 
-    The sign has no derivative, so that training through steps differentiates them by the rule ste-tanh, twice.
+    Kinds mae and maskdit are attacked first and trained then, in two stages; the sign has no derivative, so that
+    training through steps differentiates them by the rule ste-tanh, twice. Kinds adbm and addt tune a denoiser with an
+    adversary in each step, and have the settings of their names.
     """
 
     data: str = "digits"  # a data set of the catalogue: trained on its training split, judged on its test split
-    kind: Literal["mae", "maskdit"] = "mae"  # which network: RMAE or RMaskDiT
+    # which network: RMAE or RMaskDiT, or the denoiser of ADBM or ADDT
+    kind: Literal["mae", "maskdit", "adbm", "addt"] = "mae"
     mae: str = "mae-digits"  # masked autoencoder, a file or a shipped name, for kind mae
     maskdit: str = ""  # checkpoint of a MaskDiT, for kind maskdit, which needs one
+    edm: str = ""  # checkpoint of a denoiser without classes, for kinds adbm and addt, which need one
     # checkpoint of the classifier, which stays as it is; "" for the data set's standard one, where that is soon trained
     classifier: str = ""
     train_images: int | None = None  # only that many training images, drawn once and for all; None for all
@@ -73,7 +77,11 @@ class Finetuning:
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     unrolled: DescentSettings = field(default_factory=lambda: DescentSettings(steps=4))
     descent: DescentSettings = field(default_factory=DescentSettings)
-    compute: ComputeSettings = field(default_factory=ComputeSettings)  # of the second stage
+    adbm: ADBMTuningSettings = field(default_factory=ADBMTuningSettings)
+    addt: ADDTTuningSettings = field(default_factory=ADDTTuningSettings)
+    times: int = 100  # t* of the purifier in which the denoiser is judged, in thousandths, for kinds adbm and addt
+    reverse_steps: int = 5  # of that purifier, from t* back to 0
+    compute: ComputeSettings = field(default_factory=ComputeSettings)  # of the training
 
     def __post_init__(self) -> None:
         describe(self.data)
@@ -83,6 +91,15 @@ class Finetuning:
             f"one_shot_mask_rate must be between 0 and 1, got {self.one_shot_mask_rate}",
         )
         require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
+        require(
+            1 <= self.reverse_steps <= self.times <= 1000,
+            f"expected 1 <= reverse_steps <= times <= 1000, got {self.reverse_steps} and {self.times}",
+        )
+
+    @property
+    def product(self) -> str:
+        """What the network is called that comes out."""
+        return self.kind if self.kind in ("adbm", "addt") else f"r{self.kind}"
 
 
 RECIPES = recipes("finetuning", Finetuning)

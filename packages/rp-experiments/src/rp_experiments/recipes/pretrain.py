@@ -9,7 +9,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from rp_experiments.cli import SharedOptions
-from rp_experiments.recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMae, PretrainMaskDit
+from rp_experiments.recipes.pretrain_settings import (
+    PretrainClassifier,
+    PretrainEdm,
+    PretrainMae,
+    PretrainMaskDit,
+    PretrainNim,
+)
 from rp_experiments.recipes.table import recipes_of
 
 
@@ -51,6 +57,7 @@ def _kind(name: str, settings: type, what: str) -> Kind:
 
 KINDS = {
     "mae": _kind("mae", PretrainMae, "a masked autoencoder"),
+    "nim": _kind("nim", PretrainNim, "an autoencoder of noisy images (NIM-MAE)"),
     "edm": _kind("edm", PretrainEdm, "an EDM diffusion model, class-conditional or not,"),
     "maskdit": _kind("maskdit", PretrainMaskDit, "a MaskDiT, masked and then unmasked,"),
     "classifier": _kind("classifier", PretrainClassifier, "a standard classifier, without an adversary,"),

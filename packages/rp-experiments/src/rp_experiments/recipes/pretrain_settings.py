@@ -11,6 +11,7 @@ from rp_models.settings import (
     StandardSettings,
     at_least,
     require,
+    within,
 )
 
 from rp_experiments.recipes.table import recipes
@@ -36,6 +37,24 @@ class PretrainMae(Pretrain):
     """Everything that determines a masked autoencoder's weights."""
 
     mae: MaeSettings = field(default_factory=MaeSettings)
+
+    def __post_init__(self) -> None:
+        Pretrain.__post_init__(self)
+        require(self.mae.mask_rate > 0, "mae.mask_rate must be above 0, else nothing is to be predicted")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainNim(Pretrain):
+    """Everything that determines the weights of an autoencoder that is trained to denoise (NIM-MAE)."""
+
+    mae: MaeSettings = field(default_factory=lambda: MaeSettings(mask_rate=0.0))
+    noise_shape: int = 25  # of the Gamma distribution of the noise's standard deviation
+    noise_scale: float = 3 / 255  # of it, in [0, 1] pixel units; the mean is shape times scale
+
+    def __post_init__(self) -> None:
+        Pretrain.__post_init__(self)
+        at_least(self, noise_shape=1)
+        within(self, noise_scale="positive")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +98,7 @@ class PretrainClassifier(Pretrain):
 
 
 MAE_RECIPES = recipes("pretrain", PretrainMae, "mae")
+NIM_RECIPES = recipes("pretrain", PretrainNim, "nim")
 EDM_RECIPES = recipes("pretrain", PretrainEdm, "edm")
 MASKDIT_RECIPES = recipes("pretrain", PretrainMaskDit, "maskdit")
 CLASSIFIER_RECIPES = recipes("pretrain", PretrainClassifier, "classifier")

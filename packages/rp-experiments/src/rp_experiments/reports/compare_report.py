@@ -19,7 +19,7 @@ from rp_experiments.run import Run
 Row = Mapping[str, Any]
 
 COLUMNS: dict[str, str] = read("columns")
-ATTACKS = tuple(name for name in COLUMNS if name not in ("clean", "worst"))
+ATTACKS = tuple(name for name in COLUMNS if name not in ("clean", "published", "worst"))
 
 
 def write(run: Run, config: Comparison, rows: Mapping[str, Row], networks: Mapping[str, str]) -> None:
@@ -103,7 +103,7 @@ def markdown(result: Mapping[str, Any], *, figure: str) -> str:
     """The page: setting, table, what it says, the paper's figures, figure."""
     return pages.render(
         "purifiers.md",
-        setting=result["setting"],
+        setting={"exhaustive": True, **result["setting"]},
         budget={"step_size": None, **result["setting"]["budget"]},
         table=table(result),
         figure=figure,
@@ -188,6 +188,8 @@ def _row_in_words(name: str, cells: Mapping[str, Any], *, alone: bool) -> str:
     text = f"{TITLES[name]}: {percent['clean']:.1f}% clean, {percent['worst']:.1f}% in the worst case"
     if alone:
         text += f"; the strongest single attack is {COLUMNS[strongest]} ({percent[strongest]:.1f}%)"
+    if "published" in percent:
+        text += f"; its authors' own attack leaves {percent['published']:.1f}%"
     if "transfer" in percent:
         text += f", transfer from the classifier leaves {percent['transfer']:.1f}%"
     if "pgd-exact" not in percent:

@@ -14,6 +14,7 @@ from rp_purify.settings.diffusion import (
     Solver,
 )
 from rp_purify.settings.finetune import FinetuneSettings
+from rp_purify.settings.finetune_denoiser import ADBMTuningSettings, ADDTTuningSettings
 from rp_purify.settings.masked import (
     Freshness,
     MAEPureSettings,
@@ -36,6 +37,8 @@ from rp_purify.settings.rivals import (
 
 __all__ = [
     "KINDS",
+    "ADBMTuningSettings",
+    "ADDTTuningSettings",
     "DiffPureSettings",
     "FinetuneSettings",
     "Freshness",

@@ -83,6 +83,7 @@ class COUPSettings(_ReverseSettings):
     times: int = 100  # t*, in thousandths
     weight: float = 1.0  # of the guidance
     noised: bool = False  # noise the images first, which the published scripts do not
+    reverse_steps: int | None = None  # of the solvers sde and ode, from t* back to 0; None for one each thousandth
     solver: Solver = "euler-maruyama"  # the reverse process
 
     def __post_init__(self) -> None:
