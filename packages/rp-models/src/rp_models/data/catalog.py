@@ -2,11 +2,13 @@
 
 import difflib
 import tomllib
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from rp_models.data.info import DatasetInfo
+from rp_models.data.shifts import find_shift, is_shift
 
 
 def _described(name: str, rows: dict[str, dict[str, Any]]) -> DatasetInfo:
@@ -31,12 +33,17 @@ CATALOG = _catalog()
 def describe(name: str) -> DatasetInfo:
     """The description of a data set, from the catalogue or from files of one's own.
 
-    `name`: a name of the catalogue; or the path of an `.npz` of images and labels, or of a class folder. Of these only
-    headers, file names and labels are read. Raises ValueError for an unknown name; the message offers the nearest ones;
-    DataError if the path holds no usable data set.
+    `name`: a name of the catalogue, or of a shifted test set such as "cifar10-c/fog/3"; or the path of an `.npz` of
+    images and labels, or of a class folder. Of these only headers, file names and labels are read. Raises ValueError
+    for an unknown name; the message offers the nearest ones; DataError if the path holds no usable data set.
     """
     if name in CATALOG:
         return CATALOG[name]
+    if is_shift(name):
+        shift = find_shift(name)
+        base = CATALOG[shift.base]
+        names = tuple(base.class_names[number] for number in shift.classes) or base.class_names
+        return replace(base, name=shift.name, class_names=names, split_sizes={})
     if name.endswith(".npz"):
         from rp_models.data.npz_set import describe_npz
 

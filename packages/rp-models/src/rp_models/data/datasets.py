@@ -23,6 +23,8 @@ from rp_models.data.images import to_bytes as to_bytes
 from rp_models.data.images import to_float as to_float
 from rp_models.data.info import SPLITS, DatasetInfo
 from rp_models.data.npz_set import read_npz
+from rp_models.data.shifted import open_shifted
+from rp_models.data.shifts import find_shift, is_shift
 from rp_models.data.subsets import subset as subset
 from rp_models.data.subsets import subset_index as subset_index
 from rp_models.data.svhn import read_svhn
@@ -66,6 +68,10 @@ def open_images(
     Arguments and errors as for `load_images`.
     """
     info = describe(name)
+    if is_shift(name):
+        if split != "test":
+            raise ValueError(f"{name} is a test set; it has no split {split!r}")
+        return open_shifted(find_shift(name), info, root=root)
     if split not in SPLITS and (split != "all" or name in CATALOG):
         also = "" if name in CATALOG else ", all"
         raise ValueError(f"unknown split {split!r} of {name}; expected one of {', '.join(SPLITS)}{also}")
@@ -103,7 +109,7 @@ def default_split(name: str) -> str:
 
     Of such a file the other splits exist as well: whoever trains on its "train" split has to judge on "test".
     """
-    if name in CATALOG:
+    if name in CATALOG or is_shift(name):
         return "test"
     return "all" if name.endswith(".npz") or not has_splits(Path(name)) else "test"
 
