@@ -46,8 +46,9 @@ class Options(cli.SharedOptions):
 
 
 def start(options: Options) -> None:
-    """Attack, or certify."""
-    cli.start(options, "certified:certify_images" if options.config.suite == "certified" else "evaluate:evaluate")
+    """Attack, certify, or look beyond the balls."""
+    others = {"certified": "certified:certify_images", "beyond-lp": "beyond_lp:beyond_lp"}
+    cli.start(options, others.get(options.config.suite, "evaluate:evaluate"))
 
 
 if __name__ == "__main__":

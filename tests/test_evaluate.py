@@ -185,3 +185,35 @@ def test_certified_behind_noise_resumed_and_in_two_processes(classifier, tmp_pat
         assert json.loads((tmp_path / run / "result.json").read_text())["images"] == result["images"]
     refused = app("evaluate", "--model", classifier, "--suite", "certified", cwd=tmp_path, status=2)
     assert "needs Gaussian noise before the classifier" in refused.message
+
+
+def test_beyond_lp_balls_patch_flow_and_shifted_sets_in_one_report(tmp_path):
+    import numpy as np
+    import rp_models
+
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "data" / "CIFAR-10-C"
+    folder.mkdir(parents=True)
+    for part in ("fog", "snow"):
+        np.save(folder / f"{part}.npy", rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8))
+    np.save(folder / "labels.npy", rng.integers(0, 10, 20))
+    clean = tmp_path / "data" / "cifar-10-batches-bin"
+    clean.mkdir()
+    records = np.concatenate([rng.integers(0, 10, (4, 1)), rng.integers(0, 256, (4, 3072))], axis=1)
+    records.astype(np.uint8).tofile(clean / "test_batch.bin")
+    records.astype(np.uint8).tofile(clean / "data_batch_1.bin")
+    network = rp_models.build("wrn-28-10-swish", depth=10, width=1)
+    rp_models.save(network, tmp_path / "model.safetensors")
+    few = ("--data", "cifar10", "--images", 4, "--data-root", tmp_path / "data", "--probes", 0, "--device", "cpu")
+    words = ("--model", tmp_path / "model.safetensors", "--suite", "beyond-lp", *few, "--out", tmp_path / "run")
+    done = app("evaluate", *words, cwd=tmp_path)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert set(result["shifts"]) == {f"cifar10-c/{part}/{level}" for part in ("fog", "snow") for level in range(1, 6)}
+    mean = sum(one["estimate"] for one in result["shifts"].values()) / 10
+    assert abs(result["means"]["cifar10-c"]["accuracy"] - mean) < 1e-12
+    assert set(result["threats"]) == {"patch", "stadv"}
+    assert {row["ball"].split()[0] for row in result["balls"]["table"] if row["ball"]} == {"linf", "l2", "l1", "all"}
+    for said in ("cifar10-c", "mean of 10 sets", "patch", "all worst case"):
+        assert said in done.stdout
+    refused = app("evaluate", *words, "--shifts", "imagenet-c", cwd=tmp_path, status=2)
+    assert "imagenet-c does not shift cifar10" in refused.message

@@ -5,6 +5,7 @@ Processes share the blocks of images.
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,7 @@ CURVE = "results/curve.json"
 def evaluate(config: Evaluation, run: Run) -> None:
     """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder."""
     attacked = EvaluationJob.of(config, run)
-    rank, count = run.processes.rank, run.processes.count
-    total = blocks(attacked.attacks, len(attacked.x), config.sizes.block_size, count)
-    bar = EvaluationBar(run.progress, "evaluate", total)
-    if count > 1:
-        attacked.report(run.path / "evaluation", shard=(rank, count), progress=bar)
-        run.processes.wait()
-    if rank == count - 1 and not (run.path / CURVE).exists():  # while the first one looks for findings
-        run.folder.write_json(CURVE, attacked.curve())
-    report = attacked.report(run.path / "evaluation", progress=bar) if run.main else None
-    run.processes.wait()
-    if report is not None:
+    if (report := attacked.shared_report(run, beside=partial(_curve, attacked, run))) is not None:
         _leave(report, attacked, run.alone())
 
 
@@ -72,9 +63,9 @@ class EvaluationJob:
             self.eps = usual_radius(config.ball, shape=shape, linf=info.eps["linf"])
         self.attacks = (
             {}
-            if config.suite == "certified"
+            if config.attacks is None
             else suite(
-                config.suite,
+                config.attacks,
                 eps=self.eps,
                 norm=config.ball,
                 random=config.defended,
@@ -117,6 +108,20 @@ class EvaluationJob:
             progress=progress,
         )
 
+    def shared_report(self, run: Run, beside: Callable[[], None] = lambda: None) -> Report | None:
+        """The report of all processes' blocks, in the first one; the last one does `beside` before it gathers them."""
+        rank, count = run.processes.rank, run.processes.count
+        total = blocks(self.attacks, len(self.x), self.config.sizes.block_size, count)
+        bar = EvaluationBar(run.progress, "evaluate", total)
+        if count > 1:
+            self.report(run.path / "evaluation", shard=(rank, count), progress=bar)
+            run.processes.wait()
+        if rank == count - 1:  # while the first one looks for findings
+            beside()
+        report = self.report(run.path / "evaluation", progress=bar) if run.main else None
+        run.processes.wait()
+        return report
+
     def curve(self) -> list[dict[str, Any]]:
         """Accuracy against the Linf radius under a short PGD on the first 100 images, behind a purifier on 32.
 
@@ -134,6 +139,11 @@ class EvaluationJob:
         return [
             {"eps": eps, **point.accuracy._asdict(), "of": len(x)} for eps, point in zip(radii, points, strict=True)
         ]
+
+
+def _curve(attacked: EvaluationJob, run: Run) -> None:
+    if not (run.path / CURVE).exists():
+        run.folder.write_json(CURVE, attacked.curve())
 
 
 def _leave(report: Report, attacked: EvaluationJob, run: Run) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 from rp_attacks.radii import Norm, check_radius
 from rp_attacks.settings import SUITE_NORMS, Budget, CertificateSettings, SuiteName
 from rp_models.data.catalog import describe
+from rp_models.data.shifts import kinds_of
 from rp_models.settings import at_least, require
 from rp_purify.settings import (
     GaussianNoiseSettings,
@@ -38,8 +39,10 @@ class Evaluation:
     data: str = "digits"  # a data set of the catalogue, or the path of an .npz or a class folder
     # whose images are attacked; None: test, of a file or folder without splits all
     split: Literal["train", "validation", "test", "all"] | None = None
-    # which family of attacks; certified: a radius that holds against all, of a classifier behind Gaussian noise
-    suite: SuiteName | Literal["certified"] = "quick"
+    # which family of attacks; certified: a radius that holds against all, of a classifier behind Gaussian noise;
+    # beyond-lp: all three norms, a patch, shifted pixels, and shifted data sets
+    suite: SuiteName | Literal["certified", "beyond-lp"] = "quick"
+    shifts: tuple[str, ...] = ()  # of the suite beyond-lp, e.g. cifar10-c cifar10.1; none named: those at hand
     norm: Norm = "linf"  # of suites that exist in several
     eps: float | None = None  # radius in [0, 1] pixel units; None: the data set's conventional one
     # images, the field's fixed draw; auto: 512, for a first look (quick, behind a purifier) 50; None for all
@@ -60,6 +63,9 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         info = describe(self.data)
+        for kind in self.shifts:
+            known = kinds_of(self.data)
+            require(kind in known, f"{kind} does not shift {self.data}; known are {', '.join(known) or 'none'}")
         if self.eps is not None:
             shape = (info.channels, info.image_size, info.image_size)
             check_radius(self.ball, self.eps, shape=shape, what="--eps")
@@ -78,6 +84,11 @@ class Evaluation:
     def ball(self) -> Norm:
         """The norm of the suite's attacks, for those that have one."""
         return "l2" if self.suite == "certified" else SUITE_NORMS.get(self.suite, self.norm)
+
+    @property
+    def attacks(self) -> SuiteName | None:
+        """The suite of rp-attacks that is run; None where the job has attacks of its own, or none."""
+        return None if self.suite in ("certified", "beyond-lp") else self.suite
 
     @property
     def noise(self) -> float:

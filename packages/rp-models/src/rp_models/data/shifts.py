@@ -41,6 +41,11 @@ def is_shift(name: str) -> bool:
     return name.partition("/")[0] in _ROWS
 
 
+def kinds_of(base: str) -> tuple[str, ...]:
+    """The kinds of sets that shift a data set."""
+    return tuple(kind for kind, row in _ROWS.items() if row["base"] == base)
+
+
 def corruptions(kind: str) -> tuple[str, ...]:
     """The corruptions whose mean is reported; () for a set without any."""
     row = _ROWS[kind]
