@@ -213,7 +213,7 @@ def test_beyond_lp_balls_patch_flow_and_shifted_sets_in_one_report(tmp_path):
     assert abs(result["means"]["cifar10-c"]["accuracy"] - mean) < 1e-12
     assert set(result["threats"]) == {"patch", "stadv"}
     assert {row["ball"].split()[0] for row in result["balls"]["table"] if row["ball"]} == {"linf", "l2", "l1", "all"}
-    for said in ("cifar10-c", "mean of 10 sets", "patch", "all worst case"):
+    for said in ("cifar10-c", "mean of 10 sets", "patch", "all three, worst case"):
         assert said in done.stdout
     refused = app("evaluate", *words, "--shifts", "imagenet-c", cwd=tmp_path, status=2)
     assert "imagenet-c does not shift cifar10" in refused.message

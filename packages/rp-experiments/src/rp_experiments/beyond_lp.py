@@ -118,16 +118,12 @@ def _leave(config: Evaluation, report: Report, sets: Sequence[str], job: Evaluat
             "means": means,
         }
     )
-    rows: list[tables.Row] = [
-        {
-            "images": f"{len(report.clean)} of {config.data}",
-            "threat": " ".join(filter(None, row[:2])),
-            "accuracy %": said,
-        }
-        for row in report.rows()
-        if row[3] is not None and row[1] in ("clean", "WORST CASE") and (said := percent(row[3].per_query._asdict()))
-    ]
-    rows += [{"images": "the same", "threat": name, "accuracy %": percent(one)} for name, one in threats.items()]
+    records = {"clean": report.clean, **{f"{one.name}, worst case": one.worst for one in report.threats}}
+    records["all three, worst case"] = report.worst
+    images = f"{len(report.clean)} of {config.data}"
+    rows = [_row(images, name, report.verdict(one).per_query._asdict()) for name, one in records.items()]
+    rows += [_row("the same", name, one) for name, one in threats.items()]
+    rows += [_row(f"the first {one['of']}", f"linf {one['eps']:.3g}, short PGD", one) for one in radii]
     for kind, mean in means.items():
         several = corruptions(kind)
         if several:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from rp_attacks.radii import Norm, check_radius
 from rp_attacks.settings import SUITE_NORMS, Budget, CertificateSettings, SuiteName
@@ -88,7 +88,7 @@ class Evaluation:
     @property
     def attacks(self) -> SuiteName | None:
         """The suite of rp-attacks that is run; None where the job has attacks of its own, or none."""
-        return None if self.suite in ("certified", "beyond-lp") else self.suite
+        return cast(SuiteName, self.suite) if self.suite in get_args(SuiteName) else None
 
     @property
     def noise(self) -> float:
