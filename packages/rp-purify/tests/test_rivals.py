@@ -1,5 +1,6 @@
 """What every comparison purifier promises, and what single ones add."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -98,6 +99,17 @@ def test_one_image_equals_a_batch_and_the_contract_of_purifiers_is_kept(name: st
     assert (together.shape, together.dtype) == (x.shape, x.dtype)
     assert 0 <= together.min() <= together.max() <= 1
     assert torch.equal(x, before)
+
+
+@EVERY
+def test_every_setting_is_a_plain_attribute_that_repr_shows(name: str) -> None:
+    purifier = MAKE[name]()
+    shown = repr(purifier)
+    purifier(tiny_images(1), seed=0)
+    assert repr(purifier) == repr(copy.deepcopy(purifier)) == shown
+    for setting, value in vars(purifier).items():
+        if not setting.startswith("_") and setting != "training":
+            assert isinstance(value, (int, float, str, tuple, bool, type(None))), setting
 
 
 @EVERY

@@ -3,7 +3,6 @@
 Source: Wang et al. 2022, arXiv:2205.14969, and its public code, in which the pull shrinks with the batch.
 """
 
-from functools import cached_property
 from typing import get_args
 
 import torch
@@ -69,13 +68,14 @@ class GDMP(ReverseDiffusion):
         self.times, self.number, self.weight, self.ptb, self.guidance = times, rounds, weight, ptb, guidance
         self.respacing, self.beyond, self.noised_reference = respacing, beyond, noised_reference
         self.variance, self.per = variance, check_per(per)
+        whole = DiscreteSchedule.linear()
+        self._schedule = whole if respacing is None else whole.respaced(respacing)
         _ = self.rounds  # complains about more times than the table has
 
-    @cached_property
+    @property
     def schedule(self) -> DiscreteSchedule:
         """The table of the process."""
-        schedule = DiscreteSchedule.linear()
-        return schedule if self.respacing is None else schedule.respaced(self.respacing)
+        return self._schedule
 
     @property
     def rounds(self) -> list[Round]:
