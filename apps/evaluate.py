@@ -4,6 +4,7 @@ uv run apps/evaluate.py --defended
 uv run apps/evaluate.py --model runs/train_dra/digits/checkpoints/dm-at+dra.safetensors --suite autoattack
 uv run apps/evaluate.py --model standard.safetensors --suite purifier --defended --purifier.kind mae-pure
 uv run apps/evaluate.py --model my_model.py:build --data cifar10
+uv run apps/evaluate.py --model robustbench:Wang2023Better_WRN-28-10 --suite robustbench
 uv run apps/evaluate.py --suite certified --defended --purifier.kind noise --purifier.std 0.25
 uv run torchrun --nproc-per-node 8 apps/evaluate.py --model wrn.safetensors --data cifar10 --suite purifier --defended \
     --purifier.mae mae.safetensors --block-size 64
@@ -45,10 +46,13 @@ class Options(cli.SharedOptions):
         check_named(self.config.model, "--model", self.config.data)
 
 
+# of suites that are more than attacks on the data set's images
+JOBS = {"certified": "certified:certify_images", "beyond-lp": "beyond_lp:beyond_lp", "robustbench": "robustbench:judge"}
+
+
 def start(options: Options) -> None:
-    """Attack, certify, or look beyond the balls."""
-    others = {"certified": "certified:certify_images", "beyond-lp": "beyond_lp:beyond_lp"}
-    cli.start(options, others.get(options.config.suite, "evaluate:evaluate"))
+    """Attack, certify, or what else the suite asks for."""
+    cli.start(options, JOBS.get(options.config.suite, "evaluate:evaluate"))
 
 
 if __name__ == "__main__":

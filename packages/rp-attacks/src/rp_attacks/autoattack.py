@@ -42,6 +42,7 @@ class AutoAttack(ImageAttack):
     attacks: tuple[Part, ...] | None = None  # these parts, with the version's settings; None: all of the version
     batch_size: int = 128
     grad: str = "exact"  # backward rule, of those that the defence offers
+    library_seed: int | None = None  # the library's, as AutoAttack(seed=...) takes it; None: made from the call's seed
 
     def __post_init__(self) -> None:
         check_radius(self.norm, self.eps)
@@ -64,7 +65,7 @@ class AutoAttack(ImageAttack):
             eps=self.eps,
             norm=_LIBRARY_NORM[self.norm],
             version=self.version,
-            seed=seed % 2**31,
+            seed=seed % 2**31 if self.library_seed is None else self.library_seed,
             device=x.device,
         )
         if self.attacks is not None:

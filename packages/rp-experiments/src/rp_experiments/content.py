@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rp_models.robustbench.entries import is_spec, resolve
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -28,6 +30,8 @@ def contents(value: Any) -> Any:
         return {key: _folder(item) if key == "data" else contents(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [contents(item) for item in value]
+    if isinstance(value, str) and is_spec(value):
+        return " ".join([value, *inputs(value).values()])
     if isinstance(value, str | Path) and (path := _file_in(str(value))):
         return f"{path.name} {_file_digest(path)}{str(value)[len(str(path)) :]}"
     return value
@@ -39,6 +43,8 @@ def inputs(value: Any) -> dict[str, str]:
         return {path: found for item in value.values() for path, found in inputs(item).items()}
     if isinstance(value, list | tuple):
         return {path: found for item in value for path, found in inputs(item).items()}
+    if isinstance(value, str) and is_spec(value):
+        return {str(path): _file_digest(path) for path in _entry_files(value)}
     path = _file_in(value) if isinstance(value, str) else None
     return {str(path): _file_digest(path)} if path else {}
 
@@ -63,6 +69,17 @@ def _file_in(text: str) -> Path | None:
     name = text.rpartition(":")[0] if ".py:" in text else text
     possible = ("/" in name or "." in name) and len(name) < 4096 and "\n" not in name
     return Path(name) if possible and Path(name).is_file() else None
+
+
+def _entry_files(spec: str) -> list[Path]:
+    """The files of an entry of RobustBench; none where they are not there, which whoever loads it is told."""
+    from rp_models.checkpoint import CheckpointError
+    from rp_models.robustbench.files import entry_files
+
+    try:
+        return entry_files(resolve(spec))
+    except CheckpointError:
+        return []
 
 
 def _folder(value: Any) -> Any:

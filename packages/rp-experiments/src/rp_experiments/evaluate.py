@@ -4,23 +4,25 @@ Processes share the blocks of images.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import rp_attacks
 from rp_analysis.plots import RobustnessCurve, plot_robustness_curves
 from rp_attacks import PGD, Report, accuracy_curve, suite
 from rp_attacks import Progress as Event
+from rp_attacks.defence import Classifier
+from rp_attacks.problem import Attack
 from rp_attacks.radii import usual_radius
 from rp_models.checkpoint import read_header
-from rp_models.data import default_split, describe
+from rp_models.data import DatasetInfo, default_split, describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
 from rp_purify import Defended
 from rp_purify.build import build_purifier
-from torch import nn
+from torch import Tensor, nn
 
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.networks import standard_classifier
@@ -45,7 +47,7 @@ class EvaluationJob:
         self.config = config
         info = describe(config.data)
         classifier = load_classifier(model, info).to(run.device)
-        self.model: nn.Module = classifier
+        self.model: Classifier = classifier
         one_shot = None
         if config.defended:
             self.model = Defended(
@@ -55,30 +57,43 @@ class EvaluationJob:
             one_shot = Defended(build_purifier(one_pass, info, run.device), classifier).eval() if one_pass else None
         self.source = classifier if config.defended else None  # the classifier without its purifier
         self.split = config.split or _split(config.data, model)
-        images, self.index = open_subset(config.data, self.split, config.sizes.images, device=run.device, root=run.root)
-        self.x, self.y = images.batch(slice(None))
+        self.x, self.y, self.index = self.images(run)
         self.eps = config.eps  # None: the suite's own
         if self.eps is None and "linf" in info.eps:
             shape = (info.channels, info.image_size, info.image_size)
             self.eps = usual_radius(config.ball, shape=shape, linf=info.eps["linf"])
-        self.attacks = (
-            {}
-            if config.attacks is None
-            else suite(
-                config.attacks,
-                eps=self.eps,
-                norm=config.ball,
-                random=config.defended,
-                classes=info.num_classes,
-                defence=self.model,
-                source=self.source,
-                one_shot=one_shot,
-                budget=config.budget,
-            )
+        self.attacks = self.suite(info, one_shot)
+
+    def images(self, run: Run) -> tuple[Tensor, Tensor, Tensor]:
+        """The images to attack, their labels, and their positions in the split."""
+        count = self.config.sizes.images
+        images, index = open_subset(self.config.data, self.split, count, device=run.device, root=run.root)
+        return *images.batch(slice(None)), index
+
+    def suite(self, info: DatasetInfo, one_shot: nn.Module | None) -> Mapping[str, Attack]:
+        """The attacks of the suite, none where the job has its own."""
+        config = self.config
+        if config.attacks is None:
+            return {}
+        return suite(
+            config.attacks,
+            eps=self.eps,
+            norm=config.ball,
+            random=config.defended,
+            classes=info.num_classes,
+            defence=self.model,
+            source=self.source,
+            one_shot=one_shot,
+            budget=config.budget,
         )
 
+    @property
+    def block_size(self) -> int:
+        """Images of a saved file."""
+        return self.config.sizes.block_size
+
     @classmethod
-    def of(cls, config: Evaluation, run: Run) -> "EvaluationJob":
+    def of(cls, config: Evaluation, run: Run) -> Self:
         """The job of a run, which it claims; without a model that of the data set's standard classifier."""
         job = cls(config, config.model or standard_classifier(config.data, run), run)
         run.claim(config.resolved())
@@ -97,7 +112,7 @@ class EvaluationJob:
             seed=config.seed,
             index=self.index,
             batch_size=config.batch_size,
-            block_size=sizes.block_size,
+            block_size=self.block_size,
             passes=sizes.passes,
             probes=sizes.probes,
             exhaustive=config.exhaustive,
@@ -111,7 +126,7 @@ class EvaluationJob:
     def shared_report(self, run: Run, beside: Callable[[], None] = lambda: None) -> Report | None:
         """The report of all processes' blocks, in the first one; the last one does `beside` before it gathers them."""
         rank, count = run.processes.rank, run.processes.count
-        total = blocks(self.attacks, len(self.x), self.config.sizes.block_size, count)
+        total = blocks(self.attacks, len(self.x), self.block_size, count)
         bar = EvaluationBar(run.progress, "evaluate", total)
         if count > 1:
             self.report(run.path / "evaluation", shard=(rank, count), progress=bar)

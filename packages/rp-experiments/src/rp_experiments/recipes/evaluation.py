@@ -8,6 +8,7 @@ from rp_attacks.radii import Norm, check_radius
 from rp_attacks.settings import SUITE_NORMS, Budget, CertificateSettings, SuiteName
 from rp_models.data.catalog import describe
 from rp_models.data.shifts import kinds_of
+from rp_models.robustbench.entries import Entry, is_spec
 from rp_models.settings import at_least, require
 from rp_purify.settings import (
     GaussianNoiseSettings,
@@ -15,6 +16,8 @@ from rp_purify.settings import (
     OneStepDenoiseSettings,
     PurifierSettings,
 )
+
+from rp_experiments.recipes.robustbench import THREATS, RobustBenchSettings, named_entry
 
 
 class Sizes(NamedTuple):
@@ -34,18 +37,22 @@ class Evaluation:
     it does with fewer images, passes and probes than other evaluations.
     """
 
-    # checkpoint of the classifier, a file or a name; "" for the data set's standard one, where that is soon trained
+    # checkpoint of the classifier, a file or a name; "" for the data set's standard one, where that is soon trained;
+    # robustbench:[DATASET/][THREAT/]NAME for an entry of RobustBench
     model: str = ""
-    data: str = "digits"  # a data set of the catalogue, or the path of an .npz or a class folder
+    # a data set of the catalogue, or the path of an .npz or a class folder; of an entry of RobustBench its own
+    data: str = "digits"
     # whose images are attacked; None: test, of a file or folder without splits all
     split: Literal["train", "validation", "test", "all"] | None = None
     # which family of attacks; certified: a radius that holds against all, of a classifier behind Gaussian noise;
-    # beyond-lp: all three norms, a patch, shifted pixels, and shifted data sets
-    suite: SuiteName | Literal["certified", "beyond-lp"] = "quick"
+    # beyond-lp: all three norms, a patch, shifted pixels, and shifted data sets; robustbench: the standard evaluation on
+    # RobustBench's images, beside the figures that it publishes
+    suite: SuiteName | Literal["certified", "beyond-lp", "robustbench"] = "quick"
     shifts: tuple[str, ...] = ()  # of the suite beyond-lp, e.g. cifar10-c cifar10.1; none named: those at hand
     norm: Norm = "linf"  # of suites that exist in several
     eps: float | None = None  # radius in [0, 1] pixel units; None: the data set's conventional one
-    # images, the field's fixed draw; auto: 512, for a first look (quick, behind a purifier) 50; None for all
+    # images, the field's fixed draw, of the suite robustbench the first ones; None for all; auto: 512, for a first look
+    # (quick, behind a purifier) 50, for robustbench all
     images: int | Literal["auto"] | None = "auto"
     passes: int | None = None  # verdict passes; None: 1, for a random defence 20, for a first look 10
     pixels: Literal["float", "uint8"] = "float"  # uint8 judges adversarial images that an image file can hold
@@ -58,10 +65,13 @@ class Evaluation:
     block_size: int | None = None
     budget: Budget = field(default_factory=Budget)  # of the suites purifier, gradient and blackbox
     certificate: CertificateSettings = field(default_factory=CertificateSettings)  # of the suite certified
+    robustbench: RobustBenchSettings = field(default_factory=RobustBenchSettings)  # of the suite of this name
     defended: bool = False  # put the purifier of the settings below in front of the classifier
     purifier: PurifierSettings = field(default_factory=MAEPureSettings)
 
     def __post_init__(self) -> None:
+        if is_spec(self.model):
+            self._complete(named_entry(self.model, self.data, self.norm))
         info = describe(self.data)
         for kind in self.shifts:
             known = kinds_of(self.data)
@@ -78,7 +88,29 @@ class Evaluation:
             "suite certified needs Gaussian noise before the classifier: --defended with --purifier.kind noise or "
             f"denoise, got {self.purifier.kind if self.defended else 'no purifier'}",
         )
+        if self.suite == "robustbench":
+            require(not self.defended, "RobustBench takes no purifiers; --suite purifier attacks one")
+            require(self.norm in THREATS, f"suite robustbench has norm linf or l2, got {self.norm}")
+            require(self.split in (None, "test"), f"suite robustbench is of the test split, got --split {self.split}")
         at_least(self, probes=0, images=1, passes=1, batch_size=1, block_size=1)
+
+    def _complete(self, entry: Entry) -> None:
+        """Say in full which entry is meant, and take what is left open from it: its images, norm and radius."""
+        given: dict[str, Any] = {"model": entry.spec}
+        if self.data == "digits":  # the default, which has other images
+            given["data"] = entry.dataset
+        if self.suite == "robustbench":
+            data = given.get("data", self.data)
+            require(data == entry.dataset, f"{entry.title} is judged on {entry.dataset}, got --data {data}")
+            given |= {} if entry.norm is None else {"norm": entry.norm}
+            given |= {} if self.eps is not None or entry.radius is None else {"eps": entry.radius}
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def entry(self) -> Entry | None:
+        """The entry of RobustBench that the model is, if it is one."""
+        return named_entry(self.model, self.data, self.norm) if is_spec(self.model) else None
 
     @property
     def ball(self) -> Norm:
@@ -111,6 +143,8 @@ class Evaluation:
         usual = Sizes(images=512, passes=None, probes=32, block_size=128)
         if self.first_look:
             usual = Sizes(images=50, passes=10, probes=16, block_size=25)
+        if self.suite == "robustbench":
+            usual = usual._replace(images=None)
         return Sizes(
             images=usual.images if self.images == "auto" else self.images,
             passes=usual.passes if self.passes is None else self.passes,
@@ -119,12 +153,15 @@ class Evaluation:
         )
 
     def resolved(self) -> dict[str, Any]:
-        """All settings, those left open as numbers."""
-        return asdict(self) | self.sizes._asdict()
+        """All settings, those left open as numbers, and what is published of an entry of RobustBench."""
+        published = {} if self.entry is None else {"published": self.entry.published}
+        return asdict(self) | self.sizes._asdict() | published
 
     @property
     def model_name(self) -> str:
-        """What to call the classifier: a file's stem, or a module and its function."""
+        """What to call the classifier: a file's stem, an entry's name, or a module and its function."""
+        if self.entry is not None:
+            return self.entry.name
         path, _, factory = self.model.partition(":")
         return "-".join(filter(None, (Path(path).stem, factory))) or "standard"
 

@@ -76,6 +76,12 @@ class Entry:
         return f"{PREFIX}{self.dataset}/{self.threat}/{self.name}"
 
     @property
+    def published(self) -> dict[str, Any]:
+        """What RobustBench says of it, for settings and result files; accuracies in per cent."""
+        names = ("dataset", "threat", "eps", "clean", "robust", "autoattack", "passes", "extra_data", "preprocessing")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def parts(self) -> int:
         """The number of its files."""
         return int(self.arguments.get("count", 1))

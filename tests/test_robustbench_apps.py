@@ -1,0 +1,139 @@
+"""RobustBench's entries in the apps: the standard evaluation, its files, and the figures of a list of models."""
+
+import json
+
+import pytest
+import torch
+from rp_attacks import AutoAttack
+from rp_experiments.recipes.evaluation import Evaluation
+from rp_models.robustbench.entries import entries
+
+from .running import app
+from .small_zoo import make_zoo
+
+BUILT = [entry for entry in entries() if not entry.missing]
+
+
+def test_each_of_the_198_entries_resolves_and_nothing_but_its_settings_is_made():
+    assert len(BUILT) == 198
+    names = set()
+    for entry in BUILT:
+        config = Evaluation(model=entry.spec, suite="robustbench")
+        resolved = config.resolved()
+        assert (resolved["model"], resolved["data"], resolved["images"]) == (entry.spec, entry.dataset, None)
+        assert resolved["published"]["clean"] == entry.clean
+        if entry.norm is not None:
+            assert (resolved["norm"], resolved["eps"]) == (entry.norm, entry.radius)
+        names.add((entry.dataset, entry.threat, config.name))
+    assert len(names) == 198
+
+
+def test_a_bare_name_means_the_entry_that_data_and_norm_leave(tmp_path):
+    dry = ("--suite", "robustbench", "--dry-run")
+    found = json.loads(app("evaluate", "--model", "robustbench:Rice2020Overfitting", *dry, cwd=tmp_path).stdout)
+    assert (found["model"], found["eps"]) == ("robustbench:cifar10/Linf/Rice2020Overfitting", 8 / 255)
+    words = ("--model", "robustbench:Rice2020Overfitting", "--norm", "l2", *dry)
+    found = json.loads(app("evaluate", *words, cwd=tmp_path).stdout)
+    assert (found["model"], found["eps"]) == ("robustbench:cifar10/L2/Rice2020Overfitting", 0.5)
+    found = json.loads(app("evaluate", "--model", "robustbench:Salman2020Do_R18", *dry, cwd=tmp_path).stdout)
+    assert (found["data"], found["eps"], found["published"]["preprocessing"]) == ("imagenet", 4 / 255, "Res256Crop224")
+    for words, message in {
+        ("robustbench:Rice2020Overfiting",): "did you mean Rice2020Overfitting",
+        ("robustbench:Kang2021Stable",): "cannot be built: its ODE block",
+        ("robustbench:cifar10/Salman2020Do_R18",): "say which one",
+        ("robustbench:Standard", "--data", "svhn"): "is judged on cifar10, got --data svhn",
+        ("robustbench:Standard", "--defended"): "RobustBench takes no purifiers",
+    }.items():
+        assert message in app("evaluate", "--model", *words, *dry, cwd=tmp_path, status=2).message
+
+
+def state_file(path, flags, run=("apgd-ce", "apgd-t", "fab-t", "square")):
+    """As AutoAttack writes it: the set of wanted attacks as Python prints it."""
+    wanted = "{'square', 'apgd-t', 'fab-t', 'apgd-ce'}"
+    content = {"_attacks_to_run": wanted, "path": str(path), "_run_attacks": list(run), "_robust_flags": flags}
+    content |= {"_last_saved": "2026-11-28 06:00:00.0", "_SAVE_TIMEOUT": 60, "_clean_accuracy": 0.9}
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The first attack of the four alone."""
+    import rp_experiments.robustbench as job
+
+    def suite(name, *, eps, norm, random, classes):
+        assert (name, random, classes) == ("autoattack", False, 10)
+        return {"apgd-ce": AutoAttack(eps=eps, norm=norm, attacks=("apgd-ce",))}
+
+    monkeypatch.setattr(job, "suite", suite)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_standard_evaluation_leaves_robustbenchs_files_beside_the_published_figures(tmp_path, monkeypatch):
+    zoo = make_zoo(tmp_path, monkeypatch, images=12)
+    state_file(tmp_path / "state.json", [True, False, *[True] * 6])
+    words = ("--model", "robustbench:Standard", "--suite", "robustbench", "--data-root", zoo.data, "--images", 8)
+    words += ("--eps", 8 / 255, "--probes", 0, "--robustbench.state", tmp_path / "state.json")
+    folder = tmp_path / "runs" / "evaluate" / "Standard-robustbench"
+    done = app("evaluate", *words, cwd=tmp_path)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["images"]["index"] == list(range(8))  # the first ones, in their order
+    right = result["per_image"]["linf 8/255"]["worst"]
+    assert result["per_image"]["clean"] == [1, 0, *[1] * 6]
+    assert result["minus_published"]["clean"]["estimate"] == pytest.approx(7 / 8 - 0.9478)
+    assert result["minus_published"]["autoattack"]["estimate"] == pytest.approx(sum(right) / 8)
+    broken = [number for number, each in enumerate(right) if not each and number != 1]
+    assert broken
+    assert result["state"]["only_ours_broke"] == broken
+    assert result["state"]["only_theirs_broke"] == []
+    assert result["state"]["minus_state"]["estimate"] == pytest.approx(sum(right) / 8 - 7 / 8)
+    info = json.loads((folder / "model_info" / "cifar10" / "Linf" / "Standard.json").read_text())
+    assert info["clean_acc"] == "87.50"
+    assert info["autoattack_acc"] == f"{100 * sum(right) / 8:.2f}"
+    assert (info["eps"], info["dataset"], info["number_forward_passes"]) == ("8/255", "cifar10", 1)
+    log = (folder / "autoattack.log").read_text()
+    assert "initial accuracy: 87.50%" in log
+    assert f"robust accuracy after APGD-CE: {sum(right) / 8:.2%} (total time " in log
+    assert "published: clean 94.78, AutoAttack 0.00; ours minus published" in done.stdout
+    assert f"{len(broken)} only we" in done.stdout
+    inputs = json.loads((folder / "config.json").read_text())["inputs"]
+    assert {str(tmp_path / "state.json"), str(zoo.models / "cifar10" / "Linf" / "Standard.pt")} <= inputs.keys()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_state_that_says_nothing_of_these_images_is_refused(tmp_path, monkeypatch):
+    zoo = make_zoo(tmp_path, monkeypatch, images=6)
+    words = ("--model", "robustbench:Standard", "--suite", "robustbench", "--data-root", zoo.data)
+    words += ("--robustbench.state", tmp_path / "state.json")
+    for flags, run, message in (
+        ([True] * 4, ("apgd-ce", "apgd-t", "fab-t", "square"), "on 4 images, here are 6; set --images 4"),
+        ([True] * 6, ("apgd-ce", "apgd-t"), "fab-t, square is still to be run"),
+        (None, (), "no verdicts yet"),
+    ):
+        state_file(tmp_path / "state.json", flags, run)
+        assert message in app("evaluate", *words, cwd=tmp_path, status=2).message
+    (tmp_path / "state.json").write_text("{}")
+    assert "this is no state of AutoAttack" in app("evaluate", *words, cwd=tmp_path, status=2).message
+    assert not (tmp_path / "runs" / "evaluate" / "Standard-robustbench" / "result.json").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_in_autoattacks_own_batches_is_autoattacks(tmp_path, monkeypatch):
+    """The first part alone, on images in batches of 4 and 3 that are still right."""
+    from pyautoattack import AutoAttack as Library
+
+    zoo = make_zoo(tmp_path, monkeypatch, images=8)
+    words = ("--model", "robustbench:Standard", "--suite", "robustbench", "--data-root", zoo.data, "--seed", 7)
+    words += ("--robustbench.exact", "--robustbench.batch-size", 4, "--probes", 0, "--eps", 1e-3)
+    app("evaluate", *words, "--out", tmp_path / "run", cwd=tmp_path)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    model, x = zoo.networks["Standard"], zoo.images / 255
+    y = model(x).argmax(dim=1)
+    y[1] = (y[1] + 1) % 10
+    library = Library(model, eps=1e-3, norm="Linf", version="custom", attacks=["apgd-ce"], seed=7, device="cpu")
+    library.apgd.n_restarts = 1
+    images, answers = library.run_standard_evaluation(x, y, batch_size=4)
+    from rp_attacks.store import load_images
+
+    assert result["per_image"]["linf 0.255/255"]["worst"] == (answers == y).float().tolist()
+    assert 1 < (answers == y).sum() < 6
+    torch.testing.assert_close(load_images(tmp_path / "run" / "evaluation", "apgd-ce"), images, rtol=0, atol=1e-6)
