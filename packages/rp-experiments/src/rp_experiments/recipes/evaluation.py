@@ -45,7 +45,7 @@ class Evaluation:
     # whose images are attacked; None: test, of a file or folder without splits all
     split: Literal["train", "validation", "test", "all"] | None = None
     # which family of attacks; certified: a radius that holds against all, of a classifier behind Gaussian noise;
-    # beyond-lp: all three norms, a patch, shifted pixels, and shifted data sets; robustbench: the standard evaluation on
+    # beyond-lp: all three norms, a patch, shifted pixels, and shifted data sets; robustbench: AutoAttack standard on
     # RobustBench's images, beside the figures that it publishes
     suite: SuiteName | Literal["certified", "beyond-lp", "robustbench"] = "quick"
     shifts: tuple[str, ...] = ()  # of the suite beyond-lp, e.g. cifar10-c cifar10.1; none named: those at hand
