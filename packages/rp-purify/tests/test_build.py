@@ -89,7 +89,9 @@ def test_every_kind_has_its_purifier_and_every_setting_changes_it(maskdit: str) 
         assert not base.training
         for name in set(uses(kind)) - {*OF_NETWORKS, "schedule", "sigmas"}:
             value = not base.halve if name == "halve" else changed[name]  # type: ignore[union-attr]
-            assert repr(build(kind, maskdit, **{name: value})) != repr(base), (kind, name)
+            # one step each thousandth is all that Euler-Maruyama, COUP's default, has
+            beside = {"solver": "sde"} if (kind, name) == ("coup", "reverse_steps") else {}
+            assert repr(build(kind, maskdit, **{name: value}, **beside)) != repr(build(kind, maskdit, **beside)), name
     annealed = build("maskdit-pure", maskdit, schedule="annealed", sigmas=(0.5, 0.2))
     assert (annealed.schedule, annealed.sigmas) == ("annealed", (0.5, 0.2))  # type: ignore[union-attr]
     assert (build("mae-pure", maskdit).halve, build("maskdit-pure", maskdit).halve) == (True, False)  # type: ignore[union-attr]
