@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from rp_experiments import zoo_similarity
 from rp_models.robustbench import entries as table
 from rp_models.robustbench.entries import Entry, find_entry
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ def make_zoo(folder: Path, monkeypatch: pytest.MonkeyPatch, *, images: int = 24)
     entries = {name: _small(name, small) for name, small in SMALL.items()}
     replaced = {(entry.dataset, entry.threat, entry.name): entry for entry in entries.values()}
     known = tuple(replaced.get((e.dataset, e.threat, e.name), e) for e in table.entries())
-    monkeypatch.setattr(table, "entries", lambda: known)
+    for module in (table, zoo_similarity):
+        monkeypatch.setattr(module, "entries", lambda: known)
     monkeypatch.setenv("RP_ROBUSTBENCH", str(folder / "models"))
     pixels = np.random.default_rng(0).integers(0, 256, (images, 3072), dtype=np.uint8)
     x = torch.from_numpy(pixels).reshape(-1, 3, 32, 32) / 255

@@ -137,3 +137,57 @@ def test_a_run_in_autoattacks_own_batches_is_autoattacks(tmp_path, monkeypatch):
     assert result["per_image"]["linf 0.255/255"]["worst"] == (answers == y).float().tolist()
     assert 1 < (answers == y).sum() < 6
     torch.testing.assert_close(load_images(tmp_path / "run" / "evaluation", "apgd-ce"), images, rtol=0, atol=1e-6)
+
+
+def diffusion_model(path):
+    """An EDM model of CIFAR's images, of random weights."""
+    import rp_models
+
+    sizes = {"img_resolution": 32, "img_channels": 3, "label_dim": 0, "model_channels": 8, "attn_resolutions": []}
+    rp_models.save(rp_models.build("edm-digits", **sizes), path)
+    return path
+
+
+def test_a_dozen_models_of_the_zoo_are_compared_with_a_diffusion_model(tmp_path, monkeypatch):
+    from rp_analysis import cknna
+    from rp_models.robustbench import entries as table
+
+    zoo = make_zoo(tmp_path, monkeypatch, images=40)
+    words = ("--edm", diffusion_model(tmp_path / "edm.safetensors"), "--data-root", zoo.data, "--neighbours", 5)
+    words += ("--batch-size", 16, "--images", 40)
+    done = app("analyze", "--models", "all", *words, cwd=tmp_path)
+    assert "12 of 71 models of cifar10 Linf are there" in done.stderr
+    folder = tmp_path / "runs" / "analyze" / "robustbench-cifar10-Linf"
+    result = json.loads((folder / "result.json").read_text())
+    rows = {row["model"]: row for row in result["models"]}
+    assert rows.keys() == zoo.networks.keys() - {"Standard"}
+    with torch.no_grad():
+        features = {name: model.forward_features(zoo.images / 255) for name, model in zoo.networks.items()}
+    for name, row in rows.items():
+        entry = table.find_entry(name)
+        assert (row["robust %"], row["clean %"]) == (entry.robust, entry.clean)
+        # batches of another size round differently, which may change a neighbour
+        assert row["CKNNA, standard"] == pytest.approx(cknna(features[name], features["Standard"], k=5), abs=0.05)
+    assert {"diffusion", "standard"} == result["correlation"].keys()
+    assert result["correlation"]["diffusion"]["points"] == 12
+    for figure in ("cknna", "cknna-standard"):
+        assert (folder / "figures" / f"{figure}.png").exists()
+    assert "Rank correlation of robust accuracy with CKNNA, standard" in (folder / "index.html").read_text()
+    (folder / "similarity" / "cifar10-Linf-Peng2023Robust.json").unlink()
+    app("analyze", "--models", "all", *words, "--resume", cwd=tmp_path)
+    assert json.loads((folder / "result.json").read_text())["models"] == result["models"]
+
+
+def test_models_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RP_ROBUSTBENCH", str(tmp_path / "nothing"))
+    edm = ("--edm", "edm.safetensors")
+    for words, message in {
+        ("Carmon2019Unlabeled",): "--models needs a diffusion model",
+        ("Carmon2019Unlabelled", *edm): "did you mean Carmon2019Unlabeled",
+        ("Kang2021Stable", *edm): "cannot be built: its ODE block",
+        ("robustbench:cifar100/Linf/Wang2023Better_WRN-28-10", *edm): "is no model of cifar10",
+        ("all", *edm): "no file of RobustBench's 71 models for cifar10 Linf is there",
+    }.items():
+        assert message in app("analyze", "--models", *words, cwd=tmp_path, status=2).message
+    found = app("analyze", "--models", "Carmon2019Unlabeled", *edm, "--dry-run", cwd=tmp_path)
+    assert json.loads(found.stdout)["models"] == ["Carmon2019Unlabeled"]

@@ -44,15 +44,19 @@ from rp_models.training import RunFolder
 from torch import Tensor, nn
 
 from rp_experiments.pages import Sections
-from rp_experiments.recipes.analysis import Analysis
+from rp_experiments.recipes.analysis import Analysis, ZooComparison
 from rp_experiments.run import Run
+from rp_experiments.zoo_similarity import compare_models
 
 PROBE = "diffusion probe"
 VALUES = 2**20  # of pixels in a batch
 
 
-def analyze(config: Analysis, run: Run) -> None:
-    """Do a whole analysis."""
+def analyze(config: Analysis, run: Run, zoo: ZooComparison | None = None) -> None:
+    """Do a whole analysis of a run, or compare models of RobustBench where some are named."""
+    if zoo is not None and zoo.models:
+        compare_models(config, run, zoo)
+        return
     job = AnalysisJob(config, run)
     run.claim(config)
     job.analyze()

@@ -1,8 +1,10 @@
 """Settings of `analyze.py`; importing this does not import torch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from rp_models.settings import at_least, require
+from rp_models.robustbench.entries import PREFIX, Entry, find_entry, resolve
+from rp_models.settings import at_least, require, within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,3 +30,40 @@ class Analysis:
             all(a < b for a, b in zip(self.radii, self.radii[1:], strict=False)) and self.radii[:1] >= (0.0,),
             f"radii must increase from 0 on, got {self.radii}",
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZooComparison:
+    """A comparison of RobustBench's models with a diffusion model, in place of the analysis of a run (Fig. 1 and 9)."""
+
+    # entries of RobustBench whose files are there, by name; `all`: every one of the data set and threat model that is
+    models: tuple[str, ...] = ()
+    data: Literal["cifar10", "cifar100"] = "cifar10"  # of the models; its test images are looked at
+    threat: Literal["Linf", "L2"] = "Linf"
+    edm: str | None = None  # the diffusion model, a checkpoint
+    sigma: float = 0.1  # noise level of its features, in EDM's units (images in [-1, 1])
+    layer: Literal["enc_last", "mid_in0", "bottleneck", "before_up"] = "bottleneck"  # where they are taken
+    standard: str | None = (
+        None  # standard classifier of Fig. 9; None: RobustBench's `Standard`, where its file is there
+    )
+    batch_size: int = 256  # images at a time
+
+    def __post_init__(self) -> None:
+        at_least(self, batch_size=1)
+        within(self, "", sigma="positive")
+        require(not self.models or self.edm is not None, "--models needs a diffusion model: name its checkpoint, --edm")
+        if self.models != ("all",):
+            self.named()
+
+    def named(self) -> tuple[Entry, ...]:
+        """The entries that are named, each once. Raises EntryError for an unknown name."""
+        found = {}
+        for name in self.models:
+            entry = resolve(name, self.data, self.threat) if "/" in name else self._entry(name)
+            entry.check_built()
+            require(entry.dataset == self.data, f"{entry.title} is no model of {self.data}; its images are others")
+            found[entry.spec] = entry
+        return tuple(found.values())
+
+    def _entry(self, name: str) -> Entry:
+        return find_entry(name.removeprefix(PREFIX), self.data, self.threat)
