@@ -86,22 +86,36 @@ class Item:
             return [Judgement(OPEN, "data and networks of this item are not part of this scale") for _ in self.claims]
         return [claim.judge(measured.numbers) for claim in self.claims]
 
-    def record(self, plan: "Plan", store: Store) -> dict[str, Any]:
-        """Outcome, verdicts and where every number comes from, as JSON values."""
-        made = {role: store.get(product) for role, product in self.products(plan).items()}
-        measured = self.look(made) if made else None
+    def record(self, plan: "Plan", store: Store) -> dict[str, Any] | None:
+        """Outcome, verdicts and where every number comes from, as JSON values, from the products that are there.
+
+        None where nothing can be said yet; claims about products that are missing stay open.
+        """
+        products = self.products(plan)
+        made = {role: store.get(product) for role, product in products.items() if store.has(product)}
+        waiting = sorted(product.name for role, product in products.items() if role not in made)
+        if waiting and not made:
+            return None
+        try:
+            measured = self.look(made) if made else None
+            judgements = self.judgements(measured)
+        except (KeyError, StopIteration, IndexError):
+            if not waiting:
+                raise
+            return None  # the look needs what is not there
         shown = measured or Measured()
         return {
             "item": self.key,
             "scale": plan.scale,
             "tables": [table._asdict() for table in shown.tables],
-            "figures": [figure._asdict() for figure in (*(self.figures if made else ()), *shown.figures)],
+            "figures": [figure._asdict() for figure in shown.figures],
             "numbers": dict(shown.numbers),
             "claims": [
                 {"text": claim.text, **judgement._asdict()}
-                for claim, judgement in zip(self.claims, self.judgements(measured), strict=True)
+                for claim, judgement in zip(self.claims, judgements, strict=True)
             ],
             "products": {role: setting_of(one) for role, one in made.items()},
+            "waiting": waiting,
         }
 
 

@@ -58,12 +58,23 @@ def data_of(needed: Iterable[Artifact]) -> list[str]:
     return list(dict.fromkeys(data for several in found for data in several))
 
 
-def check_data(items: Iterable[Item], plan: Plan, root: Path | None) -> None:
-    """Look for the data sets of items; DataError names the first that is not at hand."""
+def check_files(items: Iterable[Item], plan: Plan, root: Path | None) -> None:
+    """Look for the data sets and the weights of items; DataError names all that are not at hand."""
     from rp_models.data import open_images
+    from rp_models.data.datasets import DataError
 
-    for data in data_of(artifact for item in items for artifact in item.needed(plan)):
-        open_images(data, "test", root=root)
+    needed = [artifact for item in items for artifact in item.needed(plan)]
+    absent = [name for name, source in ingredients(needed).items() if source == "missing"]
+    problems = [
+        f"{name}: give it by --weights, or put {name}.safetensors into weights/" for name in sorted(set(absent))
+    ]
+    for data in data_of(needed):
+        try:
+            open_images(data, "test", root=root)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("nothing is started; missing are\n  " + "\n  ".join(problems))
 
 
 def ingredients(artifacts: Iterable[Artifact]) -> dict[str, Source]:

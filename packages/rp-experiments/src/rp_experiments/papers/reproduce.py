@@ -8,19 +8,30 @@ from typing import Any
 from rp_experiments.artifacts import Artifact, Store, build, in_order
 from rp_experiments.jobs import Cluster, Job
 from rp_experiments.launchers import choose_jobs
+from rp_experiments.papers.given import adopt as take_over
 from rp_experiments.papers.item import Item
-from rp_experiments.papers.listing import check_data
+from rp_experiments.papers.listing import check_files
 from rp_experiments.papers.makers import MAKERS, SHARED
 from rp_experiments.papers.plan import Plan
 from rp_experiments.run import Run, open_run
 
 
-def reproduce(items: Sequence[Item], run: Run, *, plan: Plan, cluster: Cluster, device: str, ranks: int = 1) -> None:
+def reproduce(
+    items: Sequence[Item],
+    run: Run,
+    *,
+    plan: Plan,
+    cluster: Cluster,
+    device: str,
+    ranks: int = 1,
+    adopt: Sequence[Path] = (),
+) -> None:
     """Make what the items need and is not there, write what each says, and raise what went wrong."""
     if plan.scale == "paper":
-        check_data(items, plan, run.root)
+        check_files(items, plan, run.root)
     store = Store(run.path.resolve())
     needed = in_order(artifact for item in items for artifact in item.needed(plan))
+    take_over(adopt, needed, store)
     missing = [artifact for artifact in needed if not store.has(artifact)]
     print(f"{len(missing)} products to make, about {sum(one.minutes for one in missing):.0f} minutes of one core")
     names = {artifact.name: artifact for artifact in needed}
@@ -28,14 +39,12 @@ def reproduce(items: Sequence[Item], run: Run, *, plan: Plan, cluster: Cluster, 
     surroundings = {"device": device, "cache": run.cache.resolve(), "root": run.root and run.root.resolve()}
     failed = jobs.run(jobs_of(missing, store, surroundings, ranks))
     for item in items:
-        if all(store.has(artifact) for artifact in item.needed(plan)):
-            record = item.record(plan, store)
+        lacking = [artifact.name for artifact in item.needed(plan) if not store.has(artifact)]
+        record = item.record(plan, store)
+        if record is not None:
             run.folder.write_json(f"items/{item.slug}.json", record)
-            said = ", ".join(claim["verdict"] for claim in record["claims"])
-        else:
-            lacking = [artifact.name for artifact in item.needed(plan) if artifact.name in failed]
-            said = f"not made: {', '.join(lacking) or 'something that it needs is missing'}"
-        print(f"{item.key:28} {said}")
+        verdicts = ", ".join(claim["verdict"] for claim in record["claims"]) if record else "not made"
+        print(f"{item.key:28} {verdicts}" + (f"; waits for {', '.join(lacking)}" if lacking else ""))
     if failed:
         raise ValueError("; ".join(failed.values()))
 

@@ -1,6 +1,6 @@
 """What `reproduce.py` makes at each scale, from `scales.toml`; importing this does not import torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 from rp_attacks.settings import Budget
 
+from rp_experiments.papers.given import parse_weights, with_weights
 from rp_experiments.papers.paper_scale import paper_comparison, paper_purifier_analysis
 from rp_experiments.papers.plan import Plan, Sizes, build
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
@@ -20,12 +21,13 @@ from rp_experiments.recipes.table import changed, read
 _TABLES = read(Path(__file__).with_name("scales"))
 
 
-def plan_of(scale: str) -> Plan:
-    """The plan of a scale."""
+def plan_of(scale: str, weights: Sequence[str] = ()) -> Plan:
+    """The plan of a scale; `weights`, such as `cifar10/mae=FILE`, take the place of networks that it would train."""
     table = {**_TABLES.get(_TABLES[scale].get("base"), {}), **_TABLES[scale]}
     table.pop("base", None)
     runs = {name: changed(TrainDra(), changes) for name, changes in table["runs"].items()}
     comparisons = {data: _comparison(data, changes) for data, changes in table["comparisons"].items()}
+    runs, comparisons = with_weights(runs, comparisons, parse_weights(weights))
     study = changed(ProbeStudy(), table["probe"])
     if "models" not in table["probe"]:
         study = replace(study, models=next(iter(runs.values())))
@@ -58,4 +60,4 @@ def _one_by_one(values: Mapping[str, tuple[object, ...]]) -> tuple[Mapping[str, 
     return tuple({name: value} for name, many in values.items() for value in many)
 
 
-SCALES: dict[str, Callable[[], Plan]] = {scale: partial(plan_of, scale) for scale in _TABLES}
+SCALES: dict[str, Callable[..., Plan]] = {scale: partial(plan_of, scale) for scale in _TABLES}

@@ -1,0 +1,122 @@
+"""What a user brings to a plan: weights for roles, and finished runs of `train_dra.py`; does not import torch."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rp_experiments.artifacts import Artifact, Store
+from rp_experiments.recipes.compare_purifiers import Comparison
+from rp_experiments.recipes.dra import TrainDra
+from rp_experiments.recipes.table import changed
+
+_OF_COMPARISONS = ("classifier", "mae", "maskdit", "edm")
+_OF_ALIGNMENT = {"lightningdit": "checkpoint", "autoencoder": "autoencoder", "latent-statistics": "latent_statistics"}
+ROLES = (*_OF_COMPARISONS, *_OF_ALIGNMENT, "synthetic")
+
+
+def parse_weights(words: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Files or names by data set ("" for all) and role, from `ROLE=FILE` or `DATA/ROLE=FILE`.
+
+    Raises ValueError for another form, an unknown role, or a file that is not there.
+    """
+    given = {}
+    for word in words:
+        place, equals, name = word.partition("=")
+        data, _, role = place.rpartition("/")
+        if not equals or not name or role not in ROLES:
+            raise ValueError(f"--weights expects [DATA/]ROLE=FILE with a role of {', '.join(ROLES)}, got {word!r}")
+        if _is_path(name) and not Path(name).exists():
+            raise ValueError(f"--weights {place}: there is no file {name}")
+        given[data, role] = str(Path(name).resolve()) if _is_path(name) else name
+    return given
+
+
+def with_weights(
+    runs: Mapping[str, TrainDra], comparisons: Mapping[str, Comparison], given: Mapping[tuple[str, str], str]
+) -> tuple[dict[str, TrainDra], dict[str, Comparison]]:
+    """The settings with what was given in its roles; a network that is given is not trained.
+
+    Raises ValueError for a data set that no setting has.
+    """
+    known = {run.data for run in runs.values()} | set(comparisons)
+    for data, role in given:
+        if data and data not in known:
+            raise ValueError(f"--weights {data}/{role}: this scale has no {data}; it has {', '.join(sorted(known))}")
+    new_runs = {name: _run(run, _roles(given, run.data)) for name, run in runs.items()}
+    new_comparisons = {
+        data: changed(of, {role: name for role, name in _roles(given, data).items() if role in _OF_COMPARISONS})
+        for data, of in comparisons.items()
+    }
+    return new_runs, new_comparisons
+
+
+def adopt(folders: Iterable[Path], artifacts: Iterable[Artifact], store: Store) -> None:
+    """Take finished runs of `train_dra.py` as the products that have the same settings, by links, nothing copied.
+
+    Raises ValueError for a folder that holds no finished run, or one with settings that no product has.
+    """
+    wanted = {_text(asdict(one.config)): one for one in artifacts if one.job == "train_dra"}
+    for folder in folders:
+        if not (folder / "result.json").is_file():
+            raise ValueError(f"--adopt {folder}: no finished run of train_dra.py is there")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config.pop("inputs", None)  # the hashes of files
+        artifact = wanted.get(_text(config))
+        if artifact is None:
+            raise ValueError(f"--adopt {folder}: {_nearest(config, wanted.values())}")
+        target = store.folder(artifact)
+        if not target.exists():
+            unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copytree(folder, unfinished, copy_function=_link)
+            unfinished.rename(target)
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, or a copy on another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _run(run: TrainDra, roles: Mapping[str, str]) -> TrainDra:
+    alignment: dict[str, Any] = {_OF_ALIGNMENT[role]: name for role, name in roles.items() if role in _OF_ALIGNMENT}
+    if alignment and run.alignment.target == "lightningdit":
+        run = replace(run, alignment=replace(run.alignment, **alignment))
+    if "edm" in roles:
+        run = replace(run, diffusion_model=roles["edm"])
+    if "synthetic" in roles:
+        run = replace(run, synthetic=replace(run.synthetic, paths=(roles["synthetic"],)))
+    return run
+
+
+def _roles(given: Mapping[tuple[str, str], str], data: str) -> dict[str, str]:
+    """What is given for a data set, before what is given for all."""
+    return {role: given.get((data, role), name) for (of, role), name in given.items() if of in ("", data)}
+
+
+def _is_path(name: str) -> bool:
+    """Whether it is a file; other words are names of networks, such as `robustbench:...`."""
+    return ("/" in name or name.endswith((".safetensors", ".npz", ".pt", ".pkl"))) and not name.startswith(
+        "robustbench:"
+    )
+
+
+def _text(config: object) -> str:
+    return json.dumps(config, sort_keys=True, default=str)
+
+
+def _nearest(config: dict[str, object], artifacts: Iterable[Artifact]) -> str:
+    """Which settings differ from those of the product that has the fewest other ones."""
+    each: list[list[str]] = [
+        sorted(key for key, value in json.loads(_text(asdict(one.config))).items() if config.get(key) != value)
+        for one in artifacts
+    ]
+    if not each:
+        return "no product of these items is a run"
+    nearest = sorted(each, key=len)[0]
+    return f"its settings are those of no product; the nearest one differs in {', '.join(nearest)}"

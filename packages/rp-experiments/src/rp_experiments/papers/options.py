@@ -1,0 +1,66 @@
+"""Options of `reproduce.py`; importing this does not import torch."""
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rp_models.settings import at_least
+
+from rp_experiments import cli
+from rp_experiments.artifacts import Store
+from rp_experiments.jobs import Cluster
+from rp_experiments.papers.item import Item
+from rp_experiments.papers.listing import chosen, listing
+from rp_experiments.papers.plan import Plan
+from rp_experiments.papers.scales import SCALES
+from rp_experiments.papers.status import status
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(cli.Options):
+    """The tables, figures and theorems of both papers, measured."""
+
+    items: Annotated[tuple[str, ...], tyro.conf.Positional]  # items such as dra/table-1, or: list, all, status
+    scale: Literal["digits", "fashion-mnist", "fashion-mnist-gpu", "paper", "smoke"] = "digits"  # data and budgets
+    processes: int = 1  # that share one artifact where its work can be shared; by default one for each of its GPUs
+    # networks that are given and not trained, as [DATA/]ROLE=FILE: classifier, mae, maskdit, edm, lightningdit,
+    # autoencoder, latent-statistics, synthetic; a file or a name, such as cifar10/classifier=robustbench:NAME
+    weights: tuple[str, ...] = ()
+    adopt: tuple[Path, ...] = ()  # folders of finished runs of train_dra.py with a product's settings
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=lambda: Cluster(launcher="local"))
+
+    passed = ("plan", "cluster", "device", "ranks", "adopt")
+    ranks = property(lambda self: self.cluster.gpus_per_node or self.processes)
+    name = property(lambda self: self.scale)  # of the folder
+
+    @cached_property
+    def config(self) -> list[Item]:
+        """The items."""
+        return chosen(self.items)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What the scale's items are made from."""
+        return SCALES[self.scale](weights=self.weights)
+
+    @property
+    def settings(self) -> Any:
+        """The resolved configurations of everything that each item needs."""
+        return {item.key: {one.name: asdict(one.config) for one in item.needed(self.plan)} for item in self.config}
+
+    def check(self) -> None:
+        """Refuse unknown items, weights that are not there, and no processes."""
+        at_least(self, processes=1)
+        assert self.config
+        assert self.plan
+
+
+def start(options: ReproduceOptions) -> None:
+    """Say what there is, or make the items."""
+    store, first = Store(cli.folder(options)), next(iter(options.items), "list")
+    if first not in ("list", "status"):
+        cli.start(options, "papers.reproduce:reproduce")
+    else:
+        print(listing(options.plan, store) if first == "list" else status(options.items[1:], options.plan, store))
