@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rp_models import noise
+from rp_models import noise, noise_kernels
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,63 @@ def test_the_extreme_words_give_finite_normal_draws(monkeypatch, word):
 def test_a_draw_that_would_repeat_itself_is_refused():
     with pytest.raises(ValueError, match=r"limited to 17179869184 values, got shape \(17179869184,\)"):
         noise.uniform((2**34,), seed=0, purpose="x", index=torch.zeros(1, dtype=torch.int64))
+
+
+DRAWS = {
+    "uniform": lambda shape, **given: noise.uniform(shape, dtype=torch.float64, **given),
+    "normal": lambda shape, **given: noise.normal(shape, dtype=torch.float64, **given),
+    "integers": lambda shape, **given: noise.integers(1000, shape, **given),
+}
+
+
+def drawn_alone(draw, index, count, *, seed, kernel=None):
+    """What a kernel's function gives, and what `noise` gives on the CPU."""
+    key = noise.derive_seed(seed, "p")
+    numbers = torch.tensor([key & 0xFFFFFFFF, key >> 32, 1000])
+    found = (kernel or getattr(noise_kernels, draw))(index, numbers, count)
+    return found, DRAWS[draw]((count,), seed=seed, purpose="p", index=index)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    draw=st.sampled_from(list(DRAWS)),
+    index=st.lists(st.integers(0, 2**40), min_size=1, max_size=4),
+    count=st.integers(1, 23),
+    seed=st.integers(-(2**63), 2**63),
+)
+def test_values_reckoned_one_by_one_are_those_of_four_at_once(draw, index, count, seed):
+    found, expected = drawn_alone(draw, torch.tensor(index), count, seed=seed)
+    tolerance = 1e-14 if draw == "normal" else 0.0  # vectors of log and cos may round otherwise than their rest
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", list(DRAWS))
+def test_a_draw_is_one_kernel_that_serves_every_seed_and_size(draw):
+    """Compiled for the CPU here, through the same compiler."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+    from torch._inductor import metrics
+
+    torch._dynamo.reset()
+    metrics.reset()
+    compiler = CompileCounterWithBackend("inductor")
+    kernel = torch.compile(getattr(noise_kernels, draw), dynamic=True, fullgraph=True, backend=compiler)
+    for seed, rows, count in ((1, 5, 21), (2, 3, 8), (3, 7, 3072), (-4, 6, 6)):
+        found, expected = drawn_alone(draw, torch.arange(rows) * 2**31 + 3, count, seed=seed, kernel=kernel)
+        tolerance = 1e-13 if draw == "normal" else 0.0
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    assert compiler.frame_count == 1
+    assert metrics.generated_kernel_count == 1
+
+
+def test_draws_of_another_device_are_asked_of_a_kernel(monkeypatch):
+    """What the CPU cannot show: that `noise` hands key, bound and number of values to the kernel as they should be."""
+    index = torch.arange(3)
+    for draw, asked in DRAWS.items():
+        expected = asked((2, 5), seed=9, purpose="p", index=index)
+        with monkeypatch.context() as patched:
+            patched.setattr(noise, "_on_cpu", lambda index: False)
+            patched.setattr(noise_kernels, "compiled_draw", lambda plain, device: plain)
+            patched.setattr(noise, "_words", None)
+            found = asked((2, 5), seed=9, purpose="p", index=index)
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14, msg=draw)

@@ -1,9 +1,9 @@
 """Random numbers that depend on what they are for, not on when or in which batch they are drawn.
 
 Each value is a function of (seed, image index, purpose, position): Philox-4x32-10, a counter-based generator, run as
-integer tensor operations. The draws for image 17 are the same in a batch of 1 or 512, on a CPU or a GPU, in one process
-or eight, and nothing that an attack does to a global generator can change them. Source: Salmon et al. 2011, "Parallel
-random numbers: as easy as 1, 2, 3", SC'11.
+integer tensor operations, on a GPU as one compiled kernel. The draws for image 17 are the same in a batch of 1 or 512,
+on a CPU or a GPU, in one process or eight, and nothing that an attack does to a global generator can change them.
+Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from rp_models.values import send
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -62,8 +64,10 @@ def uniform(
         index: integer tensor (batch,), one image index each; its device is the result's device.
         dtype: of the result.
     """
-    words = _words(shape, seed, purpose, index)
-    return ((words >> 8).to(torch.float64) * 2.0**-24).to(dtype).reshape(len(index), *shape)
+    drawn = _compiled("uniform", shape, seed, purpose, index)
+    if drawn is None:
+        drawn = (_words(shape, seed, purpose, index) >> 8).to(torch.float64) * 2.0**-24
+    return drawn.to(dtype).reshape(len(index), *shape)
 
 
 def normal(
@@ -73,6 +77,9 @@ def normal(
 
     Arguments and shapes as in `uniform`. Values agree between devices to the rounding of log and cos.
     """
+    drawn = _compiled("normal", shape, seed, purpose, index)
+    if drawn is not None:
+        return drawn.to(dtype).reshape(len(index), *shape)
     count = math.prod(shape)
     words = _words((2, (count + 1) // 2), seed, purpose, index).to(torch.float64)
     first, second = ((words + 0.5) * 2.0**-32).unbind(dim=1)  # in the open interval (0, 1)
@@ -88,8 +95,10 @@ def integers(high: int, shape: Sequence[int], *, seed: int, purpose: str, index:
     """
     if not 1 <= high <= 2**31:
         raise ValueError(f"high must be in 1..2^31, got {high}")
-    words = _words(shape, seed, purpose, index)
-    return ((words * high) >> 32).reshape(len(index), *shape)
+    drawn = _compiled("integers", shape, seed, purpose, index, high)
+    if drawn is None:
+        drawn = (_words(shape, seed, purpose, index) * high) >> 32
+    return drawn.reshape(len(index), *shape)
 
 
 def permutation(count: int, *, seed: int, purpose: str, device: torch.device | str = "cpu") -> Tensor:
@@ -100,13 +109,39 @@ def permutation(count: int, *, seed: int, purpose: str, device: torch.device | s
     return torch.argsort(keys, stable=True)
 
 
-def _words(shape: Sequence[int], seed: int, purpose: str, index: Tensor) -> Tensor:
-    """Random 32-bit words as int64, (batch, *shape): counters are (position, 0, index low, index high)."""
+def _compiled(draw: str, shape: Sequence[int], seed: int, purpose: str, index: Tensor, high: int = 0) -> Tensor | None:
+    """The draws (batch, values) of one kernel of `rp_models.noise_kernels`, None where nothing is compiled."""
+    if _on_cpu(index):
+        return None
+    from rp_models import noise_kernels
+
+    kernel = noise_kernels.compiled_draw(getattr(noise_kernels, draw), index.device)
+    count = _count(shape, index)
+    if kernel is None or count == 0 or len(index) == 0:
+        return None
+    key = derive_seed(seed, purpose)
+    numbers = send(torch.tensor([key & _LOW_32_BITS, key >> 32, high]), index.device)
+    return kernel(index, numbers, count)
+
+
+def _on_cpu(index: Tensor) -> bool:
+    """Whether the draws are made on the CPU, where four words at once are fastest."""
+    return index.device.type == "cpu"
+
+
+def _count(shape: Sequence[int], index: Tensor) -> int:
+    """The number of values of one image's draw, after a look at what was asked for."""
     if index.dim() != 1 or index.dtype != torch.int64:
         raise ValueError(f"index must be a 1-D int64 tensor of image indices, got {tuple(index.shape)} {index.dtype}")
     count = math.prod(shape)
     if count >= _MAX_ELEMENTS:
         raise ValueError(f"one image's draw is limited to {_MAX_ELEMENTS} values, got shape {tuple(shape)}")
+    return count
+
+
+def _words(shape: Sequence[int], seed: int, purpose: str, index: Tensor) -> Tensor:
+    """Random 32-bit words as int64, (batch, *shape): counters are (position, 0, index low, index high)."""
+    count = _count(shape, index)
     key = derive_seed(seed, purpose)
     position = torch.arange((count + 3) // 4, device=index.device)
     counter = torch.broadcast_tensors(
@@ -119,11 +154,11 @@ def _words(shape: Sequence[int], seed: int, purpose: str, index: Tensor) -> Tens
     return words.flatten(1)[:, :count].reshape(len(index), *shape)
 
 
-def philox(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
+def philox(counter: list[Tensor], key: tuple[int | Tensor, int | Tensor]) -> list[Tensor]:
     """Four random 32-bit words for each counter (Philox-4x32 with 10 rounds).
 
     Returns four int64 tensors of that shape, values in [0, 2^32). `counter`: four int64 tensors of one shape, values in
-    [0, 2^32). `key`: two integers in [0, 2^32).
+    [0, 2^32). `key`: two integers in [0, 2^32), or tensors of them.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
