@@ -73,7 +73,9 @@ def _(device: str) -> Step:
     x, _ = batch(device)
     model = classifier(device)
     y = model(x).argmax(dim=1).detach()
-    return lambda number: evaluate(model, x, y, suite("quick", eps=0.1, random=False), seed=number, probes=4)
+    return lambda number: evaluate(
+        model, x, y, suite("quick", eps=0.1, random=False), seed=number, probes=4
+    ).worst.right.tolist()
 
 
 @case("attack/evaluate pgd on MAE-Pure, eot 2")
@@ -90,4 +92,4 @@ def _(device: str) -> Step:
         "pgd": PGD(eps=0.1, step_size=0.05, steps=2, eot=2, select="best"),
         "pgd-ste": PGD(eps=0.1, step_size=0.05, steps=2, eot=2, select="best", grad="ste-tanh"),
     }
-    return lambda number: evaluate(model, x, y, chosen, seed=number, probes=2, passes=2)
+    return lambda number: evaluate(model, x, y, chosen, seed=number, probes=2, passes=2).worst.right.tolist()

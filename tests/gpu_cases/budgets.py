@@ -1,4 +1,4 @@
-"""Ceilings for each case, kept in `budgets.json`: `python -m tests.gpu_cases.budgets [part of a name ...]` writes it anew.
+"""Ceilings for each case, in `budgets.json`: `python -m tests.gpu_cases.budgets [part of a name ...]` writes it anew.
 
 Raise a number only with a reason: each wait stops the host until the GPU is done, each launch costs it 5 to 10 µs.
 """

@@ -63,8 +63,12 @@ def as_pair(a: Matrix, b: Matrix, names: tuple[str, str], *, rows: int = 1) -> t
     return x, y
 
 
-def row_block(width: int, *, elements: int = 2**22, least: int = 1) -> int:
-    """How many rows of `width` numbers make a block of about `elements` numbers."""
+_GPU_ELEMENTS = 2**28  # numbers in a block on a GPU, where many small kernels cost more than a cache saves
+
+
+def row_block(width: int, *, elements: int = 2**22, least: int = 1, like: Tensor | None = None) -> int:
+    """How many rows of `width` numbers make a block of about `elements` numbers; more where `like` is on a GPU."""
+    elements = _GPU_ELEMENTS if like is not None and like.is_cuda else elements
     return max(least, elements // max(width, 1))
 
 
@@ -76,14 +80,14 @@ def row_slices(n: int, rows: int) -> Iterator[slice]:
 def column_mean(x: Tensor) -> Tensor:
     """The mean of each feature, (d,), summed in float64."""
     total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for rows in x.split(row_block(x.shape[1], elements=2**20)):
+    for rows in x.split(row_block(x.shape[1], elements=2**20, like=x)):
         total += rows.sum(dim=0, dtype=torch.float64)
     return total / len(x)
 
 
 def row_norms(x: Tensor) -> Tensor:
     """The Euclidean norm of each row, (n, 1), float64, with the floor 1e-12 that keeps zero rows zero."""
-    blocks = x.split(row_block(x.shape[1], elements=2**20))  # each is converted to float64 for itself
+    blocks = x.split(row_block(x.shape[1], elements=2**20, like=x))  # each is converted to float64 for itself
     norms = [torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64) for rows in blocks]
     return torch.cat(norms).clamp_min(1e-12)
 

@@ -26,7 +26,7 @@ def select_top_k(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tenso
         Pre-activations (b, k), largest first, and the latents they belong to (b, k) int64; no gradient.
     """
     with torch.no_grad():
-        blocks = x.split(row_block(len(weight), elements=2**23, least=64))
+        blocks = x.split(row_block(len(weight), elements=2**23, least=64, like=x))
         kept = [torch.addmm(bias, rows, weight.T).topk(k, dim=1) for rows in blocks]
         return torch.cat([top.values for top in kept]), torch.cat([top.indices for top in kept])
 
@@ -108,6 +108,6 @@ def _scatter_sum(values: Tensor, index: Tensor, rows: Tensor, n: int) -> Tensor:
 def _inner_products(x: Tensor, index: Tensor, rows: Tensor) -> Tensor:
     """out[b, k] = x[b] . rows[index[b, k]], in blocks that stay in the cache."""
     out = x.new_empty(index.shape)
-    for block in row_slices(len(x), row_block(index.shape[1] * x.shape[1], elements=2**20)):
+    for block in row_slices(len(x), row_block(index.shape[1] * x.shape[1], elements=2**20, like=x)):
         out[block] = torch.bmm(rows[index[block]], x[block].unsqueeze(2)).squeeze(2)
     return out

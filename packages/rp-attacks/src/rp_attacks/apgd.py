@@ -13,7 +13,7 @@ from rp_attacks.defence import Classifier, query, with_gradient
 from rp_attacks.eot import Sample, expected_gradient, input_gradient
 from rp_attacks.losses import LOSSES, targeted_dlr
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, project, project_l1_in_box, repaired, size, unit
+from rp_attacks.norms import Norm, project, project_l1_in_box, repaired, size, taken, unit
 from rp_attacks.problem import check_choice, check_logits, check_positive, check_radius
 from rp_attacks.resume import resumable
 from rp_attacks.watch import tell
@@ -65,8 +65,8 @@ class APGD(ImageAttack):
             run_seed = derive_seed(seed, "run", number)
             state = self._run(model, x[rows], y[rows], order[rows, rank], run_seed, index[rows])
             better = state.worst_wrong > result.wrong[rows]
-            result.images[rows[better]] = state.worst[better]
-            result.wrong[rows[better]] = state.worst_wrong[better]
+            result.images[rows] = taken(better, state.worst, result.images[rows])
+            result.wrong[rows] = torch.where(better, state.worst_wrong, result.wrong[rows])
         return result.images
 
     def _ranked_classes(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
@@ -164,18 +164,18 @@ class State:
         """Note the loss, gradient and success at the current point."""
         self.grad, self.loss, self.wrong = sample.grad, sample.loss, sample.wrong
         higher = sample.loss > self.best_loss
-        self.best[higher], self.best_grad[higher] = self.x_adv[higher], sample.grad[higher]
+        self.best = taken(higher, self.x_adv, self.best)
+        self.best_grad = taken(higher, sample.grad, self.best_grad)
         self.best_loss = torch.where(higher, sample.loss, self.best_loss)
         tie = (sample.wrong == self.worst_wrong) & (sample.loss > self.worst_loss)
         worse = (sample.wrong > self.worst_wrong) | tie
-        self.worst[worse] = self.x_adv[worse]
+        self.worst = taken(worse, self.x_adv, self.worst)
         self.worst_wrong = torch.where(worse, sample.wrong, self.worst_wrong)
         self.worst_loss = torch.where(worse, sample.loss, self.worst_loss)
 
     def back_to_best(self, rows: Tensor) -> None:
         """Go on from the best point in the given rows."""
-        self.x_adv, self.grad = self.x_adv.clone(), self.grad.clone()
-        self.x_adv[rows], self.grad[rows] = self.best[rows], self.best_grad[rows]
+        self.x_adv, self.grad = taken(rows, self.best, self.x_adv), taken(rows, self.best_grad, self.grad)
 
 
 class _Both:
@@ -221,7 +221,7 @@ class HalvingRule:
         assert self.checked_loss is not None
         stuck = ~self.halved & (self.checked_loss >= state.best_loss)
         halve = (self.rises <= self.window * self.rho) | stuck
-        self.step[halve] /= 2
+        self.step = taken(halve, self.step / 2, self.step)
         state.back_to_best(halve)
         self.halved, self.checked_loss = halve, state.best_loss
         self.rises = torch.zeros_like(self.rises)
@@ -265,7 +265,7 @@ class _SparseRule:
         sparser = support / self.support < 0.95
         self.share = support / self.count / 1.5
         shorter = (self.step / 1.5).clamp(self.eps / 10, self.eps)
-        self.step = torch.where(sparser[:, None, None, None], torch.full_like(self.step, self.eps), shorter)
+        self.step = taken(sparser, torch.full_like(self.step, self.eps), shorter)
         self.support, self.waited = support.clamp_min(1), 0
         state.back_to_best(sparser)
 

@@ -10,7 +10,7 @@ from rp_attacks.eot import input_gradient
 from rp_attacks.losses import cw_margin, misclassified
 from rp_attacks.minimum_norm import MinimumNorm, Nearest
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, repaired, size
+from rp_attacks.norms import Norm, repaired, size, taken
 from rp_attacks.problem import check_logits, check_positive, check_radius
 
 _INSIDE = 0.999999  # of (-1, 1), where arctanh is finite
@@ -88,7 +88,8 @@ class CarliniWagner(MinimumNorm):
             wrong = (margin >= self.confidence) & ((margin > 0) | (fooled > 0.5))
             found |= wrong
             nearer = wrong & (distance < nearest)
-            best[nearer], nearest[nearer] = x_adv[nearer], distance[nearer]
+            best.copy_(taken(nearer, x_adv, best))
+            nearest.copy_(torch.where(nearer, distance, nearest))
         return found
 
     def _look(

@@ -186,3 +186,8 @@ def ascent_step(grad: Tensor, at: Tensor, *, norm: Norm, step_size: float, spars
 def column(values: Tensor, like: Tensor) -> Tensor:
     """(b,) as (b, 1, ..., 1), to be combined with images."""
     return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def taken(rows: Tensor, these: Tensor, others: Tensor) -> Tensor:
+    """Images (b, ...), of the given rows (b,) from `these`, else from `others`; no GPU has to wait."""
+    return torch.where(rows.reshape(-1, *[1] * (these.dim() - 1)), these, others)

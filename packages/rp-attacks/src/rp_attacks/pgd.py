@@ -13,7 +13,7 @@ from rp_attacks.defence import Classifier, OffersReconstructionLoss, query, with
 from rp_attacks.eot import Penalty, Sample, expected_gradient, input_gradient, margins
 from rp_attacks.losses import LOSSES, Loss, kl_divergence
 from rp_attacks.noise import derive_seed, normal
-from rp_attacks.norms import Norm, ascent_step, project, random_start, repaired, size, unit
+from rp_attacks.norms import Norm, ascent_step, project, random_start, repaired, size, taken, unit
 from rp_attacks.problem import check_choice, check_positive, check_radius, differentiating, without_inference
 from rp_attacks.resume import resumable
 from rp_attacks.watch import tell
@@ -235,7 +235,7 @@ class Best:
         better = (score > self.score[rows]) | ((score == self.score[rows]) & (wrong > self.wrong[rows]))
         self.score[rows] = torch.where(better, score, self.score[rows])
         self.wrong[rows] = torch.where(better, wrong, self.wrong[rows])
-        self.images[rows] = torch.where(better[:, None, None, None], images, self.images[rows])
+        self.images[rows] = taken(better, images, self.images[rows])
 
 
 def _kl(logits: Tensor, probabilities: Tensor) -> Tensor:

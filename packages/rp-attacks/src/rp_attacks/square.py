@@ -71,8 +71,9 @@ class Square(ImageAttack):
         """Mean margins of proposals, and shares of wrong passes; those that fall behind at half time are given up."""
         half = (self.passes + 1) // 2 if self.race and not check else self.passes
         score, wrong = margins(model, x, y, seed=seed, index=index, passes=half, check=check)
-        rows, rest = (score > best).nonzero().flatten(), self.passes - half
-        if rest and len(rows):
+        rest = self.passes - half
+        rows = (score > best).nonzero().flatten() if rest else index[:0]
+        if len(rows):
             more = derive_seed(seed, "second half")
             later, fooled = margins(model, x[rows], y[rows], seed=more, index=index[rows], passes=rest)
             score[rows] = (half * score[rows] + rest * later) / self.passes

@@ -25,6 +25,7 @@ from rp_models.training.distributed import ALONE, Processes
 from rp_models.training.minibatches import StepBatches, plan_of_all
 from rp_models.training.schedule import cosine
 from rp_models.training.trainer import BaseTrainer
+from rp_models.values import send
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -103,12 +104,13 @@ class PairBatches(StepBatches[Pairs]):
     def attacked(self, rows: Tensor | slice) -> Tensor:
         """Adversarial images of some positions."""
         stored = self.adversarial
-        return stored[rows] if isinstance(stored, Tensor) else stored.batch(rows)[0]
+        if not isinstance(stored, Tensor):
+            return stored.batch(rows)[0]
+        return stored[send(rows, stored.device) if isinstance(rows, Tensor) else rows]
 
     def take(self, chosen: Tensor, draw: Tensor) -> Pairs:
         """Both kinds of images of these positions."""
-        chosen = chosen.to(self.device)
-        return Pairs(self.attacked(chosen), *self.images.batch(chosen), draw.to(self.device))
+        return Pairs(self.attacked(chosen), *self.images.batch(chosen), send(draw, self.device))
 
 
 class Finetuner(BaseTrainer):

@@ -26,7 +26,7 @@ _FACTORIES = (
         "randperm",
         "eye",
     ),
-    *("tensor", "as_tensor", "scalar_tensor", "empty_strided", "hann_window"),
+    *("eye", "tensor", "as_tensor", "scalar_tensor", "empty_strided", "hann_window"),
 )
 _LIKE = ["zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"]
 _NEW = ["new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"]
@@ -214,6 +214,16 @@ def _patch_tensors(patch: Patch) -> None:
     patch(functional, "scaled_dot_product_attention", _patched_attention(functional.scaled_dot_product_attention))
 
 
+def _patched_module_to(real: Any) -> Any:
+    """`Module.to`; a change of layout alone is left out, since it would make new parameters here, unlike on CUDA."""
+
+    def module_to(self: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        pretended = any(map(on_gpu, self.parameters()))
+        return self if pretended and not args and kwargs.keys() == {"memory_format"} else real(self, *args, **kwargs)
+
+    return module_to
+
+
 def _patched_autocast(real: Any) -> Any:
     """Autocast for "cuda" that casts what C++ takes for tensors of the CPU."""
 
@@ -240,6 +250,7 @@ def pretended_gpu() -> Iterator[Log]:
     try:
         patch(autocast, "__init__", _patched_autocast(autocast.__init__))
         patch(torch, "Generator", _Generator)
+        patch(torch.nn.Module, "to", _patched_module_to(torch.nn.Module.to))
         _patch_cuda(patch)
         _patch_optimizers(patch)
         _patch_tensors(patch)
