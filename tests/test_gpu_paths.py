@@ -20,6 +20,8 @@ SLOW = (
     "attack/autoattack",
     "attack/evaluate pgd on MAE-Pure",
     "attack/library square",
+    "attack/evaluate quick suite",
+    "train/finetune",
 )
 
 

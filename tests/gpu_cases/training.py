@@ -91,9 +91,7 @@ def _(device: str) -> Step:
     torch.manual_seed(0)
     vae = AutoencoderKL(width=32, multipliers=[1, 2], attention=[False, False], z_channels=4, in_channels=1, blocks=1)
     dit = LightningDiT(image_size=4, in_channels=4, width=48, depth=2, heads=2, num_classes=10, patch_size=1)
-    target = LightningDitTarget(dit, vae, LatentNormalization(4), blocks=1, zero_channels=(1,), precision="bf16").to(
-        device
-    )
+    target = LightningDitTarget(dit, vae, LatentNormalization(4), blocks=1, zero_channels=(1,)).to(device)
     return _dra(device, synthetic=None, method="at+dra", target=target)
 
 
