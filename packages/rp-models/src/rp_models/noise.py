@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rp_models import noise_kernels
+from rp_models.philox import philox
 from rp_models.values import send
 
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _LOW_32_BITS = 0xFFFFFFFF
 _LOCK = threading.Lock()
 _MAX_ELEMENTS = 2**34  # the position inside one image's draw fills one 32-bit counter word, four values a count
@@ -113,8 +113,6 @@ def _compiled(draw: str, shape: Sequence[int], seed: int, purpose: str, index: T
     """The draws (batch, values) of one kernel of `rp_models.noise_kernels`, None where nothing is compiled."""
     if _on_cpu(index):
         return None
-    from rp_models import noise_kernels
-
     kernel = noise_kernels.compiled_draw(getattr(noise_kernels, draw), index.device)
     count = _count(shape, index)
     if kernel is None or count == 0 or len(index) == 0:
@@ -152,24 +150,3 @@ def _words(shape: Sequence[int], seed: int, purpose: str, index: Tensor) -> Tens
     )
     words = torch.stack(philox(list(counter), (key & _LOW_32_BITS, key >> 32)), dim=-1)
     return words.flatten(1)[:, :count].reshape(len(index), *shape)
-
-
-def philox(counter: list[Tensor], key: tuple[int | Tensor, int | Tensor]) -> list[Tensor]:
-    """Four random 32-bit words for each counter (Philox-4x32 with 10 rounds).
-
-    Returns four int64 tensors of that shape, values in [0, 2^32). `counter`: four int64 tensors of one shape, values in
-    [0, 2^32). `key`: two integers in [0, 2^32), or tensors of them.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        # the 64-bit products wrap around into the sign bit, which the masks below make harmless
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            (p1 >> 32 & _LOW_32_BITS) ^ c1 ^ k0,
-            p1 & _LOW_32_BITS,
-            (p0 >> 32 & _LOW_32_BITS) ^ c3 ^ k1,
-            p0 & _LOW_32_BITS,
-        )
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _LOW_32_BITS, (k1 + _KEY_STEPS[1]) & _LOW_32_BITS
-    return [c0, c1, c2, c3]

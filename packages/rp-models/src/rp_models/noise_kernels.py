@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from rp_models import noise
+from rp_models.philox import philox
 
 Draw = Callable[[Tensor, Tensor, int], Tensor]
 """Image numbers int64 (b,), the key's two words and the bound of integers int64 (3,), values an image: (b, values)."""
@@ -44,7 +44,7 @@ def _words(position: Tensor, index: Tensor, numbers: Tensor) -> Tensor:
     image = index[:, None]
     block = position >> 2
     counter = [block, torch.zeros_like(block), image & 0xFFFFFFFF, image >> 32 & 0xFFFFFFFF]
-    words, lane = noise.philox(counter, (numbers[0], numbers[1])), position & 3
+    words, lane = philox(counter, (numbers[0], numbers[1])), position & 3
     return torch.where(lane < 2, torch.where(lane == 0, words[0], words[1]), torch.where(lane == 2, words[2], words[3]))
 
 
