@@ -1,4 +1,7 @@
-"""Philox-4x32-10, a counter-based generator: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11."""
+"""Philox-4x32-10, a counter-based generator.
+
+Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
+"""
 
 from torch import Tensor
 
