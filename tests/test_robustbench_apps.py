@@ -152,6 +152,7 @@ def test_a_dozen_models_of_the_zoo_are_compared_with_a_diffusion_model(tmp_path,
     from rp_analysis import cknna
     from rp_models.robustbench import entries as table
 
+    monkeypatch.setattr("rp_experiments.zoo_similarity.ZooJob.formats", ("png",))
     zoo = make_zoo(tmp_path, monkeypatch, images=40)
     words = ("--edm", diffusion_model(tmp_path / "edm.safetensors"), "--data-root", zoo.data, "--neighbours", 5)
     words += ("--batch-size", 16, "--images", 40)
@@ -191,3 +192,88 @@ def test_models_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
         assert message in app("analyze", "--models", *words, cwd=tmp_path, status=2).message
     found = app("analyze", "--models", "Carmon2019Unlabeled", *edm, "--dry-run", cwd=tmp_path)
     assert json.loads(found.stdout)["models"] == ["Carmon2019Unlabeled"]
+
+
+def fake_run(folder, network, **arguments):
+    """A finished run of `train_dra.py` on CIFAR-10, of a network of random weights, judged on four images."""
+    import rp_models
+    from rp_attacks import evaluate
+
+    model = rp_models.build(network, **arguments).eval()
+    rp_models.save(model, folder / "checkpoints" / "dm-at+dra.safetensors")
+    x = torch.rand((4, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    attacks = {"apgd-ce": AutoAttack(eps=8 / 255, attacks=("apgd-ce",))}
+    kept = folder / "evaluation" / "dm-at+dra"
+    evaluate(model, x, model(x).argmax(dim=1), attacks, seed=0, folder=kept, probes=0)
+    setting = {"data": "cifar10", "attack": "AutoAttack standard (APGD-CE, ...)", "norm": "linf", "eps": 8 / 255}
+    setting |= {"classifier": "a network", "seed": 0}
+    rows = {"standard": {}, "dm-at+dra": {"clean": {"estimate": 0.9}, "autoattack": {"estimate": 0.12345}}}
+    result = {"setting": setting, "methods": rows, "config": {"evaluation": {"attacks": ["apgd-ce"]}}}
+    (folder / "result.json").write_text(json.dumps(result))
+    return model, x
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments"),
+    [
+        ("vit-b2-32", {"width": 16, "depth": 2, "heads": 2}),
+        ("wrn-28-10-swish", {"depth": 10, "width": 1}),
+        ("wide-resnet", {"depth": 10, "width": 1, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}),
+    ],
+)
+def test_a_submission_is_what_robustbench_loads(tmp_path, monkeypatch, network, arguments):
+    """Its code is run with RobustBench's classes stood in for by ours, which have the same keys."""
+    import sys
+    from types import ModuleType
+
+    from rp_models.networks.wide_resnet import DMWideResNet, WideResNet
+
+    model, x = fake_run(tmp_path / "run", network, **arguments)
+    names = ("--option", "authors=A. B.", "--option", "name=Ours2026_Small")
+    app("convert", "submission", "run", "out", *names, cwd=tmp_path)
+    info = json.loads((tmp_path / "out" / "model_info" / "cifar10" / "Linf" / "Ours2026_Small.json").read_text())
+    assert (info["authors"], info["autoattack_acc"], info["eps"], info["link"]) == ("A. B.", "12.35", "8/255", None)
+    assert "initial accuracy: 100.00%" in (tmp_path / "out" / "evaluation.log").read_text()
+
+    def wide(depth, num_classes, widen_factor, sub_block1, bias_last):
+        return {"depth": depth, "num_classes": num_classes, "width": widen_factor, "sub_block": sub_block1}
+
+    class Wide(WideResNet):
+        def __init__(self, **given):
+            super().__init__(**wide(**given))
+
+    class Deep(DMWideResNet):
+        def __init__(self, activation_fn, **given):
+            super().__init__(**given, activation={"swish": "silu"}[activation_fn])
+
+    for name, classes in {
+        "dm_wide_resnet": {"DMWideResNet": Deep, "Swish": "swish"},
+        "wide_resnet": {"WideResNet": Wide},
+    }.items():
+        module = ModuleType(name)
+        vars(module).update(classes)
+        monkeypatch.setitem(sys.modules, f"robustbench.model_zoo.architectures.{name}", module)
+    for parent in ("robustbench", "robustbench.model_zoo", "robustbench.model_zoo.architectures"):
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    space: dict[str, object] = {}
+    exec((tmp_path / "out" / "model.py").read_text(), space)
+    theirs = space["ENTRY"][1]["model"]().eval()
+    theirs.load_state_dict(torch.load(tmp_path / "out" / "Ours2026_Small.pt", weights_only=True))
+    # timm's attention and patches sum in another order
+    torch.testing.assert_close(theirs(x), model(x), rtol=0, atol=1e-5)
+
+
+def test_what_is_no_submission_is_refused(tmp_path):
+    assert "no finished run" in app("convert", "submission", tmp_path, "out", cwd=tmp_path, status=2).message
+    fake_run(tmp_path / "run", "cifar-resnet", width=4)
+    assert "no code for a CifarResNet" in app("convert", "submission", "run", "out", cwd=tmp_path, status=2).message
+    words = ("--option", "method=at", "--option", "name=N")
+    assert (
+        "has standard, dm-at+dra; name one"
+        in app("convert", "submission", "run", "o", *words, cwd=tmp_path, status=2).message
+    )
+    assert (
+        "no option 'titel'"
+        in app("convert", "submission", "run", "o", "--option", "titel=x", cwd=tmp_path, status=2).message
+    )
+    assert not (tmp_path / "out").exists()

@@ -46,8 +46,7 @@ class Store:
         path = self._path(stage, block)
         if path is None or not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as data:
-            return Record(**{f.name: data[f.name] for f in fields(Record)}), data["images"]
+        return _read(path)
 
     def save(self, stage: str, block: int, record: Record, images: npt.NDArray[Any]) -> None:
         """Write one block; a reader sees all of it or nothing."""
@@ -82,16 +81,31 @@ def load_images(folder: str | Path, stage: str) -> Tensor:
     Returns:
         Float32 tensor (n, c, h, w).
     """
-    folder = Path(folder)
+    parts = []
+    for file in _blocks(Path(folder), stage):
+        with np.load(file, allow_pickle=False) as data:
+            parts.append(from_pixels(data["images"]))
+    return torch.cat(parts)
+
+
+def load_record(folder: str | Path, stage: str) -> Record:
+    """The record that an evaluation saved for one attack, or for "clean", in the order of its images."""
+    return Record.join([_read(file)[0] for file in _blocks(Path(folder), stage)])
+
+
+def _blocks(folder: Path, stage: str) -> list[Path]:
+    """The files of a stage in their order. Raises FileNotFoundError if there is none."""
     files = sorted((folder / stage).glob("block-*.npz"))
     if not files:
         known = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         raise FileNotFoundError(f"{folder} holds no images of {stage!r}; it holds {', '.join(known) or 'nothing'}")
-    parts = []
-    for file in files:
-        with np.load(file, allow_pickle=False) as data:
-            parts.append(from_pixels(data["images"]))
-    return torch.cat(parts)
+    return files
+
+
+def _read(file: Path) -> tuple[Record, npt.NDArray[Any]]:
+    """Record and images of one block."""
+    with np.load(file, allow_pickle=False) as data:
+        return Record(**{f.name: data[f.name] for f in fields(Record)}), data["images"]
 
 
 def to_pixels(images: Tensor, pixels: Pixels) -> npt.NDArray[Any]:

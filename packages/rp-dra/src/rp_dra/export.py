@@ -10,19 +10,20 @@ from pathlib import Path
 import torch
 from rp_models.networks.backbones import Backbone
 from rp_models.networks.preact_resnet import DMPreActResNet, PreActResNet
+from rp_models.networks.vit import VisionTransformer
 from rp_models.networks.wide_resnet import DMWideResNet, WideResNet
 from torch import nn
 
-# what RobustBench has a class for, so that a file of weights says all
-_KNOWN = (DMWideResNet, WideResNet, DMPreActResNet, PreActResNet, Backbone)
+# what RobustBench or timm has a class for, so that a file of weights says all
+_KNOWN = (DMWideResNet, WideResNet, DMPreActResNet, PreActResNet, VisionTransformer, Backbone)
 
 
 def export_robustbench(model: nn.Module, path: str | Path) -> None:
     """Write a classifier's weights to one `.pt` file: a dictionary of plain tensors, complete or not at all.
 
     RobustBench builds the network itself and knows its input normalisation; wide ResNets of DM-AT fit its
-    `DMWideResNet(num_classes, depth, width, activation_fn, mean, std)` as they are. Networks of timm carry
-    timm's keys; RobustBench puts a normalisation layer before them, which has no entry in the file.
+    `DMWideResNet(num_classes, depth, width, activation_fn, mean, std)` as they are. Networks of timm, and our vision
+    transformers, carry timm's keys; RobustBench puts a normalisation layer before them, which has no entry in the file.
 
     Args:
         model: the classifier, e.g. `trainer.result()` or what `rp_models.load` gave.
@@ -30,7 +31,7 @@ def export_robustbench(model: nn.Module, path: str | Path) -> None:
     """
     if not isinstance(model, _KNOWN):
         raise TypeError(
-            f"RobustBench has no class for a {type(model).__name__}; it has those of "
+            f"neither RobustBench nor timm has a class for a {type(model).__name__}; there are those of "
             f"{', '.join(kind.__name__ for kind in _KNOWN)}. rp_models.save stores any network of the zoo"
         )
     state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}

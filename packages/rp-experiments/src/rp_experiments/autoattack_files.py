@@ -81,3 +81,9 @@ def write_model_info(path: Path, **fields: Any) -> Path:
     with complete_file(path) as temporary:
         temporary.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def radius_text(eps: float) -> str:
+    """A radius as RobustBench writes it: in 255ths where it is so many of them."""
+    steps = eps * 255
+    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-6 else f"{eps:g}"

@@ -18,7 +18,7 @@ from rp_models.networks.ensemble import SoftmaxEnsemble
 from rp_models.robustbench.imagenet import COUNT, imagenet_images
 from torch import Tensor, nn
 
-from rp_experiments.autoattack_files import State, log_text, read_state, write_model_info
+from rp_experiments.autoattack_files import State, log_text, radius_text, read_state, write_model_info
 from rp_experiments.evaluate import EvaluationJob
 from rp_experiments.recipes.evaluation import Evaluation
 from rp_experiments.recipes.robustbench import THREATS, usual_radius
@@ -30,7 +30,7 @@ from rp_experiments.statistics import paired
 def judge(config: Evaluation, run: Run) -> None:
     """Evaluate, leave `result.json`, `autoattack.log`, `model_info/` and the images, and print the report."""
     if config.entry is not None and config.entry.norm is None:
-        raise ValueError(f"{config.entry.title} is judged on corrupted images, which have no radius to attack in")
+        raise ValueError(f"{config.entry.title} is judged on corrupted images: --suite beyond-lp has them")
     job = StandardJob.of(config, run)
     report = job.shared_report(run)
     if report is not None:
@@ -107,12 +107,6 @@ def _fields(report: Report, job: StandardJob, eps: float) -> dict[str, Any]:
         "clean_acc": 100 * float(report.clean.right.mean()),
         "autoattack_acc": 100 * float(report.worst.right.mean()),
     }
-
-
-def radius_text(eps: float) -> str:
-    """A radius as RobustBench writes it: in 255ths where it is so many of them."""
-    steps = eps * 255
-    return f"{round(steps)}/255" if abs(steps - round(steps)) < 1e-6 else f"{eps:g}"
 
 
 def _compared(report: Report, job: StandardJob) -> dict[str, Any]:
