@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from rp_dra import AlignmentSettings, ClassifierSettings, ClassifierTrainer, EdmTarget, TrainingSettings, objective_of
+from rp_dra.settings import AwpSettings
 from rp_models import build
 from rp_models.checkpoint import save_tensors
 from rp_models.data import load_images, subset
@@ -14,8 +15,10 @@ STEPS = 4
 RECIPES = {
     "trades": {},
     "adr": {"objective": "adr", "norm": "l2", "eps": 0.5, "step_size": 0.2},
+    "awp": {"objective": "trades-original", "awp": AwpSettings(gamma=0.01)},
     "ikl": {"objective": "ikl", "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine"},
 }
+ALIGNMENT = {"awp": {"loss": "cka", "shuffle": "class", "images": "both", "consistency": 0.5}}
 
 
 def trainer(name, processes=ALONE):
@@ -33,7 +36,7 @@ def trainer(name, processes=ALONE):
         synthetic=subset(load_images("digits", "validation"), 20),
         validation=subset(load_images("digits", "test"), 9),
         target=EdmTarget(edm),
-        alignment=AlignmentSettings(hidden=16),
+        alignment=AlignmentSettings(hidden=16, **ALIGNMENT.get(name, {})),
         processes=processes,
         seed=3,
     )

@@ -121,7 +121,7 @@ def test_logits_are_at_least_float32():
     with torch.autocast("cpu", torch.bfloat16):
         assert model(x).dtype == torch.bfloat16
         assert classify(model, x)[1].dtype == torch.float32
-        assert classify_both(model, x, x, joint=True)[2].dtype == torch.float32
+        assert classify_both(model, x, x, joint=True)[3].dtype == torch.float32
     assert classify(model.double(), x.double())[1].dtype == torch.float64
 
 

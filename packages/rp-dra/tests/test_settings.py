@@ -43,8 +43,8 @@ def test_settings_do_not_import_torch():
         (lambda: ClassifierSettings(depth=12), "6 n"),
         (lambda: ClassifierSettings(network="vit", width=0), "classifier.width must be at least 1"),
         (lambda: ClassifierSettings(bn_momentum=2), "classifier.bn_momentum must be in"),
-        (lambda: AlignmentSettings(sigma=0), "alignment.sigma must be positive"),
-        (lambda: AlignmentSettings(time=0), "alignment.time must be in"),
+        (lambda: AlignmentSettings(sigma=(0.0,)), "alignment.sigma must be positive"),
+        (lambda: AlignmentSettings(time=(0.0,)), "alignment.time must be in"),
         (lambda: AlignmentSettings(target="lightningdit"), "alignment.target=lightningdit needs alignment.checkpoint"),
     ],
 )

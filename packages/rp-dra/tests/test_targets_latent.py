@@ -113,7 +113,7 @@ def test_a_sampled_latent_takes_its_draw_from_the_second_half_of_the_noise():
         {"modulated_by": None},
         {"zero_at": "after_norm"},
         {"zero_channels": ()},
-        {"noisy": False},
+        {"noise_in": "none"},
         {"t": 0.5},
         {"label": "null"},
     ],
@@ -128,7 +128,7 @@ def test_no_label_is_the_null_class_and_a_clean_latent_needs_no_noise():
     null = tiny(label="null")
     assert torch.equal(null(x, y, noise=eps), tiny()(x, None, noise=eps))
     assert torch.equal(null(x, y, noise=eps), tiny()(x, torch.full((3,), 10), noise=eps))
-    clean = tiny(noisy=False)
+    clean = tiny(noise_in="none")
     assert torch.equal(clean(x, y, noise=eps), clean(x, y, noise=0 * eps))
 
 
@@ -158,7 +158,7 @@ def test_images_are_scaled_and_cropped_in_the_centre():
     [
         (lambda: LightningDitTarget(tiny_dit(), tiny_vae(4), LatentNormalization(8)), "8, 4, 8"),
         (lambda: tiny(t=0), r"t must be in \(0, 1\]"),
-        (lambda: tiny(latent="mode"), "'mean' or 'sample'"),
+        (lambda: tiny(latent="mode"), "one of mean, sample, got 'mode'"),
         (
             lambda: tiny(zero_channels=MASSIVE_CHANNELS)(*batch()[:2], noise=batch()[2]),
             r"zero_channels must be in 0\.\.",

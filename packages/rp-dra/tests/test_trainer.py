@@ -56,8 +56,11 @@ class Recorded(Objective):
     def __init__(self, trades, starts):
         self.trades, self.starts = trades, iter(starts)
 
-    def __call__(self, model, x, y, *, start_noise):
-        return self.trades(model, x, y, start_noise=next(self.starts))
+    def attack(self, model, x, y, *, start_noise):
+        return self.trades.attack(model, x, y, start_noise=next(self.starts))
+
+    def minimise(self, model, x, y, x_adv, *, trial=False):
+        return self.trades.minimise(model, x, y, x_adv, trial=trial)
 
 
 @pytest.fixture(scope="module")

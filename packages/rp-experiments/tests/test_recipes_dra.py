@@ -1,6 +1,7 @@
 """The recipes of `train_dra.py`: each resolves, follows the paper, and runs, made small, on files in real layouts."""
 
 import json
+import math
 import os
 import pickle
 from dataclasses import replace
@@ -12,11 +13,12 @@ import rp_models
 import torch
 from rp_attacks import PGD
 from rp_dra import METHODS, build_classifier
+from rp_dra.rates import make_optimizer, rate
 from rp_dra.settings import AlignmentSettings, ClassifierSettings
 from rp_dra.targets.build import alignment_target
 from rp_experiments.recipes.dra import RECIPES
 from rp_experiments.recipes.published import DRA as PAPER
-from rp_experiments.recipes.published import published
+from rp_experiments.recipes.published import RIVALS, published
 from rp_experiments.run import Run
 from rp_experiments.train_dra import TrainDraJob, train_dra
 from rp_models.checkpoint import CheckpointError, read_tensors
@@ -39,12 +41,12 @@ def test_every_row_of_the_papers_tables_has_a_recipe_and_a_method():
     assert len(PAPER) == 24  # 16 rows of Table 2, and those of Table 1 that are not in it
     for row in PAPER:
         assert 0 < row.autoattack < row.clean < 100
-        if row.recipe:
-            assert row.recipe in LARGE
-            assert row.method in METHODS
-            assert published(row.recipe, row.method) is row
-    assert [row.method for row in PAPER if not row.recipe] == ["dm-at, RaWRN-70-16"]
-    assert {row.recipe for row in PAPER if row.recipe} == set(LARGE)
+        assert row.recipe in LARGE
+        assert row.method in METHODS
+        assert published(row.recipe, row.method) is row
+    assert {row.recipe for row in PAPER} | {row.recipe for row in RIVALS} | {"cifar10-preact-18-at-awp"} == set(LARGE)
+    for row in RIVALS:
+        assert RECIPES[row.recipe]().method == (row.method,)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,7 @@ def test_every_row_of_the_papers_tables_has_a_recipe_and_a_method():
         ("cifar10-wrn-28-10-1m-1024", 1024, 800, 36_479_194),
         ("cifar10-wrn-28-10-20m", 2048, 2400, 36_479_194),
         ("cifar10-wrn-70-16-50m", 1024, 2000, 266_796_506),
+        ("cifar10-rawrn-70-16-50m", 1024, 2000, 267_240_802),
         ("cifar10-vit-b2-20m", 1024, 500, 85_271_818),
         ("cifar10-vit-b2-50m", 1024, 2000, 85_271_818),
         ("cifar100-wrn-28-10-1m", 512, 400, 36_536_884),
@@ -74,10 +77,50 @@ def test_the_recipes_follow_the_paper(name, batch, epochs, parameters):
     assert config.evaluation.eps == training.eps == (4 / 255 if imagenet else 8 / 255)
     assert (training.attack_steps, training.beta) == ((3, 10.0) if imagenet else (10, 5.0))
     assert config.alignment.weight == 1.2
-    if "wrn" in name:
+    if "rn-" in name:
         assert (training.optimizer, training.lr, training.weight_decay, training.tau) == ("sgd", 0.2, 5e-4, 0.995)
     elif not imagenet:
         assert (training.optimizer, training.lr, training.weight_decay) == ("lion", 1e-4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective", "awp", "lr", "averaging", "parameters"),
+    [  # Section 7 of the specification of the rivals' own codes: objective, strength of AWP, rate, average
+        ("cifar10-wrn-34-10-trades-awp", "trades-original", (0.005, 9, "original"), 0.1, ("ema", 0.0), 46_160_474),
+        ("cifar10-wrn-34-10-at-awp", "pgd-at", (0.01, 0, "original"), 0.1, ("ema", 0.0), 46_160_474),
+        ("cifar10-preact-18-at-awp", "pgd-at", (0.01, 0, "original"), 0.1, ("ema", 0.0), 11_172_170),
+        ("cifar10-wrn-34-10-adr", "adr", (0.0, 9, "original"), 0.1, ("ema-all", 0.995), 46_160_474),
+        ("cifar10-wrn-34-10-adr-awp", "adr", (0.005, 0, "restored"), 0.1, ("ema-all", 0.995), 46_160_474),
+        ("cifar10-wrn-34-10-ikl", "ikl", (0.005, 9, "original"), 0.2, ("epochs", 0.9), 46_160_474),
+    ],
+)
+def test_the_rivals_follow_their_own_recipes(name, objective, awp, lr, averaging, parameters):
+    config = RECIPES[name]()
+    training = config.training
+    assert (training.epochs, training.batch_size, training.weight_decay, training.momentum) == (200, 128, 5e-4, 0.9)
+    assert (training.nesterov, training.undecayed, training.label_smoothing) == (False, "nothing", 0.0)
+    assert training.objective == objective
+    assert (training.awp.gamma, training.awp.start_epoch, training.awp.variant) == awp
+    assert (training.averaging, training.tau) == averaging
+    assert (training.eps, training.step_size, training.attack_steps) == (8 / 255, 2 / 255, 10)
+    at = [rate(training, 100 * epoch, steps_per_epoch=100)[0] for epoch in (0, 99, 100, 150)]
+    if objective == "ikl":
+        assert at[0] == pytest.approx(lr * 0.5 * (1 + math.cos(math.pi / 201)))
+        assert at[2] == pytest.approx(lr * 0.5 * (1 + math.cos(math.pi * 101 / 201)))
+        assert (training.ikl.attack_steps, training.ikl.step_share, training.ikl.alpha, training.ikl.beta) == (
+            5,
+            0.5,
+            4,
+            20,
+        )
+    else:
+        assert at == pytest.approx([lr, lr, lr / 10, lr / 100])
+    with torch.device("meta"):
+        model = build_classifier(config.classifier, describe(config.data), pretrained=False)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert sum(len(group["params"]) for group in make_optimizer(training, model, None).param_groups[:1]) == len(
+        list(model.parameters())
+    )
 
 
 def test_the_second_representation_is_on_above_a_million_synthetic_images():
@@ -162,7 +205,12 @@ def _imagenet(root):
 def shrunk(config):
     """The recipe with everything that costs time made small; layouts, objectives, optimisers and targets stay."""
     network = config.classifier.network
-    if "wrn" in network:
+    if network == "ra-wide-resnet":
+        arguments = {"blocks": (1, 1, 1), "channels": (12, 16, 20), "stem_channels": 8}
+        classifier = replace(config.classifier, arguments=arguments)
+    elif "preact" in network:
+        classifier = ClassifierSettings(network="wrn-34-10", depth=10, width=1)
+    elif "wrn" in network:
         classifier = replace(config.classifier, depth=10, width=1)
     elif network == "vit-b2-32":
         classifier = replace(config.classifier, depth=1, width=16, arguments={"heads": 2})

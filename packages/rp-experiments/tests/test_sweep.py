@@ -15,7 +15,7 @@ from rp_models.training import RunError, RunFolder
 
 def test_fig8_varies_the_alignments_weight_alone():
     sweep = SWEEPS["fig8"]()
-    configs = [configuration(sweep, point, 0) for point in sweep.points()]
+    configs = [configuration(sweep, point, 0) for point in sweep.points().values()]
     assert [config.alignment.weight for config in configs] == [0.0, 0.3, 0.6, 1.2, 2.4]
     assert len({replace(config, alignment=configs[0].alignment).__repr__() for config in configs}) == 1
 
@@ -30,7 +30,7 @@ def test_the_seeds_recipe_has_five_seeds_of_four_methods():
 def test_a_grid_is_all_combinations():
     grid = grid_of(["--training.beta", "3", "5", "--alignment.random-level", "no"])
     assert grid == {"training.beta": ("3", "5"), "alignment.random_level": ("no",)}
-    points = list(Sweep(grid=grid).points())
+    points = list(Sweep(grid=grid).points().values())
     assert points == [
         {"training.beta": "3", "alignment.random_level": "no"},
         {"training.beta": "5", "alignment.random_level": "no"},
@@ -76,6 +76,55 @@ def test_unknown_settings_and_values_end_before_any_run(point, message, capsys):
         configuration(Sweep(), point, 0)
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_controls_are_named_points_that_differ_in_the_alignment_alone():
+    sweep = SWEEPS["controls"]()
+    points = sweep.points()
+    assert list(points) == [
+        *("none", "edm", "untrained-edm", "untrained-network", "noisy-encoder", "supervised"),
+        *("shuffled", "shuffled-in-class", "own-natural-features"),
+    ]
+    assert (len(sweep.seeds), sweep.against) == (10, "edm")
+    configs = {name: configuration(sweep, point, 0) for name, point in points.items()}
+    assert len({replace(config, alignment=configs["none"].alignment).__repr__() for config in configs.values()}) == 1
+    assert [name for name, config in configs.items() if not config.alignment.aligns] == ["none", "own-natural-features"]
+    assert [name for name, config in configs.items() if config.makes_target] == ["noisy-encoder", "supervised"]
+    assert {name for name, config in configs.items() if config.needs_diffusion_model} == (
+        set(points) - {"none", "own-natural-features", "untrained-network", "supervised"}
+    )
+
+
+def test_cases_and_a_grid_multiply_and_a_value_may_hold_several():
+    sweep = Sweep(
+        cases={"a": {}, "b": {"alignment.shuffle": "all"}}, grid={"alignment.sigma": ("0.1", "0.05 0.2")}, against=""
+    )
+    assert list(sweep.points()) == [f"{case},alignment.sigma={value}" for case in "ab" for value in ("0.1", "0.05+0.2")]
+    config = configuration(sweep, sweep.points()["b,alignment.sigma=0.05+0.2"], 0)
+    assert (config.alignment.sigma, config.alignment.shuffle) == ((0.05, 0.2), "all")
+    with pytest.raises(ValueError, match="against must be a point of a, b"):
+        Sweep(cases={"a": {}, "b": {}}, against="c")
+
+
+def test_targets_that_a_run_trains_itself_are_found_again(weak, tmp_path, monkeypatch, capsys):
+    from rp_experiments import alignment_networks
+
+    monkeypatch.setattr("rp_experiments.reports.dra_report.plot_training", lambda curves: None)
+    monkeypatch.setattr("rp_experiments.reports.dra_report.write", lambda *arguments, **options: None)
+    standard = alignment_networks.STANDARD["digits"]()
+    tiny = replace(standard, standard=replace(standard.standard, steps=2, batch_size=8))
+    monkeypatch.setitem(alignment_networks.STANDARD, "digits", lambda: tiny)
+    quick = {"encoder.epochs": ("1",), "encoder.batch_size": ("512",), "training.epochs": ("1",)}
+    cases = {"encoder": {"alignment.target": "encoder"}, "network": {"alignment.target": "network"}}
+    sweep = Sweep(base="smoke", method=("at+dra",), grid=quick, cases=cases)
+    run = Run(folder=RunFolder(tmp_path / "out"), cache=tmp_path / "cache")
+    run_sweep(replace(sweep, against=list(sweep.points())[1]), run)
+    made = sorted(path.name.split("-")[0] for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    assert made == ["classifier", "encoder"]
+    rows = json.loads((tmp_path / "out" / "result.json").read_text())["rows"]
+    assert rows[0]["clean_other_difference"] is not None
+    assert rows[1]["clean_other_difference"] is None
+    assert ", from network" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The objective that a recipe's settings name, with their constants."""
 
-from rp_dra.objectives import Adr, Ikl, Objective, PgdAt, Standard, Trades, TradesOriginal
+from rp_dra.objectives import Adr, Awp, Ikl, Objective, PgdAt, Standard, Trades, TradesOriginal
 from rp_dra.settings import Method, ObjectiveName, TrainingSettings
 
 
@@ -26,7 +26,7 @@ def objective_of(
         return Standard(label_smoothing=training.label_smoothing)
     if name == "adr":
         adr = training.adr
-        return Adr(_attacked(training, "pgd-at"), tau=adr.tau, lam=adr.lam, decay=adr.decay)
+        return Adr(_perturbed(training, _attacked(training, "pgd-at")), tau=adr.tau, lam=adr.lam, decay=adr.decay)
     if name == "adr-trades":
         adr = training.adr
         base = TradesOriginal(
@@ -37,12 +37,18 @@ def objective_of(
             norm=training.norm,
             joint_forward=True,  # as published
         )
-        return Adr(base, tau=adr.tau, lam=adr.lam, decay=adr.decay)
+        return Adr(_perturbed(training, base), tau=adr.tau, lam=adr.lam, decay=adr.decay)
     if name == "ikl":
         if num_classes is None:
             raise ValueError("IKL keeps a mean prediction for each class; give objective_of num_classes")
-        return _ikl(training, num_classes)
-    return _attacked(training, name)
+        return _perturbed(training, _ikl(training, num_classes))
+    return _perturbed(training, _attacked(training, name))
+
+
+def _perturbed(training: TrainingSettings, base: Objective) -> Objective:
+    """With adversarial weight perturbation, if that is on."""
+    awp = training.awp
+    return Awp(base, gamma=awp.gamma, start_epoch=awp.start_epoch, variant=awp.variant) if awp.gamma else base
 
 
 def _named(training: TrainingSettings, robust: bool, method: Method | None) -> ObjectiveName:
@@ -59,7 +65,7 @@ def _attacked(training: TrainingSettings, name: ObjectiveName) -> Objective:
     """PGD-AT, which is published without label smoothing, or TRADES in one of its two forms."""
     eps, step_size, steps, norm = training.eps, training.step_size, training.attack_steps, training.norm
     if name == "pgd-at":
-        return PgdAt(eps=eps, step_size=step_size, steps=steps, norm=norm)
+        return PgdAt(eps=eps, step_size=step_size, steps=steps, norm=norm, attack_mode=training.attack_mode)
     kind = {"trades": Trades, "trades-original": TradesOriginal}[name]
     return kind(
         beta=training.beta,

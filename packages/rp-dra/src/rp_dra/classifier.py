@@ -31,7 +31,7 @@ def build_classifier(settings: ClassifierSettings, info: DatasetInfo, *, pretrai
     """
     own = {name: getattr(settings, name) for name in ("depth", "width", "activation", "bn_momentum")}
     arguments: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
-    arguments |= settings.arguments | _fitting(settings.network, info)
+    arguments |= settings.arguments | _fitting(settings.network, info, normalize=settings.normalize)
     model = rp_models.build(settings.network, **arguments)
     if not hasattr(model, "forward_features") or not hasattr(model, "head"):
         raise ValueError(f"classifier.network: {settings.network} is no classifier; wrn-28-10-swish is one")
@@ -64,15 +64,15 @@ def fill_pretrained(model: nn.Module, source: str) -> None:
     load_state(model, {**body, **head}, origin=source)
 
 
-def _fitting(network: str, info: DatasetInfo) -> dict[str, Any]:
+def _fitting(network: str, info: DatasetInfo, *, normalize: bool) -> dict[str, Any]:
     """The arguments by which a network fits a data set, as far as it takes them."""
     taken = inspect.signature(zoo.constructor(network)).parameters
     fitting = {
         "num_classes": info.num_classes,
         "in_channels": info.channels,
         "image_size": info.image_size,
-        "mean": list(info.mean),
-        "std": list(info.std),
+        "mean": list(info.mean) if normalize else None,
+        "std": list(info.std) if normalize else None,
     }
     return {name: value for name, value in fitting.items() if name in taken}
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from rp_models.data import Images
 from rp_models.settings import ComputeSettings
-from rp_models.training.averaging import average_
+from rp_models.training.averaging import average_, follow_
 from rp_models.training.distributed import ALONE, Processes, synchronise_batch_norms
 from rp_models.training.loop import Metrics
 from rp_models.training.optimizer import set_rate
@@ -18,12 +18,13 @@ from rp_models.training.trainer import BaseTrainer
 from torch import Tensor, nn
 
 from rp_dra import rates
-from rp_dra.alignment import Alignment
+from rp_dra.alignment import Alignment, alignment_loss, shuffled
 from rp_dra.choice import objective_of as objective_of
 from rp_dra.classifier import build_classifier as build_classifier
 from rp_dra.classifier import feature_width
 from rp_dra.mixture import Mixture
-from rp_dra.objectives import Objective
+from rp_dra.objectives import Objective, Outcome
+from rp_dra.positions import Tap
 from rp_dra.selection import Best, Validation
 from rp_dra.settings import AlignmentSettings, ClassifierSettings, TrainingSettings
 from rp_dra.targets import Target, represent
@@ -71,10 +72,14 @@ class ClassifierTrainer(BaseTrainer):
         self._norms = [(m, m.momentum) for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
         average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.best = Best(average)
+        self._weight = self.alignment.weight
+        self._tapped(real, compute)
         self.head = self._new_head(target, real).to(device) if target is not None else None
         trained: dict[str, nn.Module] = {"model": self.model, **({"head": self.head} if self.head else {})}
         optimizer = rates.make_optimizer(training, self.model, self.head)
         kept = {"average": average, "best": self.best, **objective.modules(self.model)}
+        optimizer.register_step_pre_hook(lambda *_: objective.before_update(self.model))
+        optimizer.register_step_post_hook(lambda *_: objective.after_update(self.model))
         super().__init__(trained, batches, optimizer, kept=kept, compute=compute, processes=processes)
         self.average = average
 
@@ -99,12 +104,17 @@ class ClassifierTrainer(BaseTrainer):
         training, steps_per_epoch = self.training, self.plan.batches_per_epoch
         set_rate(self.state.optimizer, *rates.rate(training, step, steps_per_epoch=steps_per_epoch))
         self._set_batch_norm_momentum(first=step == 0)
+        self._weight = rates.alignment_weight(self.alignment, step / self.steps)
         self.objective.begin_step(self.model, step=step, steps_per_epoch=steps_per_epoch, epochs=training.epochs)
 
     def follow(self, step: int) -> None:
         """The recipe's average."""
         decay = rates.average_decay(self.training, step, steps_per_epoch=self.plan.batches_per_epoch)
-        average_(self.average, self.model, decay)
+        if self.training.averaging in ("dm-at", "ema"):
+            average_(self.average, self.model, decay)
+        elif decay < 1:  # running statistics like parameters
+            kept, new = (module.state_dict() for module in (self.average, self.model))
+            follow_(list(kept.values()), [new[key] for key in kept], decay)
 
     def after_step(self, done: int) -> Mapping[str, float]:
         """At the end of an epoch: judge the average on the validation images, and keep it if it is the best."""
@@ -135,24 +145,67 @@ class ClassifierTrainer(BaseTrainer):
         """The objective, and the alignment of the adversarial images' features (Eq. 4 of the DRA paper)."""
         start_noise = self.objective.start_noise(x, seed=self.seed, draw=draw)
         outcome = self.objective(self.model, x, y, start_noise=start_noise)
-        if self.target is None or self.head is None:
-            return outcome.loss, outcome.metrics
-        features = represent(self.target, x, y, seed=self.seed, draw=draw)
-        alignment = self.head(outcome.features, features)
-        metrics = {**outcome.metrics, "alignment": alignment.detach()}
-        return outcome.loss + self.alignment.weight * alignment, metrics
+        loss, metrics = outcome.loss, outcome.metrics
+        if self.target is not None and self._weight > 0:
+            alignment = self._aligned(outcome, x, y, draw)
+            loss, metrics = loss + self._weight * alignment, {**metrics, "alignment": alignment.detach()}
+        if self.alignment.consistency:
+            natural, adversarial = (_pooled(part) for part in (_natural(outcome), outcome.features))
+            consistency = alignment_loss(adversarial, natural)
+            loss, metrics = loss + self.alignment.consistency * consistency, {**metrics, "consistency": consistency}
+        return loss, metrics
+
+    def _aligned(self, outcome: Outcome, x: Tensor, y: Tensor, draw: Tensor) -> Tensor:
+        """The alignment term, of adversarial or natural images, or the mean of both."""
+        assert self.target is not None
+        assert self.head is not None
+        settings = self.alignment
+        target = represent(self.target, x, y, seed=self.seed, draw=draw)
+        if settings.shuffle != "no":
+            target = shuffled(target, y, within_class=settings.shuffle == "class", seed=self.seed, draw=draw)
+        parts = []
+        if settings.images != "natural":
+            parts.append(outcome.features)
+        if settings.images != "adversarial":
+            parts.append(_natural(outcome))
+        return torch.stack([self.head(part, target) for part in parts]).mean()
 
     def _new_head(self, target: Target, images: Images) -> Alignment:
-        info = images.info
+        info, settings = images.info, self.alignment
         with seeded(self.seed, "alignment weights"):
             return Alignment(
                 feature_width(self.model),
                 target.width(info.channels, info.image_size),
-                hidden=self.alignment.hidden,
+                hidden=settings.hidden,
                 representations=2 if target.random_level else 1,
+                shared=settings.shared_head,
+                loss=settings.loss,
             )
+
+    def _tapped(self, images: Images, compute: ComputeSettings | None) -> None:
+        """Keep the maps of the classifier's passes, for the loss that compares them."""
+        if self.target is None or self.alignment.loss != "tokens":
+            return
+        if compute is not None and compute.compile:
+            raise ValueError("alignment.loss=tokens looks inside the network, which a compiled one does not let it do")
+        x, _ = images.batch(torch.zeros(1, dtype=torch.int64, device=images.device))
+        self.model.tap = Tap(self.model, self.alignment.positions, x)  # type: ignore[assignment]
 
     def _set_batch_norm_momentum(self, *, first: bool) -> None:
         """Momentum 1 in the very first step: the running statistics begin with a batch's, not with 0 and 1."""
         for norm, momentum in self._norms:
             norm.momentum = 1.0 if first else momentum
+
+
+def _natural(outcome: Outcome) -> Tensor:
+    if outcome.features_nat is None:
+        raise ValueError(
+            "this objective makes no pass of natural images, whose features alignment.images or alignment.consistency "
+            "asks for; take trades or ikl"
+        )
+    return outcome.features_nat
+
+
+def _pooled(features: Tensor) -> Tensor:
+    """The pooled features (b, d), which stand in front of those at positions."""
+    return features if features.dim() == 2 else features[:, 0]

@@ -23,6 +23,7 @@ from rp_models.loading import load_denoiser, load_network
 from rp_models.training import state_path
 from torch import nn
 
+from rp_experiments import alignment_networks
 from rp_experiments.content import address, digest
 from rp_experiments.networks import held
 from rp_experiments.pretrain import LOG_EVERY, trainer_of
@@ -45,8 +46,13 @@ class Diffusion:
             _check_classes(denoiser, config.diffusion_model, info, needed=self._condition_needed)
         if config.uses_synthetic and config.synthetic.paths:
             self._given_images()
-        if config.uses_alignment and config.alignment.target != "edm":
-            alignment_target(config.alignment, None, torch.device("meta"))
+        alignment_networks.check(config)
+        if (
+            config.uses_alignment
+            and config.alignment.target not in ("edm", "untrained-edm")
+            and not config.makes_target
+        ):
+            alignment_target(config.alignment, None, torch.device("meta"), info=info)
 
     def model(self) -> nn.Module:
         """The EDM network: the given one, that of the run's folder or of the cache, or trained now."""

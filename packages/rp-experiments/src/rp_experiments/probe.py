@@ -14,7 +14,7 @@ from rp_attacks import PGD, Classifier, FixedNoise, accuracy_curve
 from rp_dra import EdmTarget, fit_probe, objective_of
 from rp_dra.diffusion_encoder import DiffusionClassifier, NoisyClassifier, load_encoder, save_encoder
 from rp_dra.encoder_settings import EncoderSettings
-from rp_dra.encoder_trainer import EncoderFineTuner, EncoderTrainer, NoisyClassifierTrainer
+from rp_dra.encoder_trainer import EncoderFineTuner, EncoderTrainer
 from rp_dra.probe import NoisyProbe, eot_gap
 from rp_models import noise
 from rp_models.checkpoint import CheckpointError
@@ -22,9 +22,9 @@ from rp_models.data import DataError, DatasetInfo, subset
 from rp_models.diffusion.precondition import Precond
 from rp_models.loading import load_denoiser
 from rp_models.training import seeded, state_path
-from rp_models.zoo import Recipe
 from torch import nn
 
+from rp_experiments.alignment_networks import noisy_trainer
 from rp_experiments.recipes.probe import BASELINES, Baseline, ProbeStudy
 from rp_experiments.run import Run
 from rp_experiments.tables import text
@@ -100,7 +100,7 @@ class ProbeJob:
         """Accuracy over the radius under PGD on the margin; all noise is fixed, and known to the attack."""
         steps, x_y = self.config.attack_steps, self.models.test.batch(slice(None))
         attack = PGD(eps=self.eps, step_size=2.5 * self.eps / steps, steps=steps, loss="cw")
-        sigma = self.config.models.alignment.sigma
+        sigma = self.config.models.alignment.sigma[0]
         probe = fit_probe(self._target(denoiser, sigma), self.models.train, seed=self.seed)
         found = {}
         radii = [factor * self.eps for factor in self.config.radii]
@@ -138,19 +138,17 @@ class ProbeJob:
 
     def _head(self, settings: EncoderSettings) -> dict[str, Any]:
         """Where an encoder's features are taken, as those of the probes, and what classifies them."""
-        classes, layer = self.models.train.info.num_classes, self.config.models.alignment.layer
+        classes, layer = self.models.train.info.num_classes, self.config.models.alignment.layer[0]
         return {"num_classes": classes, "sigma": settings.sigma, "layer": layer, "head": settings.head}
 
     def _target(self, denoiser: nn.Module, sigma: float) -> EdmTarget:
         settings = self.config.models.alignment
-        return EdmTarget(denoiser, sigma=sigma, layer=settings.layer, label="null", precision=settings.precision)
+        return EdmTarget(denoiser, sigma=sigma, layer=settings.layer[0], label="null", precision=settings.precision)
 
     def _noisy_trainer(self, denoiser: nn.Module) -> EncoderTrainer:
         """The same encoder with fresh weights, and without labels, which are now what it learns."""
-        images, settings = self.models.train, self.config.noisy_encoder
-        with seeded(self.seed, "noisy encoder"):
-            model = NoisyClassifier(without_labels(denoiser), **self._head(settings))
-        return NoisyClassifierTrainer(model, images, settings, seed=self.seed)
+        layer = self.config.models.alignment.layer[0]
+        return noisy_trainer(denoiser, self.models.train, self.config.noisy_encoder, layer=layer, seed=self.seed)
 
     def _fine_tuner(self, denoiser: nn.Module) -> EncoderTrainer:
         images, settings = self.models.train, self.config.fine_tuning
@@ -168,26 +166,17 @@ class ProbeJob:
             "split": "test",
             "images": len(self.models.test),
             "attack": f"PGD-{config.attack_steps} on the margin, Linf; the noise of probes is fixed and known",
-            "sigma": models.alignment.sigma,
-            "layer": models.alignment.layer,
+            "sigma": models.alignment.sigma[0],
+            "layer": models.alignment.layer[0],
             "seed": models.seed,
         }
-
-
-def without_labels(denoiser: nn.Module) -> Precond:
-    """A network of the same architecture as an EDM network of `rp_models`, without labels and with fresh weights."""
-    recipe = denoiser.recipe
-    assert isinstance(recipe, Recipe)
-    network = rp_models.build(recipe.name, **{**recipe.arguments, "label_dim": 0})
-    assert isinstance(network, Precond)
-    return network
 
 
 def _check_network(config: ProbeStudy, info: DatasetInfo) -> None:
     """Whether probes and baselines can be made of the diffusion model, before anything is trained."""
     baselines, layer = (
         [baseline for baseline in config.baselines if baseline in ENCODERS],
-        config.models.alignment.layer,
+        config.models.alignment.layer[0],
     )
     if baselines and layer == "before_up":
         raise DataError(

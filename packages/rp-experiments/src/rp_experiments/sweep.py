@@ -9,7 +9,7 @@ from rp_models.checkpoint import read_tensors
 from rp_experiments.jobs import Cluster, Job
 from rp_experiments.launchers import choose_jobs
 from rp_experiments.recipes.dra import TrainDra
-from rp_experiments.recipes.sweep import Sweep, configurations, name_of
+from rp_experiments.recipes.sweep import Sweep, configurations
 from rp_experiments.reports import sweep_report
 from rp_experiments.run import Run, open_run
 from rp_experiments.statistics import Answers
@@ -26,7 +26,7 @@ def run_sweep(
     run.claim(sweep)
     configs = configurations(sweep)
     runs = {
-        f"{name_of(point)}-seed-{seed}": (config, _folder(run.path, name_of(point), seed))
+        f"{point}-seed-{seed}": (config, _folder(run.path, point, seed))
         for seed in sweep.seeds
         for point, config in zip(sweep.points(), configs[seed], strict=True)
     }
@@ -61,7 +61,7 @@ def _answers(sweep: Sweep, out: Path) -> list[Answers]:
     """Which images each classifier of the sweep got right."""
     answers = []
     for seed in sweep.seeds:
-        for point in map(name_of, sweep.points()):
+        for point in sweep.points():
             for method in sweep.method:
                 images = read_tensors(_folder(out, point, seed) / "results" / f"{method}.safetensors")
                 answers.append(Answers(point, method, seed, images["clean"].numpy(), images["autoattack"].numpy()))

@@ -26,7 +26,7 @@ from rp_models.data.datasets import DataError
 from rp_models.training import state_path
 from torch import nn
 
-from rp_experiments import dra_judgement
+from rp_experiments import alignment_networks, dra_judgement
 from rp_experiments.diffusion_model import Diffusion
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.launch import Launcher
@@ -120,7 +120,7 @@ class TrainDraJob:
             objective=objective_of(config.training, method=method, num_classes=self.train.info.num_classes),
             synthetic=used,
             validation=self.validation,
-            target=self.target(denoiser, used) if uses_alignment(method) else None,
+            target=self.target(denoiser, used) if uses_alignment(method) and config.alignment.aligns else None,
             alignment=config.alignment,
             compute=config.compute,
             processes=self.run.processes,
@@ -129,8 +129,10 @@ class TrainDraJob:
 
     def target(self, denoiser: nn.Module | None, synthetic: Images | None = None) -> FrozenTarget:
         """The alignment's target; with many synthetic images it gives two representations."""
-        count, device = len(synthetic) if synthetic is not None else 0, self.run.device
-        return alignment_target(self.config.alignment, denoiser, device, synthetic=count).to(device)
+        count, device, config = len(synthetic) if synthetic is not None else 0, self.run.device, self.config
+        settings = alignment_networks.with_checkpoint(config, denoiser, self.train, self.run)
+        target = alignment_target(settings, denoiser, device, synthetic=count, info=self.train.info, seed=config.seed)
+        return target.to(device)
 
     def checkpoint(self, method: str) -> Path:
         """Where a method's classifier is kept."""
@@ -193,10 +195,13 @@ class TrainDraJob:
         progress.finish()
 
     def _similarity_target(self) -> FrozenTarget | None:
-        """The target with which features are compared, if the run has one."""
-        if self.config.alignment.target != "edm":
-            return self.target(None) if self.config.uses_alignment else None
-        return self.target(self.diffusion.load()) if self.config.needs_diffusion_model else None
+        """The target with which features are compared, pooled, if the run has one."""
+        config = self.config
+        if not config.uses_alignment and (config.alignment.target != "edm" or not config.needs_diffusion_model):
+            return None
+        target = self.target(self.diffusion.load() if config.needs_diffusion_model else None)
+        target.positions = False
+        return target
 
 
 def _judge(config: TrainDra, run: Run, method: Method) -> float:

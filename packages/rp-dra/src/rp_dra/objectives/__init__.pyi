@@ -1,6 +1,8 @@
 from .adr import Adr as Adr
 from .adr import adr_labels as adr_labels
 from .adr import trust as trust
+from .awp import Awp as Awp
+from .awp import awp_directions as awp_directions
 from .ikl import ClassMeans as ClassMeans
 from .ikl import Ikl as Ikl
 from .ikl import ikl_loss as ikl_loss

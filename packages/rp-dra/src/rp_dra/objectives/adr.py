@@ -107,12 +107,30 @@ class Adr(Objective):
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
         """See `Objective`; labels must be hard ones, which ADR softens."""
         check_batch(x, y, start_noise)
+        return self.base(model, x, self._labels(x, y), start_noise=start_noise)
+
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Tensor:
+        """The base's, on the corrected labels."""
+        return self.base.attack(model, x, self._labels(x, y), start_noise=start_noise)
+
+    def minimise(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, *, trial: bool = False) -> Outcome:
+        """The base's, on the corrected labels."""
+        return self.base.minimise(model, x, self._labels(x, y), x_adv, trial=trial)
+
+    def before_update(self, model: nn.Module) -> None:
+        """The base's."""
+        self.base.before_update(model)
+
+    def after_update(self, model: nn.Module) -> None:
+        """The base's."""
+        self.base.after_update(model)
+
+    def _labels(self, x: Tensor, y: Tensor) -> Tensor:
         if y.is_floating_point():
             raise TypeError("ADR makes probabilities of labels, so y must be int64 labels, got probabilities")
         with torch.no_grad():
             logits = self._made_teacher()(x)
-        labels = adr_labels(logits, y, tau=self.step_tau, lam=self.step_lam)
-        return self.base(model, x, labels, start_noise=start_noise)
+        return adr_labels(logits, y, tau=self.step_tau, lam=self.step_lam)
 
     def _made_teacher(self) -> nn.Module:
         if self.teacher is None:

@@ -8,12 +8,13 @@ from typing import Literal
 
 import torch
 from rp_attacks.problem import check_choice, check_positive
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rp_dra import global_batch
 from rp_dra.objectives.inner import Ball, check_attack, check_loss, near_start, raise_divergence
 from rp_dra.objectives.objective import Noise, Objective, Outcome
-from rp_dra.objectives.passes import check_batch, classify, classify_both, eval_mode, two_part_metrics
+from rp_dra.objectives.passes import classify, classify_both, eval_mode, two_part_metrics
 
 
 def weighted_mse(logits: Tensor, logits_adv: Tensor, weights: Tensor, *, by_weight: bool) -> Tensor:
@@ -37,7 +38,7 @@ def weighted_mse(logits: Tensor, logits_adv: Tensor, weights: Tensor, *, by_weig
     total = weights.sum(dim=1, keepdim=True)
     mean = (weights * d).sum(dim=1, keepdim=True) / total
     pairs = 0.5 * (total * weights * (d - mean).square()).sum()
-    return pairs / (_process_mean(total.square().sum()) if by_weight else len(logits))
+    return pairs / (global_batch.mean(total.square().sum()) if by_weight else len(logits))
 
 
 def ikl_loss(
@@ -75,23 +76,6 @@ def ikl_loss(
     return beta * wmse + alpha * sce
 
 
-def _processes() -> int:
-    """How many processes train together."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
-def _process_sum(tensor: Tensor) -> Tensor:
-    """The sum over all processes of a tensor without graph."""
-    if _processes() > 1:
-        distributed.all_reduce(tensor)
-    return tensor
-
-
-def _process_mean(tensor: Tensor) -> Tensor:
-    """The mean over all processes of a tensor without graph."""
-    return _process_sum(tensor) / _processes()
-
-
 class ClassMeans(nn.Module):
     """The mean prediction on each class, collected over an epoch and used in the next."""
 
@@ -110,7 +94,7 @@ class ClassMeans(nn.Module):
         # a product and not index_add_, whose order of summation a GPU does not keep; in full precision
         with torch.autocast(y.device.type, enabled=False):
             sums = members.to(self.sums.dtype).mT @ probabilities.to(self.sums.dtype)
-        self.sums += _process_sum(sums)
+        self.sums += global_batch.total(sums)
 
     @torch.no_grad()
     def close_epoch_(self) -> None:
@@ -130,8 +114,7 @@ class Ikl(Objective):
     images go through the model in two train-mode passes, in this order. The weights of wMSE come from the mean
     prediction on each class over the last epoch, at `temperature`.
 
-    The published runs add adversarial weight perturbation (AWP, strength 0.005, from epoch 10 on). It is not here: it
-    changes the optimiser's step rather than the objective.
+    The published runs add adversarial weight perturbation, gamma 0.005 from the tenth epoch on: see `Awp`.
 
     Attributes:
         gamma: exponent of the class means, in version 2. Published: 1 with temperature 4, or, with temperature 1,
@@ -185,28 +168,33 @@ class Ikl(Objective):
         if epoch > 0 and position == 0:
             self.means.close_epoch_()
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
-        """See `Objective`; labels must be hard ones, which choose the rows of the class means."""
-        check_batch(x, y, start_noise)
-        if y.is_floating_point():
-            raise TypeError("IKL looks up a class mean for each label, so y must be int64 labels, got probabilities")
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Tensor:
+        """See `Objective`."""
+        del y
         start, step_size = near_start(x, start_noise), self.step_share * self.radius
         with eval_mode(model):
-            x_adv = raise_divergence(
+            return raise_divergence(
                 model, x, start, norm=self.norm, eps=self.radius, step_size=step_size, steps=self.steps
             )
-        logits, features, logits_adv = self._classify(model, x, x_adv)
+
+    def minimise(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, *, trial: bool = False) -> Outcome:
+        """See `Objective`; labels must be hard ones, which choose the rows of the class means."""
+        if y.is_floating_point():
+            raise TypeError("IKL looks up a class mean for each label, so y must be int64 labels, got probabilities")
+        features_nat, logits, features, logits_adv = self._classify(model, x, x_adv)
         prior = self.means.prior[y]
-        self.means.collect_((logits.detach() / self.temperature).softmax(dim=1), y)
+        if not trial:
+            self.means.collect_((logits.detach() / self.temperature).softmax(dim=1), y)
         natural = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         robust = ikl_loss(
             logits, logits_adv, prior, alpha=self.alpha, beta=self.beta, gamma=self.gamma, version=self.version
         )
-        return Outcome(natural + robust, features, x_adv, two_part_metrics(natural, robust, logits, logits_adv, y))
+        metrics = two_part_metrics(natural, robust, logits, logits_adv, y)
+        return Outcome(natural + robust, features, x_adv, metrics, features_nat)
 
-    def _classify(self, model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Natural logits, adversarial features and logits; the running statistics move last to the natural images."""
+    def _classify(self, model: nn.Module, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `classify_both`, but the running statistics move last to the natural images."""
         if self.joint_forward:
             return classify_both(model, x, x_adv, joint=True)
         features, logits_adv = classify(model, x_adv)
-        return classify(model, x)[1], features, logits_adv
+        return *classify(model, x), features, logits_adv

@@ -17,13 +17,16 @@ class Outcome(NamedTuple):
     """The outcome of an objective on one batch.
 
     Attributes:
-        features: pooled penultimate features (b, d) of the images that the classifier is made robust on, with graph.
+        features: pooled penultimate features (b, d) of the images that the classifier is made robust on, with graph; of
+            a classifier with a `Tap` (b, 1 + n, d), those at the positions behind the pooled ones.
+        features_nat: the same of the natural images; None if no pass with a graph saw them.
     """
 
     loss: Tensor  # scalar, with graph, at least float32
     features: Tensor
     x_adv: Tensor  # those images
     metrics: dict[str, Tensor]  # scalar tensors to log, without graph
+    features_nat: Tensor | None = None
 
 
 class Objective(ABC):
@@ -36,7 +39,9 @@ class Objective(ABC):
             objective.begin_step(model, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
             outcome = objective(model, x, y, start_noise=draws)      # draws of the kind that `objective.noise` names
             outcome.loss.backward()
+            objective.before_update(model)
             optimizer.step()
+            objective.after_update(model)
 
     Whatever an objective remembers from step to step stands in its modules; everything else is a function of the
     step, so that a resumed training goes on bit for bit. `model` is the classifier itself, not a wrapper around it
@@ -71,15 +76,36 @@ class Objective(ABC):
         """To be called before each step."""
         del model, step, steps_per_epoch, epochs
 
-    @abstractmethod
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
-        """The outcome on one batch.
+        """The outcome on one batch: the attack, then the loss on what it found.
 
         Args:
             x: images (b, c, h, w) in [0, 1]; left as they are.
             y: labels (b,), or probabilities (b, k) where the objective can use them.
             start_noise: draws like x, of the kind `noise`; where the attack starts.
         """
+        check_batch(x, y, start_noise)
+        return self.minimise(model, x, y, self.attack(model, x, y, start_noise=start_noise))
+
+    @abstractmethod
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Tensor:
+        """The images (b, c, h, w) that the loss is raised by, without graph; arguments as of the call."""
+
+    @abstractmethod
+    def minimise(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, *, trial: bool = False) -> Outcome:
+        """The outcome on images and what the attack made of them.
+
+        Args:
+            trial: nothing is remembered of this pass: another one of the same batch counts.
+        """
+
+    def before_update(self, model: nn.Module) -> None:
+        """To be called before the optimiser's step, when the gradients are there."""
+        del model
+
+    def after_update(self, model: nn.Module) -> None:
+        """To be called after the optimiser's step."""
+        del model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,9 +119,14 @@ class Standard(Objective):
         """No attack takes part."""
         return False
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
-        """See `Objective`; the noise is not used."""
-        check_batch(x, y, start_noise)
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Tensor:
+        """The images as they are."""
+        del model, y, start_noise
+        return x
+
+    def minimise(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, *, trial: bool = False) -> Outcome:
+        """See `Objective`."""
+        del x_adv, trial
         features, logits = classify(model, x)
         loss = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
-        return Outcome(loss, features, x, {"accuracy": accuracy(logits, y)})
+        return Outcome(loss, features, x, {"accuracy": accuracy(logits, y)}, features)

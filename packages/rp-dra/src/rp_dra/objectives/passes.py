@@ -13,13 +13,18 @@ def full_precision(logits: Tensor) -> Tensor:
 
 
 def classify(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Pooled features (b, d), and logits (b, k) in at least float32, from one pass through a classifier."""
+    """Pooled features (b, d), and logits (b, k) in at least float32, from one pass through a classifier.
+
+    With a `Tap` as its attribute `tap`, the features at each position follow the pooled ones: (b, 1 + n, d).
+    """
     features = model.forward_features(x)  # type: ignore[operator]
-    return features, full_precision(model.head(features))  # type: ignore[operator]
+    logits = full_precision(model.head(features))  # type: ignore[operator]
+    tap = getattr(model, "tap", None)
+    return features if tap is None else torch.cat([features[:, None], tap.take()], dim=1), logits
 
 
-def classify_both(model: nn.Module, x: Tensor, x_adv: Tensor, *, joint: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Natural logits (b, k), adversarial features (b, d) and adversarial logits (b, k).
+def classify_both(model: nn.Module, x: Tensor, x_adv: Tensor, *, joint: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Natural features (b, d) and logits (b, k), and the adversarial ones.
 
     Args:
         joint: one pass of 2 b images instead of two of b. In train mode this changes what batch norms compute: both
@@ -30,9 +35,8 @@ def classify_both(model: nn.Module, x: Tensor, x_adv: Tensor, *, joint: bool) ->
     if joint:
         features, logits = classify(model, torch.cat([x, x_adv]))
         natural, adversarial = logits.chunk(2)
-        return natural, features[len(x) :], adversarial
-    _, natural = classify(model, x)
-    return natural, *classify(model, x_adv)
+        return features[: len(x)], natural, features[len(x) :], adversarial
+    return *classify(model, x), *classify(model, x_adv)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from rp_dra.objectives.inner import Ball, check_attack, check_loss, near_start, 
 from rp_dra.objectives.objective import Noise, Objective, Outcome
 from rp_dra.objectives.passes import (
     batch_statistics,
-    check_batch,
     classify,
     classify_both,
     eval_mode,
@@ -51,11 +50,11 @@ class Trades(Objective):
         """Uniform for Linf, normal for L2."""
         return "uniform" if self.norm == "linf" else "normal"
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Tensor:
         """See `Objective`."""
-        check_batch(x, y, start_noise)
+        del y
         with self._attacked(model):
-            x_adv = raise_divergence(
+            return raise_divergence(
                 model,
                 x,
                 self._start(x, start_noise),
@@ -64,11 +63,15 @@ class Trades(Objective):
                 step_size=self.step_size,
                 steps=self.steps,
             )
-        logits, features, logits_adv = classify_both(model, x, x_adv, joint=self.joint_forward)
+
+    def minimise(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, *, trial: bool = False) -> Outcome:
+        """See `Objective`."""
+        del trial
+        features_nat, logits, features, logits_adv = classify_both(model, x, x_adv, joint=self.joint_forward)
         natural = F.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         robust = divergence(self._again(model, x, logits), logits_adv)
         metrics = two_part_metrics(natural, robust, logits, logits_adv, y)
-        return Outcome(natural + self.beta * robust, features, x_adv, metrics)
+        return Outcome(natural + self.beta * robust, features, x_adv, metrics, features_nat)
 
     def _start(self, x: Tensor, start_noise: Tensor) -> Tensor:
         """Where the attack starts."""

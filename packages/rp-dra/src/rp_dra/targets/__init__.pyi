@@ -2,6 +2,7 @@ from .cache import CachedTarget as CachedTarget
 from .edm import EdmTarget as EdmTarget
 from .edm import EncoderTarget as EncoderTarget
 from .latent import LightningDitTarget as LightningDitTarget
+from .latent import SitTarget as SitTarget
 from .latent import fit_image as fit_image
 from .module import JoinedTarget as JoinedTarget
 from .module import ModuleTarget as ModuleTarget

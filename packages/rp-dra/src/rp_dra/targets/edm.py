@@ -48,7 +48,7 @@ class EdmTarget(FrozenTarget):
             raise ValueError("the diffusion model is unconditional; build its target with label='null'")
         sigma = x.new_full((len(x),), self.sigma) if level is None else self.levels.sigma(level)
         noisy = 2.0 * x - 1.0 + sigma[:, None, None, None] * noise
-        return self.denoiser.features(noisy, sigma, y, at=self.layer).mean(dim=(2, 3))  # type: ignore[operator]
+        return self.denoiser.features(noisy, sigma, y, at=self.layer)  # type: ignore[operator]
 
 
 class EncoderTarget(EdmTarget):

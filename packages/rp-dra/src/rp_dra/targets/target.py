@@ -1,6 +1,6 @@
 """What an alignment target is, and how a training step asks one: a frozen network, its random draws made outside.
 
-Axes: b batch, c channels, h w image, d features, r representations of an image.
+Axes: b batch, c channels, h w image, d features, n positions, r representations of an image.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ class Target(Protocol):
     random_level: bool  # whether a training step takes a second representation, at a random noise level (`represent`)
 
     def __call__(self, x: Tensor, y: Tensor | None, *, noise: Tensor, level: Tensor | None = None) -> Tensor:
-        """Features (b, d) of images x (b, c, h, w) in [0, 1] with labels y (b,).
+        """Features (b, d) of images x (b, c, h, w) in [0, 1] with labels y (b,); (b, n, d) with `positions`.
 
         Args:
             y: labels, the condition where the target has one; None for none.
@@ -43,10 +43,15 @@ class Target(Protocol):
 class FrozenTarget(nn.Module, ABC):
     """What all targets share: eval mode for ever, no gradient, their own precision; a subclass computes the features.
 
+    Attributes:
+        positions: whether features come with their positions, (b, n, d), instead of averaged over them.
+
     Args:
         label: "class" passes the labels on as the condition, "null" drops them.
         precision: of the frozen network, whatever the code around it has set; the features are float32.
     """
+
+    positions: bool = False
 
     def __init__(self, *, label: Label = "class", precision: Precision = "float32", random_level: bool = False) -> None:
         super().__init__()
@@ -66,7 +71,7 @@ class FrozenTarget(nn.Module, ABC):
         return self.differentiable(x, y, noise=noise, level=level)
 
     def differentiable(self, x: Tensor, y: Tensor | None, *, noise: Tensor, level: Tensor | None = None) -> Tensor:
-        """Features of images, differentiable in the images; Tensor (b, d), float32.
+        """Features of images, differentiable in the images; Tensor (b, d), or (b, n, d) with `positions`, float32.
 
         Args:
             y: labels (b,), the condition; None for the unconditional features.
@@ -80,6 +85,7 @@ class FrozenTarget(nn.Module, ABC):
             raise ValueError(f"level must hold one draw for each of the {len(x)} images, got {tuple(level.shape)}")
         with self._autocast(x.device):
             features = self._features(x, None if self.label == "null" else y, noise, level)
+            features = with_positions(features) if self.positions else pooled(features)
         return features.to(torch.float32)
 
     def noise_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
@@ -90,17 +96,38 @@ class FrozenTarget(nn.Module, ABC):
         """The number of features d, found by one pass."""
         device = next((tensor.device for tensor in (*self.parameters(), *self.buffers())), torch.device("cpu"))
         x = torch.zeros(1, channels, image_size, image_size, device=device)
-        return int(self(x, None, noise=x.new_zeros(1, *self.noise_shape(x.shape[1:]))).shape[1])
+        return int(self(x, None, noise=x.new_zeros(1, *self.noise_shape(x.shape[1:]))).shape[-1])
 
     @abstractmethod
     def _features(self, x: Tensor, y: Tensor | None, noise: Tensor, level: Tensor | None) -> Tensor:
-        """Features (b, d); arguments as in `differentiable`, checked."""
+        """Features (b, d), maps (b, d, h', w') or tokens (b, n, d); arguments as in `differentiable`, checked."""
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """The target's own precision; the meta device has none."""
         if not torch.amp.is_autocast_available(device.type):
             return nullcontext()
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Features (b, d) of maps (b, d, h, w) or tokens (b, n, d), averaged over positions; others as they are."""
+    if features.dim() == 4:
+        return features.mean(dim=(2, 3))
+    return features.mean(dim=1) if features.dim() == 3 else features
+
+
+def with_positions(features: Tensor) -> Tensor:
+    """Maps (b, d, h, w), row by row, or tokens as tokens (b, n, d).
+
+    Raises:
+        ValueError: for features without positions.
+    """
+    if features.dim() == 2:
+        raise ValueError(
+            f"this target has no positions, its features are {tuple(features.shape)}; align pooled features "
+            "(alignment.loss=cosine), or take a target with maps or tokens"
+        )
+    return features.flatten(2).mT if features.dim() == 4 else features
 
 
 def represent(target: Target, x: Tensor, y: Tensor | None, *, seed: int, draw: Tensor) -> Tensor:
@@ -114,7 +141,8 @@ def represent(target: Target, x: Tensor, y: Tensor | None, *, seed: int, draw: T
         draw: int64 (b,), the number that each image's draws belong to.
 
     Returns:
-        Tensor (b, r, d) with r = 1, or 2 for `random_level`. Source: Appendix D of the DRA paper.
+        Tensor (b, r, d), with `positions` (b, r, n, d); r = 1, or 2 for `random_level`. Source: Appendix D of the DRA
+        paper.
     """
     shape = target.noise_shape(x.shape[1:])
     eps = randomness.normal(shape, seed=seed, purpose="target noise", index=draw)

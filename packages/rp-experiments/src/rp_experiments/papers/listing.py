@@ -6,6 +6,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from rp_dra.alignment_settings import LATENT
+
 from rp_experiments import tables
 from rp_experiments.artifacts import Artifact, Store, in_order
 from rp_experiments.papers.item import Item, data_sets
@@ -124,7 +126,7 @@ def _of_run(config: TrainDra) -> Iterator[tuple[str, Source]]:
         name = config.diffusion_model
         yield (name, _source(name)) if name else ("diffusion model", "made")
     alignment = config.alignment
-    if config.uses_alignment and alignment.target == "lightningdit":
+    if config.uses_alignment and alignment.target in LATENT:
         for name in (alignment.checkpoint, alignment.autoencoder, alignment.latent_statistics):
             if name:
                 yield name, _source(name)

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 from rp_attacks.radii import check_radius
+from rp_dra.alignment_settings import FROM_EDM
+from rp_dra.encoder_settings import EncoderSettings
 from rp_dra.settings import (
     METHODS,
     AlignmentSettings,
@@ -65,6 +67,9 @@ class TrainDra:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)  # of the classifiers' training
     alignment: AlignmentSettings = field(default_factory=AlignmentSettings)
+    encoder: EncoderSettings = field(
+        default_factory=EncoderSettings
+    )  # for alignment.target=encoder, trained by the run
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
@@ -92,13 +97,23 @@ class TrainDra:
     @property
     def uses_alignment(self) -> bool:
         """Whether a method aligns features."""
-        return any(uses_alignment(method) for method in self.method)
+        return any(uses_alignment(method) for method in self.method) and self.alignment.aligns
 
     @property
     def needs_diffusion_model(self) -> bool:
         """Whether an EDM model takes part: it draws images, or is the alignment's target."""
         drawn = self.uses_synthetic and not self.synthetic.paths
-        return drawn or (self.uses_alignment and self.alignment.target == "edm")
+        return drawn or (self.uses_alignment and self.alignment.target in FROM_EDM and not self._has_encoder)
+
+    @property
+    def makes_target(self) -> bool:
+        """Whether the run trains the network of its alignment's target: none is given."""
+        trained = self.alignment.target in ("encoder", "network") and self.alignment.checkpoint is None
+        return self.uses_alignment and trained
+
+    @property
+    def _has_encoder(self) -> bool:
+        return self.alignment.target == "encoder" and self.alignment.checkpoint is not None
 
     @property
     def trains_diffusion_model(self) -> bool:

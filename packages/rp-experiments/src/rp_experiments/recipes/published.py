@@ -27,10 +27,11 @@ class PaperColumn(NamedTuple):
 
 _TABLES = read("published")
 DRA = tuple(PaperRow(*row) for row in _TABLES["dra"])
+RIVALS = tuple(PaperRow(*row) for row in _TABLES["rivals"])
 PURIFIERS = tuple(PaperColumn(**column) for column in _TABLES["purifiers"])
 CLAIMS: tuple[tuple[str, str], ...] = _TABLES["claims"]
 
 
 def published(recipe: str, method: str) -> PaperRow | None:
-    """The DRA paper's row for a recipe and a method, if it has one."""
-    return next((row for row in DRA if (row.recipe, row.method) == (recipe, method)), None)
+    """The DRA paper's row for a recipe and a method, or a rival's own, if there is one."""
+    return next((row for row in (*DRA, *RIVALS) if (row.recipe, row.method) == (recipe, method)), None)

@@ -1,7 +1,8 @@
 """Recipes of `sweep.py`: grids over the settings of `train_dra.py`; importing this does not import torch."""
 
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import product
@@ -28,6 +29,8 @@ class Sweep:
     method: tuple[Method, ...] = ("dm-at", "dm-at+dra")  # trained at every point; the first one is compared with
     seeds: tuple[int, ...] = (0,)  # every point is trained with each
     grid: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    cases: dict[str, dict[str, str]] = field(default_factory=dict)  # named points beside the grid, each with settings
+    against: str = ""  # a second point, by name, that the others are compared with
 
     def __post_init__(self) -> None:
         require(self.base in DRA_RECIPES, f"base must be a recipe of train_dra.py, got {self.base!r}")
@@ -36,16 +39,26 @@ class Sweep:
         for name, values in self.grid.items():
             require(len(values) > 0, f"--{name} needs at least one value")
             require(len(set(values)) == len(values), f"--{name} names a value twice: {' '.join(values)}")
+        names = list(self.points())
+        require(
+            not self.against or self.against in names,
+            f"against must be a point of {', '.join(names)}: {self.against!r}",
+        )
 
-    def points(self) -> Iterator[Point]:
-        """All combinations of the grid's values, the last setting running fastest."""
-        for values in product(*self.grid.values()):
-            yield dict(zip(self.grid, values, strict=True))
+    def points(self) -> dict[str, Point]:
+        """The cases with all combinations of the grid's values, the last setting running fastest, by name."""
+        found = {}
+        for case, settings in (self.cases or {"": {}}).items():
+            for values in product(*self.grid.values()):
+                place = dict(zip(self.grid, values, strict=True))
+                name = ",".join(part for part in (case, name_of(place)) if part)
+                found[case if case and not place else name] = {**settings, **place}
+        return found
 
 
 def name_of(point: Point) -> str:
-    """A point's name, fit for a folder."""
-    return ",".join(f"{setting}={value.replace('/', '_')}" for setting, value in point.items()) or "base"
+    """The name of a point of the grid, fit for a folder."""
+    return ",".join(f"{name}={value.replace('/', '_').replace(' ', '+')}" for name, value in point.items()) or "base"
 
 
 def grid_of(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -67,14 +80,15 @@ def grid_of(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def configurations(sweep: Sweep) -> dict[int, list[TrainDra]]:
     """For each seed the settings of each point, in the grid's order."""
-    return {seed: [configuration(sweep, point, seed) for point in sweep.points()] for seed in sweep.seeds}
+    return {seed: [configuration(sweep, point, seed) for point in sweep.points().values()] for seed in sweep.seeds}
 
 
 def configuration(sweep: Sweep, point: Point, seed: int) -> TrainDra:
     """The settings of one run: the base recipe, its point of the grid, methods and seed."""
     words = ["--method", *sweep.method, "--seed", str(seed)]
     for name, value in point.items():
-        words += [f"--{name.replace('_', '-')}", value]
+        # "0.05 0.1" is one value of a setting that takes several
+        words += [f"--{name.replace('_', '-')}", *shlex.split(value)]
     default = _Run(config=DRA_RECIPES[sweep.base]())
     return tyro.cli(_Run, args=words, default=default, prog="sweep.py").config
 
@@ -93,7 +107,7 @@ SWEEPS = {name: partial(Sweep, **values) for name, values in read("sweep").items
 class SweepOptions(cli.SharedOptions):
     """Train and judge at every point of a grid over the settings of train_dra.py: --SETTING VALUE [VALUE ...]."""
 
-    recipe: Literal["fig8", "seeds", "smoke"] = "fig8"  # where the settings below start from
+    recipe: Literal["fig8", "seeds", "controls", "smoke"] = "fig8"  # where the settings below start from
     workers: int = 2  # processes that evaluate beside the training, on a CPU; 0 for none. Changes no number
     base: str | None = None  # recipe of train_dra.py; by default the sweep recipe's
     method: tuple[Method, ...] = ()  # trained at every point, the first one is compared with; by default the recipe's

@@ -10,7 +10,7 @@ from rp_models.training import RunFolder
 
 from rp_experiments import tables
 from rp_experiments.recipes.dra import TrainDra
-from rp_experiments.recipes.sweep import Sweep, name_of
+from rp_experiments.recipes.sweep import Sweep
 from rp_experiments.reports.dra_report import describe_attacks, describe_classifier
 from rp_experiments.results import points
 from rp_experiments.statistics import Answers, Difference, Right, difference, mean_accuracy
@@ -23,7 +23,9 @@ def write(
     folder: RunFolder, sweep: Sweep, configs: Mapping[int, Sequence[TrainDra]], answers: Sequence[Answers]
 ) -> None:
     """Write `result.json` and the figure, and print the table."""
-    rows = {series: _row(series, answers) for series in _series(answers)}
+    every = _series(answers)
+    other = next((series for series in every if series[0] == sweep.against), None)
+    rows = {series: _row(series, answers, every[0], other) for series in every}
     first = configs[sweep.seeds[0]][0]
     images = len(answers[0].clean)
     setting = {
@@ -35,7 +37,8 @@ def write(
         "norm": first.evaluation.norm,
         "eps": first.evaluation.eps,
         "seeds": list(sweep.seeds),
-        "compared_with": " ".join(next(iter(rows))),
+        "compared_with": " ".join(every[0]),
+        "compared_with_too": " ".join(other) if other else None,
     }
     folder.write_json(
         "result.json",
@@ -59,6 +62,11 @@ def table(setting: Mapping[str, Any], rows: Mapping[Series, Mapping[str, Any]]) 
     lines = [
         {"point": point, "method": method, "clean %": row["clean"], "AutoAttack %": row["autoattack"]}
         | {f"{title}, difference": _points(row[f"{kind}_difference"]) for kind, title in KINDS.items()}
+        | {
+            f"{title}, from {too}": _points(row[f"{kind}_other_difference"])
+            for kind, title in KINDS.items()
+            if (too := setting["compared_with_too"])
+        }
         for (point, method), row in rows.items()
     ]
     several = len(setting["seeds"]) > 1
@@ -84,16 +92,16 @@ def _right(series: Series, answers: Sequence[Answers], kind: str) -> list[Right]
     return [getattr(answer, kind) for answer in answers if (answer.point, answer.method) == series]
 
 
-def _row(series: Series, answers: Sequence[Answers]) -> dict[str, Any]:
-    """Means and differences of one series from the first."""
-    reference = _series(answers)[0]
+def _row(series: Series, answers: Sequence[Answers], reference: Series, other: Series | None) -> dict[str, Any]:
+    """Means of one series, and its differences from the reference, and from another one if there is one."""
     row: dict[str, Any] = {}
     for kind in KINDS:
         right = _right(series, answers, kind)
         row[kind] = mean_accuracy(right)._asdict()
         row[f"{kind}_per_seed"] = [float(seed.mean()) for seed in right]
-        other = difference(right, _right(reference, answers, kind)) if series != reference else None
-        row[f"{kind}_difference"] = _plain(other)
+        for name, compared in {"difference": reference, "other_difference": other}.items():
+            gap = difference(right, _right(compared, answers, kind)) if compared not in (series, None) else None
+            row[f"{kind}_{name}"] = _plain(gap)
     return row
 
 
@@ -123,11 +131,11 @@ def _points(value: Mapping[str, Any] | None) -> str | None:
 def _strengths(sweep: Sweep, answers: Sequence[Answers]) -> Plot | None:
     """Accuracy over the alignment's weight, if that alone was varied with one method (Fig. 8 of the DRA paper)."""
     varied = [name for name, values in sweep.grid.items() if len(values) > 1]
-    if varied != ["alignment.weight"] or len(sweep.method) != 1:
+    if varied != ["alignment.weight"] or len(sweep.method) != 1 or sweep.cases:
         return None
     found = []
-    for point in sweep.points():
-        series = (name_of(point), sweep.method[0])
+    for name, point in sweep.points().items():
+        series = (name, sweep.method[0])
         clean, robust = (mean_accuracy(_right(series, answers, kind)) for kind in ("clean", "autoattack"))
         found.append(StrengthPoint(float(point["alignment.weight"]), clean.estimate, robust.estimate))
     baseline = next((point for point in found if point.strength == 0), None)

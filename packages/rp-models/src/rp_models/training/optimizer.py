@@ -17,18 +17,19 @@ def build_optimizer(
     lr: float,
     betas: tuple[float, float] = (0.9, 0.999),
     momentum: float = 0.9,
+    nesterov: bool = True,
 ) -> Optimizer:
     """An optimiser by its name.
 
     Args:
-        name: "adam" and "adamw" (torch's), "sgd" with Nesterov momentum, or "lion".
+        name: "adam" and "adamw" (torch's), "sgd" or "lion".
         groups: parameter groups, e.g. of `decay_groups`. "adam" adds their weight decay to the gradient, the others
             shrink the weights.
         betas: of Adam; Lion's are those of its paper, (0.9, 0.99).
-        momentum: of SGD.
+        momentum, nesterov: of SGD.
     """
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
     if name == "lion":
         from rp_models.training.lion import Lion
 
