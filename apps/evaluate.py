@@ -24,6 +24,7 @@ from rp_experiments.recipes.standard_classifier import check_named
 class Options(cli.SharedOptions):
     """Attack a classifier, defended or not, and report the accuracy that is left."""
 
+    tensorboard: bool = False  # also log every step of the attacks, for TensorBoard too, to tensorboard/ in the folder
     config: Annotated[Evaluation, tyro.conf.arg(name="")] = field(default_factory=Evaluation)
 
     @property
@@ -40,6 +41,11 @@ class Options(cli.SharedOptions):
     def default_processes(self) -> int:  # type: ignore[override]
         """Behind a purifier one a core."""
         return launch.cores() if self.config.defended else 1
+
+    @property
+    def passed(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the job takes: certificates are not attacks."""
+        return () if self.config.suite == "certified" else ("tensorboard",)
 
     def check(self) -> None:
         """Whether there is a classifier."""

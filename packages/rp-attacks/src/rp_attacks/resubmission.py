@@ -77,5 +77,5 @@ def worst_on_path(
                 with stream(x.device):
                     logits = query(model, x[rows], seed=derive_seed(seed, "clean path", number), index=index[rows])
                 clean[rows.cpu().numpy()] = misclassified(logits, y[rows]).cpu().numpy()
-    kept = [wilson_interval(int((~wrong).sum()), len(x), level) for wrong in (fooled, clean)]
-    return OnPath(*kept, submissions=float(submitted.mean()))
+    attacked, control = (wilson_interval(int((~wrong).sum()), len(x), level) for wrong in (fooled, clean))
+    return OnPath(attacked, control, float(submitted.mean()))

@@ -23,7 +23,7 @@ from rp_attacks.record import Record, judge
 from rp_attacks.resume import keeping, resumable
 from rp_attacks.rng import PrivateStream
 from rp_attacks.store import Pixels, Store, from_pixels, on_byte_grid, to_pixels
-from rp_attacks.watch import History, counting, watched
+from rp_attacks.watch import History, counting, named, watched
 
 Make = Callable[[int, slice, Tensor], "_Made"]
 """(block number, its images, which of them to attack) -> candidates."""
@@ -114,7 +114,12 @@ class Stages:
                 x, y, index = (whole[part][chosen] for whole in (self.x, self.y, self.index))
                 first = from_pixels(worst[self._place(part)][chosen.cpu().numpy()]).to(x)
                 fitted = fit_chunk(attack, len(chosen), self.batch_size)
-                with stream(x.device), starting_at(None if exhaustive else first), made.noted(index, chosen):
+                with (
+                    stream(x.device),
+                    named(name),
+                    starting_at(None if exhaustive else first),
+                    made.noted(index, chosen),
+                ):
                     seed = derive_seed(self.seed, "attack", name)
                     found = x
                     with suppress(NoGradientError):  # of which the diagnostics make an alarm

@@ -93,7 +93,7 @@ def zero_at_start(probe: Probe) -> list[Finding]:
 def known_noise(probe: Probe) -> list[Finding]:
     """What is left of a random defence whose noise the attacker knows, over some seeds; a note, and no alarm.
 
-    Source: the deterministic white box of arXiv:2402.02316 and arXiv:2505.22839.
+    Source: evaluation under fixed randomness, arXiv:2505.22839.
     """
     if not isinstance(probe.model, Randomised):
         return []

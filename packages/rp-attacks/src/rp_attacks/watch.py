@@ -17,7 +17,7 @@ class Step(NamedTuple):
     """One iterate of an attack, and what the model's passes said there; one row for each image still attacked."""
 
     attack: str
-    """Name of the attack's class."""
+    """Its name in an evaluation, elsewhere that of its class."""
     number: int
     """0 at the start point."""
     image: Tensor
@@ -48,6 +48,7 @@ class Part(NamedTuple):
 Watcher = Callable[[Step | Part], None]
 _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("who sees the steps of attacks", default=())
 _meters: ContextVar[tuple["Passes", ...]] = ContextVar("who counts the passes of images", default=())
+_name: ContextVar[str] = ContextVar("what the attack is called that runs now", default="")
 _on_source: ContextVar[bool] = ContextVar("whether another model than the one under attack is asked", default=False)
 
 
@@ -59,6 +60,16 @@ def watched(watcher: Watcher | None) -> Iterator[None]:
         yield
     finally:
         _watchers.reset(token)
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Steps inside are those of the attack of this name."""
+    token = _name.set(name)
+    try:
+        yield
+    finally:
+        _name.reset(token)
 
 
 def is_watched() -> bool:
@@ -80,7 +91,7 @@ def tell(
     if not is_watched():
         return
     norm = None if gradient is None else torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-    step = Step(type(attack).__name__, number, index, loss, wrong, norm, distance(), _on_source.get())
+    step = Step(_name.get() or type(attack).__name__, number, index, loss, wrong, norm, distance(), _on_source.get())
     for watcher in _watchers.get():
         watcher(step)
 

@@ -14,16 +14,21 @@ from rp_analysis.plots import RobustnessCurve, plot_robustness_curves
 from rp_attacks import PGD, Report, accuracy_curve, suite
 from rp_attacks import Progress as Event
 from rp_attacks.defence import Classifier
+from rp_attacks.forecast import Forecast, forecast
 from rp_attacks.problem import Attack
 from rp_attacks.radii import usual_radius
+from rp_attacks.store import usual_block_size
+from rp_attacks.watch import Watcher
 from rp_models.checkpoint import read_header
 from rp_models.data import DatasetInfo, default_split, describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
+from rp_models.training.tensorboard import TensorBoard
 from rp_purify import Defended
 from rp_purify.build import build_purifier
 from torch import Tensor, nn
 
+from rp_experiments.attack_log import AttackLog
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.evaluation import Evaluation
@@ -33,10 +38,18 @@ RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # of the figure, in multiples of the su
 CURVE = "results/curve.json"
 
 
-def evaluate(config: Evaluation, run: Run) -> None:
-    """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder."""
+def evaluate(config: Evaluation, run: Run, *, tensorboard: bool = False) -> None:
+    """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder.
+
+    With `tensorboard` the first process logs every step of its attacks.
+    """
     attacked = EvaluationJob.of(config, run)
-    if (report := attacked.shared_report(run, beside=partial(_curve, attacked, run))) is not None:
+    board = TensorBoard(run.folder) if tensorboard and run.main else None
+    watcher = AttackLog(run.folder) if board else None
+    report = attacked.shared_report(run, beside=partial(_curve, attacked, run), watcher=watcher)
+    if board:
+        board.close()
+    if report is not None:
         _leave(report, attacked, run.alone())
 
 
@@ -44,6 +57,7 @@ class EvaluationJob:
     """A classifier, perhaps behind a purifier, the images on which it is attacked, and the attacks."""
 
     def __init__(self, config: Evaluation, model: str, run: Run) -> None:
+        self.folder, self.processes = run.path / "evaluation", run.processes.count
         self.config = config
         info = describe(config.data)
         classifier = load_classifier(model, info).to(run.device)
@@ -89,8 +103,9 @@ class EvaluationJob:
 
     @property
     def block_size(self) -> int:
-        """Images of a saved file."""
-        return self.config.sizes.block_size
+        """Images of a saved block: as the settings say, or so few that each process has a block."""
+        usual = usual_block_size(self.folder, len(self.x), self.processes)
+        return self.config.block_size or min(self.config.sizes.block_size, usual)
 
     @classmethod
     def of(cls, config: Evaluation, run: Run) -> Self:
@@ -99,8 +114,26 @@ class EvaluationJob:
         run.claim(config.resolved())
         return job
 
+    def forecast(self) -> Forecast:
+        """What the attacks cost at most."""
+        config = self.config
+        return forecast(
+            self.model,
+            self.x[:32],
+            self.y[:32],
+            self.attacks,
+            random=config.defended,
+            passes=config.sizes.passes,
+            images=len(self.x),
+        )
+
     def report(
-        self, folder: Path, *, shard: tuple[int, int] = (0, 1), progress: Callable[[Event], None] | None = None
+        self,
+        folder: Path,
+        *,
+        shard: tuple[int, int] = (0, 1),
+        progress: Callable[[Event], None] | None = None,
+        watcher: Watcher | None = None,
     ) -> Report:
         """Attack and judge this process's blocks, or take from the folder what is there."""
         config, sizes = self.config, self.config.sizes
@@ -121,19 +154,23 @@ class EvaluationJob:
             shard=shard,
             source=self.source,
             progress=progress,
+            watcher=watcher,
         )
 
-    def shared_report(self, run: Run, beside: Callable[[], None] = lambda: None) -> Report | None:
+    def shared_report(
+        self, run: Run, beside: Callable[[], None] = lambda: None, watcher: Watcher | None = None
+    ) -> Report | None:
         """The report of all processes' blocks, in the first one; the last one does `beside` before it gathers them."""
-        rank, count = run.processes.rank, run.processes.count
-        total = blocks(self.attacks, len(self.x), self.block_size, count)
-        bar = EvaluationBar(run.progress, "evaluate", total)
+        rank, count, folder = run.processes.rank, run.processes.count, run.path / "evaluation"
+        bar = EvaluationBar(run.progress, "evaluate", blocks(self.attacks, len(self.x), self.block_size, count))
+        if run.main:
+            print(f"forecast: {self.forecast()}", file=sys.stderr)
         if count > 1:
-            self.report(run.path / "evaluation", shard=(rank, count), progress=bar)
+            self.report(folder, shard=(rank, count), progress=bar, watcher=watcher)
             run.processes.wait()
         if rank == count - 1:  # while the first one looks for findings
             beside()
-        report = self.report(run.path / "evaluation", progress=bar) if run.main else None
+        report = self.report(folder, progress=bar, watcher=watcher) if run.main else None
         run.processes.wait()
         return report
 
