@@ -2,12 +2,10 @@
 
 uv run apps/evaluate.py --defended
 uv run apps/evaluate.py --model runs/train_dra/digits/checkpoints/dm-at+dra.safetensors --suite autoattack
-uv run apps/evaluate.py --model standard.safetensors --suite purifier --defended --purifier.kind mae-pure
 uv run apps/evaluate.py --model my_model.py:build --data cifar10
 uv run apps/evaluate.py --model robustbench:Wang2023Better_WRN-28-10 --suite robustbench
 uv run apps/evaluate.py --suite certified --defended --purifier.kind noise --purifier.std 0.25
-uv run torchrun --nproc-per-node 8 apps/evaluate.py --model wrn.safetensors --data cifar10 --suite purifier --defended \
-    --purifier.mae mae.safetensors --block-size 64
+uv run torchrun --nproc-per-node 8 apps/evaluate.py --model wrn.safetensors --data cifar10 --suite purifier --defended
 """
 
 import sys
@@ -18,6 +16,7 @@ import tyro
 from rp_experiments import cli, launch
 from rp_experiments.recipes.evaluation import Evaluation
 from rp_experiments.recipes.standard_classifier import check_named
+from rp_models.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +25,7 @@ class Options(cli.SharedOptions):
 
     tensorboard: bool = False  # also log every step of the attacks, for TensorBoard too, to tensorboard/ in the folder
     config: Annotated[Evaluation, tyro.conf.arg(name="")] = field(default_factory=Evaluation)
+    passed = property(lambda self: () if self.config.suite in JOBS else ("tensorboard",))  # type: ignore[assignment]
 
     @property
     def name(self) -> str:
@@ -42,17 +42,12 @@ class Options(cli.SharedOptions):
         """Behind a purifier one a core."""
         return launch.cores() if self.config.defended else 1
 
-    @property
-    def passed(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What the job takes: certificates are not attacks."""
-        return () if self.config.suite == "certified" else ("tensorboard",)
-
     def check(self) -> None:
         """Whether there is a classifier."""
         check_named(self.config.model, "--model", self.config.data)
+        require(not (self.tensorboard and self.config.suite in JOBS), "--tensorboard is for suites of attacks")
 
 
-# of suites that are more than attacks on the data set's images
 JOBS = {"certified": "certified:certify_images", "beyond-lp": "beyond_lp:beyond_lp", "robustbench": "robustbench:judge"}
 
 

@@ -131,8 +131,9 @@ def test_a_first_look_asks_a_random_defence_a_few_hundred_times_an_image() -> No
     defence = Counting(model, 1e-6)
     for attack in suite("quick", eps=1e-6, gradients=("tanh",)).values():  # nothing breaks, nothing stops early
         attack(defence, x, model(x).argmax(1), seed=0)
-    two_losses, rule, square = 2 * (20 * 5 + 5), 10 * 5 + 5, 50 * 5
-    assert asked == len(x) * (two_losses + rule + square)
+    two_losses, rule = 2 * (20 * 5 + 5), 10 * 5 + 5
+    assert asked > len(x) * (two_losses + rule + 50 * 3)  # of a query's five passes three decide whether it is given up
+    assert asked < len(x) * (two_losses + rule + 50 * 5)
 
 
 def test_diffpure_preset_attacks_and_judges_averages_of_different_length() -> None:

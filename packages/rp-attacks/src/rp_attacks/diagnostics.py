@@ -72,7 +72,7 @@ def diagnose(
         run = {getattr(attack, "grad", "exact") for attack in mine.values()}
         checks += [partial(check, probe) for check in (zero_gradients, zero_at_start, larger_radius, black_box)]
         checks += [partial(surrogates, probe, run), partial(surrogate_models, probe, mine)]
-        standing = np.flatnonzero(threat.worst.standing & clean.standing)[: min(count, 16 if random else count)]
+        standing = np.flatnonzero(threat.worst.standing & clean.standing)[: min(count, 8 if random else count)]
         left = torch.from_numpy(threat.worst.right.mean(axis=1)[standing]).to(x)
         checks.append(partial(more_iterations, probed(threat, norm, standing), left, mine))
         checks += [partial(masking_layers, probe), partial(known_noise, probe)]

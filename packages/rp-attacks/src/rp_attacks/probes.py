@@ -174,7 +174,7 @@ def black_box(probe: Probe) -> list[Finding]:
     spsa = SPSA(norm=probe.norm, eps=probe.eps, step_size=2.5 * probe.eps / steps, steps=steps, samples=samples)
     rivals = {"SPSA": probe.rival(spsa)}
     if probe.norm == "linf":
-        square = Square(eps=probe.eps, queries=queries, rescale_schedule=True, passes=probe.passes)
+        square = Square(eps=probe.eps, queries=queries, rescale_schedule=True, passes=probe.passes, race=True)
         rivals["Square"] = probe.rival(square)
     if probe.source is not None:
         rivals["transfer from the undefended classifier"] = probe.rival(probe.pgd(), source=probe.source)

@@ -149,7 +149,7 @@ def _quick(s: _Setting) -> Suite:
     if s.source is not None:
         attacks["transfer"] = Transfer(pgd(20, loss="cw"), s.source)
     if s.norm == "linf":
-        attacks["square"] = Square(eps=eps, queries=queries, passes=eot, rescale_schedule=True)
+        attacks["square"] = Square(eps=eps, queries=queries, passes=eot, rescale_schedule=True, race=eot > 1)
     return attacks
 
 
