@@ -179,7 +179,6 @@ def forecast(
     Args as in `evaluate`; `random` says whether the model answers twice differently, and `images` how many there will
     be, by default those of x.
     """
-    passes = passes or (20 if random else 1)
     count, rows = len(x), slice(0, min(batch_size, len(x)))
     x, y = x[rows], y[rows]
     index = torch.arange(len(x), device=x.device)
@@ -189,14 +188,20 @@ def forecast(
             forward.append(_timed(lambda: margins(model, x, y, seed=0, index=index), x.device))
             both.append(_timed(lambda: _gradient(model, x, y, index), x.device))
     classes = _classes(model, x, index)
-    balls = len({(attack.norm, attack.eps) for attack in attacks.values()})
-    select = passes if random else 0
-    judging = passes + select + balls * passes + len(attacks) * (select + passes)
     return Forecast(
         images=count if images is None else images,
-        attacks={name: passes_of(attack, classes) for name, attack in attacks.items()}, judging=judging,
+        attacks={name: passes_of(attack, classes) for name, attack in attacks.items()},
+        judging=judging_passes(attacks, random=random, passes=passes),
         forward_seconds=forward[-1] / len(x), backward_seconds=max(both[-1] - forward[-1], 0.0) / len(x),
     )  # fmt: skip
+
+
+def judging_passes(attacks: Mapping[str, Attack], *, random: bool, passes: int | None = None) -> int:
+    """Forward passes of an image for the verdicts and controls of `evaluate`; args as in `forecast`."""
+    passes = passes or (20 if random else 1)
+    balls = len({(attack.norm, attack.eps) for attack in attacks.values()})
+    select = passes if random else 0
+    return passes + select + balls * passes + len(attacks) * (select + passes)
 
 
 def _classes(model: Classifier, x: Tensor, index: Tensor) -> int:

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
 
 import tyro
 
 from rp_experiments import launch
+from rp_experiments.estimate.cards import CARDS
 from rp_experiments.jobs import Cluster, Job, slurm_words
 from rp_experiments.purifier_options import REGISTRY
 
@@ -27,6 +28,12 @@ _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.
 _GO_ON = "what was written before is complete; free some space, and go on with --resume"
 
 
+if TYPE_CHECKING:
+    CardName = str
+else:
+    CardName = Literal[tuple(CARDS)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What all apps can be told; an app adds its `config`, and a `recipe` where it has some."""
@@ -34,6 +41,8 @@ class Options:
     out: Path | None = None  # the run's folder; by default runs/APP/NAME, named after recipe or model
     resume: bool = False  # go on with the run that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
+    estimate: bool = False  # say what the run will take (operations, memory, disk, hours) and stop
+    card: CardName = "H100"  # for which the estimate is made
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
     data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     cache: Path = Path("runs/cache")  # networks and images that other runs made
@@ -98,6 +107,9 @@ def start(options: Options, job: str) -> None:
     if options.dry_run:
         print_json(options.settings)
         return
+    if options.estimate:
+        print(_estimated(options, job))
+        return
     options.check()
     out = folder(options)
     if first_process():
@@ -113,6 +125,21 @@ def start(options: Options, job: str) -> None:
             call()
     if first_process():
         print(f"\neverything is in {out}/", file=sys.stderr, flush=True)
+
+
+def _estimated(options: Options, job: str) -> Any:
+    """What a job will take on as many cards as it has processes."""
+    from rp_models.training import RunFolder
+
+    from rp_experiments.run import Run
+
+    run = Run(folder=RunFolder(folder(options), writes=False), cache=options.cache, root=options.data_root)
+    cluster = getattr(options, "cluster", Cluster())
+    given = getattr(options, "processes", None) if isinstance(options, SharedOptions) else None
+    cards = cluster.gpus_per_node or given or 1
+    passed = {name: getattr(options, name) for name in options.passed}
+    estimate = pkgutil.resolve_name("rp_experiments.estimate.apps:estimate")
+    return estimate(job, getattr(options, "config", None), run, card=CARDS[options.card], cards=cards, **passed)
 
 
 @dataclass(frozen=True)

@@ -94,17 +94,14 @@ def build_purifier(
 def _build(settings: PurifierSettings, info: DatasetInfo, classifier: nn.Module | None) -> Purifier:
     match settings:
         case MaskDiTPureSettings():
-            maskdit, sigma = load_maskdit(settings.model, info), settings.sigmas or settings.sigma
-            return MaskDiTPure(maskdit, **{**_arguments(settings, "sigmas"), "sigma": sigma})
+            return purifier_around(settings, load_maskdit(settings.model, info))
         case LatentMaskDiTPureSettings():
-            return LatentMaskDiTPure(*_latent_networks(settings), **_arguments(settings))
+            return purifier_around(settings, *_latent_networks(settings))
         case SOAPSettings():
             assert classifier is not None
             loss = _auxiliary(settings, classifier)
             return SOAP(classifier, loss, **_arguments(settings, "auxiliary", step_size="step", radii="levels"))
-    make, size = _PURIFIERS.get(settings.kind), getattr(settings, "resize", None)
-    if make is None or type(settings) is not KINDS.get(settings.kind):
-        raise TypeError(f"there is no purifier for {type(settings).__name__}")
+    size = getattr(settings, "resize", None)
     networks: list[nn.Module] = []
     if hasattr(settings, "mae"):
         networks.append(load_mae(settings.mae, info))
@@ -112,6 +109,23 @@ def _build(settings: PurifierSettings, info: DatasetInfo, classifier: nn.Module 
         networks.append(load_denoiser(settings.model, info if size is None else replace(info, image_size=size)))
     if settings.kind == "coup" and classifier is not None:
         networks.append(classifier)
+    return purifier_around(settings, *networks)
+
+
+def purifier_around(settings: PurifierSettings, *networks: Any) -> Purifier:
+    """The purifier of these settings around networks that are there, whatever files the settings name.
+
+    Raises TypeError for settings of no purifier, and for those of SOAP, which asks a classifier.
+    """
+    match settings:
+        case MaskDiTPureSettings():
+            sigma = settings.sigmas or settings.sigma
+            return MaskDiTPure(*networks, **{**_arguments(settings, "sigmas"), "sigma": sigma})
+        case LatentMaskDiTPureSettings():
+            return LatentMaskDiTPure(*networks, **_arguments(settings))
+    make, size = _PURIFIERS.get(settings.kind), getattr(settings, "resize", None)
+    if make is None or type(settings) is not KINDS.get(settings.kind):
+        raise TypeError(f"there is no purifier for {type(settings).__name__}")
     purifier = make(*networks, **_arguments(settings, "resize", **_NAMES.get(settings.kind, {})))
     return purifier if size is None else Resized(purifier, size)
 

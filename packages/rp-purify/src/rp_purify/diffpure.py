@@ -6,6 +6,7 @@ sigma = sqrt((1 - abar) / abar), so that any EDM network does.
 Source: Nie et al. 2022, arXiv:2205.07460; Karras et al. 2022, arXiv:2206.00364, section 2.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import get_args
@@ -38,8 +39,14 @@ def vp_levels(times: int, steps: int) -> list[float]:
     """
     if not 1 <= steps <= times <= 1000:
         raise ValueError(f"expected 1 <= steps <= times <= 1000, got {steps} steps over {times} times")
-    sigma = [0.0, *DiscreteSchedule.linear().sigma.tolist()]
+    sigma = _sigma()
     return [sigma[round(times * (1 - step / steps))] for step in range(steps + 1)]
+
+
+@functools.cache
+def _sigma() -> tuple[float, ...]:
+    """0 and the noise levels of the 1,000 time steps."""
+    return (0.0, *DiscreteSchedule.linear().sigma.tolist())
 
 
 class DiffPure(ReverseDiffusion):

@@ -5,31 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
-
-
-class Flops(TorchDispatchMode):
-    """`with Flops() as counted: ...; counted.total`.
-
-    torch's own `FlopCounterMode` follows modules by hooks, which `torch.autograd.grad` does not support.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in flop_registry and func is not torch.ops.prim.device.default:
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        out = func(*args, **kwargs)
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
-        return out
+from rp_models.arithmetic import Flops as Flops
+from rp_models.arithmetic import operations
 
 
 class CompiledFlops:
@@ -72,7 +49,7 @@ class CompiledFlops:
 def _work(node: torch.fx.Node) -> int:
     """The operations of one node of a graph."""
     packet = getattr(node.target, "_overloadpacket", None)
-    if node.op != "call_function" or packet not in flop_registry:
+    if node.op != "call_function" or packet is None:
         return 0
     args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
-    return flop_registry[packet](*args, **kwargs, out_val=node.meta["val"])
+    return operations(packet, args, kwargs, node.meta.get("val"))

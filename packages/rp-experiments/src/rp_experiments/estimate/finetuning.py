@@ -1,0 +1,109 @@
+"""What robust fine-tuning of a purifier takes: its attacks, its steps and its judgement."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+import torch
+from rp_attacks import PGD
+from rp_models.data import describe
+from rp_models.loading import load_classifier, load_mae, load_maskdit
+from rp_models.training.standard import build_standard
+from rp_purify import Finetuner, Purifier, PurifierSettings, settings_of
+from rp_purify.build import purifier_around
+from torch import Tensor, nn
+
+from rp_experiments.estimate.cards import Card
+from rp_experiments.estimate.counting import Sized, fake_images, on_meta
+from rp_experiments.estimate.stages import Stage
+from rp_experiments.estimate.steps import number_of
+from rp_experiments.estimate.systems import pass_cost
+from rp_experiments.estimate.training import Step
+from rp_experiments.recipes.finetuning import Finetuning
+from rp_experiments.recipes.standard_classifier import STANDARD
+from rp_experiments.run import Run
+
+
+class _Counted(Finetuner):
+    """The loss of fine-tuning alone: no batches, no optimizer, and weights of which nobody asks for values."""
+
+    def __init__(self, config: Finetuning, purifier: Purifier, model: nn.Module, classifier: nn.Module) -> None:
+        self.settings, self.seed = config.finetune, config.seed
+        self.purifier, self.model, self.classifier = purifier, model, classifier
+
+
+def finetuning(
+    config: Finetuning,
+    run: Run,
+    card: Card,
+    training_stage: Callable[..., Stage],
+    *,
+    model: nn.Module | None = None,
+    classifier: nn.Module | None = None,
+) -> Iterator[Stage]:
+    """Both stages and the judgement; networks that are not given are read."""
+    info = describe(config.data)
+    if model is None:
+        model = load_mae(config.mae, info) if config.kind == "mae" else load_maskdit(config.maskdit, info)
+    if classifier is None:
+        classifier = _standard(config)
+    trained, judged = _settings(config, through=True), _settings(config, through=False)
+    images, tests = number_of(info, "train", config.train_images), number_of(info, "test", config.images)
+    attack = config.attack
+    rule = "exact" if config.through == "one-shot" else "identity"
+    cost = pass_cost(classifier, info, purifier=trained, networks=(model,), rules=(rule,), batch=config.batch_size)
+    pgd = PGD(eps=attack.eps, step_size=attack.step_size, steps=attack.steps, grad=rule)
+    yield Stage(
+        name=f"r{config.kind}: stage I", flop=images * (cost.of(pgd, info.num_classes) or 0.0), memory=cost.memory,
+        batch=config.batch_size, disk=images * (info.channels * info.image_size**2 + 8), note=f"{images:,} images",
+    )  # fmt: skip
+    model.requires_grad_(True)
+    step, settings = _step(config, model, classifier), config.finetune
+    yield training_stage(
+        f"r{config.kind}: stage II", step, settings.steps, settings.batch_size, config.compute, run, card
+    )
+    cost = pass_cost(classifier, info, purifier=judged, networks=(model,), rules=("identity",), batch=config.batch_size)
+    pgd = PGD(eps=attack.eps, steps=attack.judging_steps, eot=attack.eot, grad="identity")
+    flop = 2 * tests * ((cost.of(pgd, info.num_classes) or 0.0) + 4 * cost.forward)
+    yield Stage(
+        name=f"r{config.kind}: judgement", flop=flop, memory=cost.memory, batch=config.batch_size,
+        note=f"{tests:,} images, before and after",
+    )  # fmt: skip
+
+
+def _step(config: Finetuning, model: nn.Module, classifier: nn.Module) -> Step:
+    info, made = describe(config.data), _trained(config, model)
+    trainer = _Counted(config, made, model, classifier)
+
+    def loss(count: int, attack_steps: int) -> Tensor:
+        del attack_steps
+        x, y, draw = fake_images(info, count)
+        with torch.enable_grad():
+            return trainer.loss(x, x, y, draw)[0]
+
+    return Step(loss, [model], [classifier])
+
+
+def _trained(config: Finetuning, model: nn.Module) -> Purifier:
+    """What is trained through; see `FinetuneJob.purifiers`."""
+    made = purifier_around(_settings(config, through=True), model)
+    return made if config.through == "one-shot" else made.with_gradient("ste-tanh")
+
+
+def _settings(config: Finetuning, *, through: bool) -> PurifierSettings:
+    """The purifier that is trained through, or the one that is judged, as settings of named files."""
+    mae, options = config.kind == "mae", asdict(config.unrolled if through else config.descent)
+    if through and config.through == "one-shot":
+        if mae:
+            return settings_of("mae-reconstruction", mae="given", mask_rate=config.one_shot_mask_rate)
+        return settings_of("denoise", model="given", sigma=config.sigma)
+    if mae:
+        return settings_of("mae-pure", mae="given", **options)
+    return settings_of("maskdit-pure", model="given", sigma=config.sigma, **options)
+
+
+def _standard(config: Finetuning) -> nn.Module:
+    """The named classifier, or the data set's standard one without its weights."""
+    info = describe(config.data)
+    if config.classifier:
+        return load_classifier(config.classifier, info)
+    return on_meta(lambda: build_standard(STANDARD[config.data]().standard, Sized(info, 1)))

@@ -1,0 +1,122 @@
+"""The steps of the trainings, of full size on the meta device, ready to be counted; no file of weights is needed."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rp_dra import ClassifierTrainer, objective_of
+from rp_dra.settings import AlignmentSettings, Method, uses_alignment, uses_synthetic
+from rp_dra.targets import FrozenTarget
+from rp_dra.targets.build import alignment_target
+from rp_dra.targets.latent import LightningDitTarget
+from rp_models import zoo
+from rp_models.checkpoint import CheckpointError
+from rp_models.data import DatasetInfo, describe
+from rp_models.networks.vae import LatentNormalization
+from rp_models.training.edm import build_edm
+from rp_models.training.minibatches import Minibatch
+from torch import Tensor, nn
+
+from rp_experiments.estimate.counting import Sized, fake_images
+from rp_experiments.estimate.training import Step, modules_of, slots_of
+from rp_experiments.pretrain import KINDS, trainer_of
+from rp_experiments.recipes.dra import TrainDra
+from rp_experiments.recipes.pretrain_settings import Pretrain
+from rp_experiments.run import Run
+
+PUBLISHED = {"dit": "lightningdit-xl-1", "vae": "vavae-f16d32"}  # where an alignment's files are not at hand
+
+
+def number_of(info: DatasetInfo, split: str, given: int | None = None) -> int:
+    """Images of a split: as many as the settings say, or the catalogue."""
+    count = info.split_sizes.get(split)
+    if count is None and given is None:
+        raise ValueError(f"how many images the split {split} of {info.name} has is not known before they are read")
+    return min(filter(None, (count, given)))
+
+
+def pretraining(config: Pretrain, run: Run) -> Step:
+    """A step of `pretrain.py`."""
+    info = describe(config.data)
+    with torch.device("meta"):
+        trainer: Any = trainer_of(config, Sized(info, number_of(info, "train")), run)
+
+    def loss(count: int, attack_steps: int) -> Tensor:
+        del attack_steps
+        batch = trainer.drawn(Minibatch(*fake_images(info, count)), 0)
+        found: Tensor = trainer.loss(*batch)[0]
+        return found
+
+    return Step(loss, modules_of(trainer), slots=slots_of(trainer.state.optimizer))
+
+
+def classifier_training(config: TrainDra, method: Method, run: Run) -> tuple[Step, int]:
+    """A step of one of `train_dra.py`'s methods, and the number of steps."""
+    info, used = describe(config.data), uses_synthetic(method)
+    real = Sized(info, number_of(info, "train", config.train_images))
+    synthetic = Sized(replace(info, image_size=config.synthetic.image_size or info.image_size), config.synthetic.images)
+    with torch.device("meta"):
+        target = _target(config, info, used) if uses_alignment(method) else None
+        trainer = ClassifierTrainer(
+            config.classifier,
+            config.training,
+            real,
+            objective=objective_of(config.training, method=method, num_classes=info.num_classes),
+            synthetic=synthetic if used else None,
+            target=target,
+            alignment=config.alignment,
+            compute=replace(config.compute, compile=False, cuda_graphs=False),
+            processes=run.processes,
+            seed=config.seed,
+        )
+    whole = trainer.objective
+
+    def loss(count: int, attack_steps: int) -> Tensor:
+        known = hasattr(whole, "steps") and attack_steps > 0
+        trainer.objective = replace(whole, steps=attack_steps) if known else whole  # type: ignore[type-var]
+        trainer.objective.begin_step(trainer.model, step=0, steps_per_epoch=10, epochs=config.training.epochs)
+        return trainer.loss(*fake_images(info, count))[0]
+
+    frozen = [target] if target is not None else []
+    attack_steps = int(getattr(whole, "steps", 0))
+    return Step(loss, modules_of(trainer), frozen, attack_steps, slots_of(trainer.state.optimizer)), trainer.steps
+
+
+def _target(config: TrainDra, info: DatasetInfo, synthetic: bool) -> FrozenTarget:
+    """The alignment's target: of the run's own files, or where they are not at hand of the published networks."""
+    settings, many = config.alignment, config.synthetic.images if synthetic else 0
+    denoiser = build_edm(config.edm, Sized(info, 1)) if settings.target == "edm" else None
+    try:
+        return alignment_target(settings, denoiser, torch.device("meta"), synthetic=many)
+    except CheckpointError:
+        if settings.target != "lightningdit":
+            raise
+        return _published(settings)
+
+
+def _published(settings: AlignmentSettings) -> FrozenTarget:
+    vae: Any = zoo.build(PUBLISHED["vae"])
+    return LightningDitTarget(
+        zoo.build(PUBLISHED["dit"]),  # type: ignore[arg-type]
+        vae,
+        LatentNormalization(vae.latent_channels, 1.0),
+        t=settings.time,
+        blocks=settings.blocks,
+        zero_channels=settings.zero_channels,
+        label=settings.label,
+        random_level=settings.random_level == "yes",
+        precision=settings.precision,
+    )
+
+
+def classifier_of(config: TrainDra) -> nn.Module:
+    """The network that `train_dra.py` trains, on the meta device."""
+    from rp_dra import build_classifier
+
+    with torch.device("meta"):
+        return build_classifier(config.classifier, describe(config.data), pretrained=False)
+
+
+def kind_settings(config: Pretrain) -> Any:
+    """The settings of network and training in a pre-training's configuration."""
+    return getattr(config, KINDS[type(config)].settings)

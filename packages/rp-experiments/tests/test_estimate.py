@@ -1,0 +1,118 @@
+"""What is counted on tensors without values is what the real thing does, and the forecast follows from it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from rp_dra import ClassifierTrainer, objective_of
+from rp_experiments.estimate.cards import CARDS
+from rp_experiments.estimate.stages import Estimate, Stage
+from rp_experiments.estimate.steps import classifier_training
+from rp_experiments.estimate.systems import pass_cost
+from rp_experiments.estimate.training import step_cost
+from rp_experiments.recipes.dra import RECIPES
+from rp_experiments.run import Run
+from rp_models import build
+from rp_models.arithmetic import Flops
+from rp_models.data import describe, load_images, subset
+from rp_models.settings import ComputeSettings
+from rp_models.training import RunFolder
+from rp_purify import Defended, settings_of
+from rp_purify.build import purifier_around
+from torch import nn
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(folder=RunFolder(tmp_path, writes=False))
+
+
+def test_operations_of_a_layer_and_of_grouped_convolutions():
+    layer, x = nn.Linear(30, 50), torch.randn(7, 30)
+    with Flops() as forward:
+        out = layer(x)
+    assert forward.total == 2 * 7 * 30 * 50
+    with Flops() as backward:
+        out.sum().backward()
+    assert backward.total == 2 * 7 * 30 * 50  # the input needs no gradient
+
+    depthwise, x = nn.Conv2d(6, 6, 3, groups=6, padding=1), torch.randn(2, 6, 5, 5, requires_grad=True)
+    with Flops() as forward:
+        out = depthwise(x)
+    assert forward.total == 2 * (2 * 6 * 5 * 5) * 9
+    with Flops() as backward:
+        out.sum().backward()
+    assert backward.total == 2 * forward.total
+
+
+def test_the_largest_memory_is_that_of_tensors_alive_together():
+    x = torch.ones(1000)
+    with Flops() as counted:
+        a = x + 1  # one
+        b = (a * 2) * 3  # two more, of which one goes
+        del a
+        c = b.view(10, 100) + 1
+        c += 1  # in place
+    assert counted.peak == 3 * 4000
+
+
+def test_a_training_step_counts_as_many_operations_as_the_real_one(run):
+    config = RECIPES["smoke"]()
+    config = replace(config, training=replace(config.training, attack_steps=4))
+    step, _ = classifier_training(config, "at", run)
+    cost = step_cost(step, 8, limit=2**40, compute=config.compute)
+
+    images = subset(load_images("digits", "train"), 64)
+    training = replace(config.training, batch_size=8)
+    real = ClassifierTrainer(
+        config.classifier, training, images, objective=objective_of(training, method="at", num_classes=10), seed=0
+    )
+    with Flops() as counted:
+        real.step(0)
+    assert cost.flop * 8 == counted.total
+    # the real one also holds what draws, augmentation and the optimizer's step make
+    assert 0.5 * counted.peak < cost.memory - cost.fixed + sum(p.numel() for p in real.model.parameters()) * 4
+    assert cost.memory - cost.fixed < counted.peak
+
+
+def test_a_micro_batch_is_chosen_that_fits(run):
+    config = RECIPES["smoke"]()
+    step, _ = classifier_training(config, "at", run)
+    whole = step_cost(step, 32, limit=2**40, compute=ComputeSettings())
+    assert whole.micro_batch == 32
+    assert whole.memory == whole.whole
+    limit = (whole.fixed + whole.whole) / 2
+    part = step_cost(step, 32, limit=limit, compute=ComputeSettings())
+    assert 1 <= part.micro_batch < 32
+    assert 32 % part.micro_batch == 0
+    assert part.memory <= limit < part.whole
+    assert step_cost(step, 32, limit=1.0, compute=ComputeSettings()).micro_batch == 0
+
+
+def test_a_purifier_of_many_steps_is_reckoned_from_few():
+    info, settings = describe("digits"), settings_of("mae-pure", mae="given", steps=7)
+    classifier, mae = (
+        build("dm-wide-resnet", depth=10, width=1, in_channels=1, mean=[0.0], std=[1.0]),
+        build("mae-digits"),
+    )
+    mae.requires_grad_(False), classifier.requires_grad_(False)
+    system = Defended(purifier_around(settings, mae), classifier).eval()
+    x, index = torch.rand(2, 1, 8, 8), torch.arange(2)
+    expected = {}
+    for rule in ("exact", "ste-tanh"):
+        leaf = x.clone().requires_grad_()
+        with Flops() as counted:
+            torch.autograd.grad(system.with_gradient(rule)(leaf, seed=0, index=index).sum(), leaf)
+        expected[rule] = counted.total / 2
+    cost = pass_cost(classifier, info, purifier=settings, networks=(mae,), rules=tuple(expected), batch=2)
+    for rule, flop in expected.items():
+        assert cost.forward + cost.backward[rule] == pytest.approx(flop, rel=1e-6)
+
+
+def test_hours_follow_from_the_card_and_the_shared_work():
+    card = CARDS["H100"]
+    stage = Stage(name="training", flop=989e12 * 0.4 * 7200, memory=3 * 2**30, precision="bf16")
+    assert Estimate(stages=[stage], card=card).hours(stage) == pytest.approx(2.0)
+    assert Estimate(stages=[stage], card=card, cards=4).hours(stage) == pytest.approx(0.5)
+    assert card.usable == 72 * 2**30
+    assert "assume" in str(Estimate(stages=[stage], card=card))
