@@ -22,6 +22,7 @@ from rp_models.data import (
     describe,
     load_images,
     read_synthetic,
+    synthetic,
     write_synthetic,
 )
 from rp_models.data.npz import uncompress
@@ -327,3 +328,26 @@ def test_twenty_million_images_take_less_than_a_gigabyte_of_memory(tmp_path):
     assert found == count
     # 160 MB of labels, mapped once more while they are copied, and what was touched of the images
     assert growth < 600e6
+
+
+def test_large_images_are_read_by_threads_and_are_the_same(parts, monkeypatch):
+    folder, images, labels = parts
+    monkeypatch.setattr(synthetic, "_READ", 64)
+    monkeypatch.setattr(SyntheticImages, "_forget", None)  # of maps, which must not be touched
+    found = read_synthetic(folder, DIGITS)
+    chosen = torch.tensor([24, 3, 11, 3, 0, 12, 10])
+    x, y = found.batch(chosen)
+    assert torch.equal((x * 255).round().to(torch.uint8), images[chosen])
+    assert torch.equal(y, labels[chosen])
+    assert torch.equal(found.images, images)
+
+
+def test_a_file_that_was_cut_off_after_it_was_opened_is_named(tmp_path, monkeypatch):
+    images, labels = made(6)
+    write_synthetic(images, labels, tmp_path / "set.npz")
+    monkeypatch.setattr(synthetic, "_READ", 64)
+    found = read_synthetic(tmp_path / "set.npz", DIGITS)
+    os.truncate(tmp_path / "set.npz", found._parts[0].offset + 5 * 64 + 10)
+    found.batch(torch.tensor([4]))
+    with pytest.raises(DataError, match=r"set.npz: the image at position 5 is cut off"):
+        found.batch(torch.tensor([5]))
