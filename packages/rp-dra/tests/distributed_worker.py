@@ -9,6 +9,7 @@ from rp_dra.settings import AwpSettings
 from rp_models import build
 from rp_models.checkpoint import save_tensors
 from rp_models.data import load_images, subset
+from rp_models.settings import ComputeSettings
 from rp_models.training import ALONE, RunFolder, init_distributed, seeded, train_stage
 
 STEPS = 4
@@ -16,6 +17,7 @@ RECIPES = {
     "trades": {},
     "adr": {"objective": "adr", "norm": "l2", "eps": 0.5, "step_size": 0.2},
     "awp": {"objective": "trades-original", "awp": AwpSettings(gamma=0.01)},
+    "trades in micro-batches": {},
     "ikl": {"objective": "ikl", "optimizer": "adamw", "lr": 1e-3, "schedule": "cosine"},
 }
 ALIGNMENT = {"awp": {"loss": "cka", "shuffle": "class", "images": "both", "consistency": 0.5}}
@@ -37,6 +39,7 @@ def trainer(name, processes=ALONE):
         validation=subset(load_images("digits", "test"), 9),
         target=EdmTarget(edm),
         alignment=AlignmentSettings(hidden=16, **ALIGNMENT.get(name, {})),
+        compute=ComputeSettings(micro_batch=4 // processes.count, checkpointing=True) if "micro" in name else None,
         processes=processes,
         seed=3,
     )

@@ -198,7 +198,7 @@ def test_joined_targets_give_their_features_side_by_side_each_with_its_own_noise
     [
         (lambda x, y, eps: EdmTarget(filled_edm(), sigma=0), "sigma must be positive"),
         (lambda x, y, eps: EdmTarget(filled_edm(), label="true"), "'class' or 'null'"),
-        (lambda x, y, eps: EdmTarget(filled_edm(), precision="fp16"), "'float32' or 'bf16'"),
+        (lambda x, y, eps: EdmTarget(filled_edm(), precision="fp16"), "one of fp32, tf32, bf16"),
         (lambda x, y, eps: EdmTarget(filled_edm())(x, y, noise=eps[:2]), r"noise must have shape \(4, 1, 8, 8\)"),
         (lambda x, y, eps: EdmTarget(filled_edm())(x, y, noise=eps, level=torch.zeros(3)), "each of the 4 images"),
         (lambda x, y, eps: EdmTarget(filled_edm(label_dim=0))(x, y, noise=eps), "label='null'"),

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from rp_models.checkpoint import save_tensors
 from rp_models.data import ImageSet, load_images
-from rp_models.settings import EdmSettings, MaeSettings, MaskDitSettings, StandardSettings
+from rp_models.settings import ComputeSettings, EdmSettings, MaeSettings, MaskDitSettings, StandardSettings
 from rp_models.training import (
     ALONE,
     EdmTrainer,
+    Engine,
     MaeTrainer,
     MaskDitTrainer,
     RunFolder,
@@ -63,12 +64,20 @@ STANDARD = StandardSettings(
     crop_padding=1,
     ema_half_life=16,
 )
-TRAINERS = {
-    "edm": lambda images, processes: EdmTrainer(EDM, images, seed=0, processes=processes),
-    "mae": lambda images, processes: MaeTrainer(MAE, images, seed=0, processes=processes),
-    "maskdit": lambda images, processes: MaskDitTrainer(MASKDIT, images, seed=0, processes=processes),
-    "classifier": lambda images, processes: StandardTrainer(STANDARD, images, seed=0, processes=processes),
+MAKERS = {
+    "edm": (EdmTrainer, EDM),
+    "mae": (MaeTrainer, MAE),
+    "maskdit": (MaskDitTrainer, MASKDIT),
+    "classifier": (StandardTrainer, STANDARD),
 }
+TRAINERS = [*MAKERS, *(f"{name} in micro-batches" for name in MAKERS)]
+
+
+def trainer(name, images, processes):
+    """A trainer; the micro-batches of two processes together are as large as those of one."""
+    make, settings = MAKERS[name.split(" ")[0]]
+    small = {"micro_batch": 4 // processes.count, "checkpointing": True} if "micro" in name else {}
+    return make(settings, images, seed=0, processes=processes, compute=ComputeSettings(**small))
 
 
 def digits():
@@ -78,7 +87,7 @@ def digits():
 
 def trained(name, folder, processes=ALONE, kill_at=None):
     """The weights (and average) after all steps, and the logged losses."""
-    trainer = TRAINERS[name](digits(), processes)
+    made = trainer(name, digits(), processes)
 
     def after_step(done):
         if done == kill_at and processes.rank == 1:
@@ -90,7 +99,7 @@ def trained(name, folder, processes=ALONE, kill_at=None):
     run = RunFolder(folder / name)
     processes.rank_zero_first(lambda: RunFolder.open(run.path, {}, resume=True))
     train_stage(
-        trainer,
+        made,
         stage=name,
         steps=STEPS,
         folder=run,
@@ -102,7 +111,7 @@ def trained(name, folder, processes=ALONE, kill_at=None):
     )
     tensors = {
         f"{part}.{key}": value
-        for part, module in trainer.state.modules.items()
+        for part, module in made.state.modules.items()
         for key, value in module.state_dict().items()
     }
     return tensors | {"losses": torch.tensor([record["loss"] for record in run.metrics(name)])}
@@ -126,6 +135,23 @@ def normalised(processes=ALONE):
     return found
 
 
+def of_own_images(processes, rows=slice(8)):
+    """A step of a network whose batch norm sees the images of its own process."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    for parameter, value in zip(net.parameters(), (0.3, 0.1, 1.0, 0.0), strict=True):
+        nn.init.constant_(parameter, value)
+    compute = ComputeSettings(bn="local")
+    synchronise_batch_norms(net, processes, compute)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+
+    def loss(x):
+        return (net(x) * x[:, :, :6, :6]).mean(), {}
+
+    engine = Engine({"net": net}, loss, optimizer, compute=compute, processes=processes)
+    engine.step(processes.part(digits().batch(rows)[0]))
+    return net.state_dict()
+
+
 def main(folder):
     with init_distributed(torch.device("cpu")) as processes:
         with init_distributed(torch.device("cpu")) as again:  # a block in a block joins the same group, and leaves it
@@ -140,6 +166,7 @@ def main(folder):
             for name in TRAINERS:
                 save(trained(name, folder / "whole", processes), f"{name}.{processes.rank}")
             save(normalised(processes), f"normalised.{processes.rank}")
+            save(of_own_images(processes), f"own.{processes.rank}")
             assert processes.rank_zero_first(lambda: "done") == ("done" if processes.main else None)
             try:
                 processes.rank_zero_first(lambda: 1 / 0)

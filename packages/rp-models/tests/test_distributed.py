@@ -70,8 +70,8 @@ def together(request, tmp_path_factory):
     launch = [sys.executable, *request.param, str(WORKER), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(launch, capture_output=True, text=True, env=environment, check=False, timeout=300)
-    said = "\n".join(line for line in done.stderr.splitlines() if "find_unused_parameters" not in line)
-    assert done.returncode == 0, said[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "find_unused_parameters" not in done.stderr
     assert "bucket view strides" not in done.stderr
     return folder
 
@@ -99,6 +99,16 @@ def test_batch_norms_see_the_whole_batch(together):
         found = torch.cat([part[key] for part in parts]) if per_image else parts[0][key]
         # a variance from two sums instead of one pass
         torch.testing.assert_close(found, value, atol=2e-6, rtol=1e-5, msg=lambda said, key=key: f"{key}: {said}")
+
+
+def test_batch_norms_of_own_images_average_their_gradients_and_have_the_first_statistics(together):
+    first, second = (read(together, f"own.{rank}") for rank in (0, 1))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    halves = [ALONE["of_own_images"](Processes(), rows) for rows in (slice(4), slice(4, 8))]
+    for key, value in first.items():
+        parameter = "running" not in key and "tracked" not in key
+        expected = (halves[0][key] + halves[1][key]) / 2 if parameter else halves[0][key]
+        torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_killed_process_stops_all_and_the_next_attempt_ends_with_the_same_weights(together):

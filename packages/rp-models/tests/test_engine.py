@@ -94,10 +94,11 @@ def test_channels_last_changes_the_layout_and_not_the_result():
 
 def test_bf16_computes_in_half_the_bits_and_keeps_the_weights_in_float32():
     net, seen = Net(), []
-    net.head.register_forward_hook(lambda *_: seen.append(_[2].dtype))
+    for layer in (net.conv, net.head):
+        layer.register_forward_hook(lambda *_: seen.append(_[2].dtype))
     trained = made(net, ComputeSettings(precision="bf16"))
     metrics = [trained.step(*batch()) for _ in range(2)]
-    assert seen == [torch.bfloat16] * 2
+    assert seen == [torch.bfloat16, torch.float32] * 2  # the head is in full precision
     assert all(p.dtype == torch.float32 for p in net.parameters())
     _, losses, _ = written_out(2)
     assert [m["loss"] for m in metrics] == pytest.approx(losses, rel=0.02)  # bfloat16 has 8 bits

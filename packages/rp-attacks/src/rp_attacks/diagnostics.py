@@ -1,6 +1,7 @@
 """Checks for robustness that comes from a hidden gradient, and not from the defence; each says what it saw in words."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from rp_attacks.defence import Classifier, Randomised
 from rp_attacks.model_checks import model_checks
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm
+from rp_attacks.precision_check import sign_differences
 from rp_attacks.probes import Probe, black_box, larger_radius, surrogates, zero_gradients
 from rp_attacks.problem import Attack
 from rp_attacks.record import Record
@@ -36,6 +38,7 @@ def diagnose(
     batch_size: int = 128,
     progress: Callable[[int, int], None] | None = None,
     differentiable: bool = True,
+    full_precision: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> list[Finding]:
     """Run every check of an evaluation; gives the findings, the gravest first.
 
@@ -71,6 +74,8 @@ def diagnose(
         probe, mine = probed(threat, norm, chosen), {name: attacks[name] for name in threat.attacks if name in attacks}
         run = {getattr(attack, "grad", "exact") for attack in mine.values()}
         checks += [partial(check, probe) for check in (zero_gradients, zero_at_start, larger_radius, black_box)]
+        if full_precision is not None:
+            checks.append(partial(sign_differences, probe, {"exact", *run}, full_precision))
         checks += [partial(surrogates, probe, run), partial(surrogate_models, probe, mine)]
         standing = np.flatnonzero(threat.worst.standing & clean.standing)[: min(count, 8 if random else count)]
         left = torch.from_numpy(threat.worst.right.mean(axis=1)[standing]).to(x)

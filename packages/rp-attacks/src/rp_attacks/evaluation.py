@@ -10,9 +10,11 @@ offer `with_noise`; library attacks share random numbers inside a block, hence t
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +53,7 @@ def evaluate(
     shard: tuple[int, int] = (0, 1),
     source: Classifier | None = None,
     probes: int = 32,
+    full_precision: Callable[[], AbstractContextManager[object]] | None = None,
     level: float = 0.95,
     progress: Callable[[Progress], None] | None = None,
     watcher: Watcher | None = None,
@@ -78,6 +81,8 @@ def evaluate(
             (0, 1) gathers them. A process that gets no block reports on no image.
         source: an undefended classifier, from which the diagnostics try transfer.
         probes: images on which the diagnostics run; 0 for none.
+        full_precision: a block inside which a model that computes in lower precision computes in float32, backward
+            passes too; then the signs of its gradient are compared with those.
         level: of the intervals.
         progress: called after every block, and after every check that the findings come from.
         watcher: sees every step of every attack (see `rp_attacks.watch.Step`).
@@ -115,12 +120,11 @@ def evaluate(
         network=network_calls(model, x[:1], index[:1]),
     )  # fmt: skip
     whole = shard[1] == 1  # a part of the images is not diagnosed
-    return _diagnosed(report, stages, attacks, source=source, probes=probes) if whole else report
+    options = {"source": source, "probes": probes, "full_precision": full_precision}
+    return _diagnosed(report, stages, attacks, **options) if whole else report
 
 
-def _diagnosed(
-    report: Report, stages: Stages, attacks: Mapping[str, Attack], *, source: Classifier | None, probes: int
-) -> Report:
+def _diagnosed(report: Report, stages: Stages, attacks: Mapping[str, Attack], **options: Any) -> Report:
     """The report with what speaks against it."""
 
     def tell(done: int, checks: int) -> None:
@@ -130,8 +134,8 @@ def _diagnosed(
 
     findings = diagnose(
         stages.model, stages.x, stages.y, stages.index, clean=report.clean, threats=report.threats, attacks=attacks,
-        seed=stages.seed, probes=probes, source=source, random=stages.random, batch_size=stages.batch_size,
-        progress=tell, differentiable=stages.store.problem["model"]["gradients"] is not None,
+        seed=stages.seed, random=stages.random, batch_size=stages.batch_size, progress=tell,
+        differentiable=stages.store.problem["model"]["gradients"] is not None, **options,
     )  # fmt: skip
     return replace(report, findings=tuple(findings), seconds=perf_counter() - stages.began)
 

@@ -6,7 +6,7 @@ Source: Eq. 3 and 4, Section 5.6, Appendices D and E of the DRA paper. What goes
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rp_models.settings import at_least, require, within
+from rp_models.settings import Precision, at_least, require, within
 
 from rp_dra.classifier_settings import ClassifierSettings
 
@@ -68,7 +68,7 @@ class AlignmentSettings:
     noise_in: Literal["latent", "pixels", "none"] = "latent"  # of latent models: where the noise is added
     label: Literal["class", "null"] = "class"  # whether the target is told the label
     hidden: int = 2048  # width of the three-layer projection head
-    precision: Literal["float32", "bf16"] = "float32"  # of the frozen target
+    precision: Precision = "fp32"  # of the frozen target
 
     def __post_init__(self) -> None:
         at_least(self, "alignment.", weight=0, final_weight=0, consistency=0, noise=0, hidden=1, image_size=1)

@@ -99,6 +99,7 @@ class EncoderFineTuner(EncoderTrainer):
         processes: Processes = ALONE,
         seed: int,
     ) -> None:
+        objective.check_micro_batches(compute)
         self.objective = objective
         super().__init__(
             model,

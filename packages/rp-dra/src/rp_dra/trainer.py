@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rp_dra import rates
 from rp_dra.alignment import Alignment, alignment_loss, shuffled
+from rp_dra.alignment_settings import RELATIONAL
 from rp_dra.choice import objective_of as objective_of
 from rp_dra.classifier import build_classifier as build_classifier
 from rp_dra.classifier import feature_width
@@ -60,15 +61,22 @@ class ClassifierTrainer(BaseTrainer):
         processes: Processes = ALONE,
         seed: int,
     ) -> None:
+        objective.check_micro_batches(compute)
         self.training, self.objective, self.target, self.seed = training, objective, target, seed
         self.alignment = alignment or AlignmentSettings()
+        pairs = self.alignment.loss in RELATIONAL or self.alignment.shuffle != "no"
+        if compute is not None and compute.micro_batch is not None and target is not None and pairs:
+            raise ValueError(
+                "alignment.loss and alignment.shuffle look at pairs of a batch's images, which micro-batches would "
+                "take apart; leave out compute.micro_batch"
+            )
         batches = Mixture(training, real, synthetic, seed=seed, processes=processes)
         self.plan = batches.plan
         self._validation = Validation(validation, training, seed=seed, processes=processes) if validation else None
         device = batches.device
         with seeded(seed, "classifier weights"):
             self.model = build_classifier(classifier, real.info).to(device).train()
-        synchronise_batch_norms(self.model, processes)
+        synchronise_batch_norms(self.model, processes, compute)
         self._norms = [(m, m.momentum) for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
         average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.best = Best(average)
@@ -98,6 +106,10 @@ class ClassifierTrainer(BaseTrainer):
             with torch.compiler.set_stance("force_eager"):
                 return super().step(step)
         return super().step(step)
+
+    def graph(self, step: int) -> bool:
+        """The head is used as long as features are aligned."""
+        return rates.alignment_weight(self.alignment, step / self.steps) > 0
 
     def before_step(self, step: int) -> None:
         """Momentum of optimiser and batch norms, and what the objective does before a step."""
@@ -186,8 +198,11 @@ class ClassifierTrainer(BaseTrainer):
         """Keep the maps of the classifier's passes, for the loss that compares them."""
         if self.target is None or self.alignment.loss != "tokens":
             return
-        if compute is not None and compute.compile:
-            raise ValueError("alignment.loss=tokens looks inside the network, which a compiled one does not let it do")
+        if compute is not None and (compute.compile or compute.checkpointing):
+            raise ValueError(
+                "alignment.loss=tokens looks inside the network, which a compiled or a checkpointed one does not let "
+                "it do; leave out compute.compile and compute.checkpointing"
+            )
         x, _ = images.batch(torch.zeros(1, dtype=torch.int64, device=images.device))
         self.model.tap = Tap(self.model, self.alignment.positions, x)  # type: ignore[assignment]
 

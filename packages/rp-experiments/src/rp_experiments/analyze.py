@@ -40,6 +40,7 @@ from rp_models import noise
 from rp_models.data import Images, open_images
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_network, pooled_features
+from rp_models.precision import in_precision, use
 from rp_models.training import RunFolder
 from torch import Tensor, nn
 
@@ -74,8 +75,10 @@ class AnalysisJob(Sections):
         self.eps, self.norm = float(setting["evaluation"]["eps"]), setting["evaluation"]["norm"]
         self.train: Images = open_images(setting["data"], "train", root=run.root).to(run.device)
         self.test, self.index = open_subset(setting["data"], "test", config.images, device=run.device, root=run.root)
+        use(config.compute)
+        kept, precision = self.trained.path / "checkpoints", config.compute.precision
         self.models = {
-            name: rp_models.load(self.trained.path / "checkpoints" / f"{name}.safetensors", device=run.device)
+            name: in_precision(rp_models.load(kept / f"{name}.safetensors", device=run.device), precision)
             for name in self.result["methods"]
         }
         self.target = self._target(setting)
@@ -220,7 +223,12 @@ class AnalysisJob(Sections):
         model = str(trained) if trained.exists() else setting.get("diffusion_model")
         if model is None:
             return None
-        return EdmTarget(load_network(model).to(self.device), sigma=alignment["sigma"], layer=alignment["layer"])
+        return EdmTarget(
+            load_network(model).to(self.device),
+            sigma=alignment["sigma"],
+            layer=alignment["layer"],
+            precision=self.config.compute.precision,
+        )
 
     def features(self) -> None:
         """Features of clean and adversarial test images, of every classifier and of the diffusion model."""

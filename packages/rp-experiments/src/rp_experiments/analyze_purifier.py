@@ -12,6 +12,7 @@ from rp_models import noise
 from rp_models.data import DatasetInfo, describe
 from rp_models.data.datasets import DataError, open_subset
 from rp_models.loading import load_classifier, load_mae, load_maskdit
+from rp_models.precision import in_precision, use
 from rp_purify import MAEPure, MAEView, MaskDiTPure, MaskDiTView, SignDescent
 from rp_purify.amv import curve_over_radii, curve_over_steps
 from torch import Tensor, nn
@@ -41,10 +42,13 @@ class PurifierAnalysisJob(Sections):
 
     def __init__(self, config: PurifierAnalysis, run: Run) -> None:
         info, self.eps, self.config = describe(config.data), config.radius, config
+        use(config.compute)
         self.views = open_views(config, info, run.device)
         super().__init__(run, f"Attention and loss of {' and '.join(self.views)} on {config.data}")
         self.purifiers = {name: purifier_around(name, view, config) for name, view in self.views.items()}
         trained = load_classifier(config.classifier or standard_classifier(config.data, run), info).to(run.device)
+        for network in (trained, *(view.model for view in self.views.values())):
+            in_precision(network, config.compute.precision)
         test, self.index = open_subset(config.data, "test", config.images, device=run.device, root=run.root)
         self.x, self.y = test.batch(slice(None))
         self.images = PerturbedImages(trained, self.x, self.y, self.index, config)

@@ -16,6 +16,7 @@ from rp_attacks.settings import SuiteName
 from rp_models.data import describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
+from rp_models.precision import full_precision, in_precision, use
 from rp_purify import Defended, NoPurification
 from rp_purify.build import build_purifier
 from rp_purify.settings import PurifierSettings, uses
@@ -46,6 +47,7 @@ class ComparisonJob:
     """One comparison: the networks are made, each row is evaluated, the table is written."""
 
     def __init__(self, config: Comparison, run: Run, *, split: str = "test") -> None:
+        use(config.compute)
         self.config, self.run = config, run
         self.info = describe(config.data)
         self.networks = PurifierNetworks(config, run)
@@ -94,8 +96,11 @@ class ComparisonJob:
 
     def defence(self, choice: PurifierSettings) -> Defended:
         """The purifier in front of the classifier."""
-        classifier = load_classifier(self.networks.path("classifier"), self.info).to(self.run.device)
-        purifier = build_purifier(self.with_files(choice), self.info, self.run.device, classifier=classifier)
+        device, precision = self.run.device, self.config.compute.precision
+        classifier = in_precision(load_classifier(self.networks.path("classifier"), self.info).to(device), precision)
+        purifier = build_purifier(
+            self.with_files(choice), self.info, device, classifier=classifier, precision=precision
+        )
         return Defended(purifier, classifier).eval().requires_grad_(False)
 
     def with_files(self, choice: PurifierSettings) -> PurifierSettings:
@@ -149,6 +154,7 @@ class ComparisonJob:
             folder=self.run.path / "evaluation" / row,
             source=defence.classifier,
             probes=config.probes if model is None else 0,
+            full_precision=None if config.compute.precision == "fp32" else full_precision,
             progress=EvaluationBar(self.run.progress, TITLES.get(row, row), total),
         )
 

@@ -23,6 +23,7 @@ from rp_models.checkpoint import read_header
 from rp_models.data import DatasetInfo, default_split, describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
+from rp_models.precision import full_precision, in_precision, use
 from rp_models.training.tensorboard import TensorBoard
 from rp_purify import Defended
 from rp_purify.build import build_purifier
@@ -60,15 +61,20 @@ class EvaluationJob:
         self.folder, self.processes = run.path / "evaluation", run.processes.count
         self.config = config
         info = describe(config.data)
-        classifier = load_classifier(model, info).to(run.device)
+        compute = config.compute
+        use(compute)
+        classifier = in_precision(load_classifier(model, info).to(run.device), compute.precision)
         self.model: Classifier = classifier
         one_shot = None
         if config.defended:
             self.model = Defended(
-                build_purifier(config.purifier, info, run.device, classifier=classifier), classifier
+                build_purifier(config.purifier, info, run.device, classifier=classifier, precision=compute.precision),
+                classifier,
             ).eval()
             one_pass = config.purifier.one_pass()
-            one_shot = Defended(build_purifier(one_pass, info, run.device), classifier).eval() if one_pass else None
+            if one_pass:
+                purifier = build_purifier(one_pass, info, run.device, precision=compute.precision)
+                one_shot = Defended(purifier, classifier).eval()
         self.source = classifier if config.defended else None  # the classifier without its purifier
         self.split = config.split or _split(config.data, model)
         self.x, self.y, self.index = self.images(run)
@@ -153,6 +159,7 @@ class EvaluationJob:
             folder=folder,
             shard=shard,
             source=self.source,
+            full_precision=None if config.compute.precision == "fp32" else full_precision,
             progress=progress,
             watcher=watcher,
         )

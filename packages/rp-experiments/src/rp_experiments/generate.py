@@ -16,6 +16,7 @@ from rp_models.data.datasets import DataError
 from rp_models.data.selection import confidence, most_confident
 from rp_models.diffusion.sampling import sample_images
 from rp_models.loading import load_classifier, load_network
+from rp_models.precision import autocast, use
 from rp_models.shards import ShardPlan, read_shard
 from torch import Tensor
 
@@ -47,6 +48,7 @@ class GenerateJob:
         device = run.device
         model = load_network(checkpoint).to(device)
         config = replace(config, data=config.data or data_of(checkpoint))
+        use(config.compute)
         self.config, self.run = config, run
         self.info = info = describe(config.data) if config.data else None
         self.sampler = build_sampler(checkpoint, model, config, device)
@@ -145,7 +147,7 @@ class GenerateJob:
     def _make(self, shard: int, done: Callable[[int], None]) -> None:
         """Make one shard, and its scores where there is a classifier."""
         numbers, labels = self.made.numbers(shard), self._labels(self.made.numbers(shard))
-        with torch.autocast(self.run.device.type, torch.bfloat16, enabled=self.config.bf16):
+        with autocast(self.run.device, self.config.compute.precision):
             images = sample_images(
                 self.sampler,
                 numbers,

@@ -14,6 +14,7 @@ from rp_models.data.decode import read_picture
 from rp_models.data.npz import replacing
 from rp_models.data.npz_set import read_npz_images
 from rp_models.loading import load_classifier, load_mae
+from rp_models.precision import in_precision, use
 from rp_models.training.mae import mae_loss
 from rp_purify.build import build_purifier
 from torch import Tensor, nn
@@ -34,10 +35,14 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 def purify(config: Purification, run: Run) -> None:
     """Purify, write, compare, print; networks and images are loaded before the folder is claimed."""
     info = describe(config.data)
-    purifier = build_purifier(config.purifier, info, run.device)
+    use(config.compute)
+    purifier = build_purifier(config.purifier, info, run.device, precision=config.compute.precision)
     named = getattr(config.purifier, "mae", config.mae)
     mae = load_mae(named, info).to(run.device) if named else None
     classifier = load_classifier(config.classifier, info).to(run.device) if config.classifier else None
+    for network in (mae, classifier):
+        if network is not None:
+            in_precision(network, config.compute.precision)
     pictures = read_pictures(config, info, run.root)
     before = pictures.images.to(run.device)
     run.claim(config)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from rp_models.precision import use
+from rp_models.settings import InferenceSettings
 from rp_models.training import (
     ALONE,
     Processes,
@@ -187,6 +189,7 @@ def open_run(
 ) -> Iterator[Run]:
     """The run of a folder that is not claimed yet; joins the processes that were started together, once."""
     chosen = choose_device(device)
+    use(InferenceSettings())  # a job says what else it wants
     with init_distributed(chosen) as processes:
         progress: Progress = ProgressBar() if processes.main and not quiet else Progress()
         run = Run(

@@ -68,7 +68,7 @@ def _catalogued(name: str) -> dict[str, str]:
 def _training(settings: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     parts = [f"{settings['steps']:,} steps of {settings['batch_size']} images"]
     parts += [f"{key.replace('_', ' ')} {settings[key]}" for key in _TRAINING if settings.get(key)]
-    parts.append(f"precision {config.get('compute', {}).get('precision', 'float32')}")
+    parts.append(f"precision {config.get('compute', {}).get('precision', 'fp32')}")
     return ", ".join([*parts, f"seed {config['seed']}"])
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 OptimizerName: TypeAlias = Literal["adam", "adamw", "sgd", "lion"]
+Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
 
 
 def require(condition: bool, message: str) -> None:
@@ -37,16 +39,45 @@ def within(settings: object, prefix: str = "", **ranges: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class InferenceSettings:
+    """Precision and speed of networks that are not trained; the precision changes the numbers a little."""
+
+    precision: Precision = "fp32"  # of matrix products and convolutions; sums and heads are in float32
+    deterministic: bool = False  # only algorithms that give the same numbers again on the same GPU
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+
+
+def check_precision(precision: str) -> None:
+    """Refuse any other precision, e.g. of a configuration in a file."""
+    reason = "; fp16 rounds the small gradients of attacks to zero" if precision in ("fp16", "float16", "half") else ""
+    require(
+        precision in PRECISIONS, f"compute.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}{reason}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ComputeSettings:
     """Precision and speed of a training; each of these changes the weights, if only by rounding."""
 
-    precision: Literal["float32", "bf16"] = "float32"  # of matrix products and convolutions; sums are in float32
+    precision: Precision = "fp32"  # of matrix products and convolutions; sums, heads and losses are in float32
+    deterministic: bool = False  # only algorithms that give the same numbers again on the same GPU
     compile: bool = False  # torch.compile the network
     cuda_graphs: bool = False  # replay compiled networks as CUDA graphs: for small ones, whose launches cost most
     channels_last: bool = False  # images and convolution weights with the channels innermost; for GPUs
     clip_norm: float | None = None  # largest norm of the gradient of all parameters together; None: any
+    # images of a step that one process computes at a time, their gradients added up; None: all of its part. The same
+    # numbers to rounding, but batch norms see each micro-batch for itself (ghost batches)
+    micro_batch: int | None = None
+    checkpointing: bool = False  # keep the inputs of blocks alone, and compute them again in backward passes
+    # which images batch norms see in several processes: all of a (micro-)batch, or those of their own process, whose
+    # running statistics are then the first one's
+    bn: Literal["sync", "local"] = "sync"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
+        at_least(self, "compute.", micro_batch=1)
         require(
             self.clip_norm is None or self.clip_norm > 0, f"compute.clip_norm must be positive, got {self.clip_norm}"
         )

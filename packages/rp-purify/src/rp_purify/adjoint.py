@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from rp_models.precision import present_autocast
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -48,7 +49,7 @@ class _Adjoint(torch.autograd.Function):
         for number, step in enumerate(steps):
             state = step(model, state, unit(number), shift)
         ctx.save_for_backward(state)
-        ctx.solve = model, steps, unit, shift
+        ctx.solve, ctx.autocast = (model, steps, unit, shift), present_autocast(state.device)
         return state.clone()
 
     @staticmethod
@@ -58,7 +59,7 @@ class _Adjoint(torch.autograd.Function):
         (state,) = ctx.saved_tensors
         for number in range(len(steps) - 1, -1, -1):
             end = replace(steps[number], t=steps[number].t - steps[number].dt)
-            with torch.enable_grad(), frozen(model):
+            with torch.enable_grad(), ctx.autocast, frozen(model):
                 leaf = state.detach().requires_grad_()
                 drift = end.drift(model, leaf, shift)
                 (through,) = torch.autograd.grad(drift, leaf, grad)

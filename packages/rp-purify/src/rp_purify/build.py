@@ -11,6 +11,8 @@ from rp_models.data.datasets import DataError
 from rp_models.diffusion.maskdit import MaskDiT
 from rp_models.loading import load_denoiser, load_mae, load_maskdit, load_network
 from rp_models.networks.vae import AutoencoderKL
+from rp_models.precision import in_precision
+from rp_models.settings import Precision
 from torch import nn
 
 from rp_purify.adp import ADP
@@ -68,12 +70,18 @@ _GUIDED = ("coup", "soap")
 
 
 def build_purifier(
-    settings: PurifierSettings, info: DatasetInfo, device: torch.device | str, *, classifier: nn.Module | None = None
+    settings: PurifierSettings,
+    info: DatasetInfo,
+    device: torch.device | str,
+    *,
+    classifier: nn.Module | None = None,
+    precision: Precision = "fp32",
 ) -> Purifier:
     """The purifier of these settings, for this data set's images, in eval mode.
 
     Args:
         classifier: the one that shall be defended, which COUP and SOAP ask.
+        precision: of the products in its networks; see `rp_models.precision.in_precision`.
 
     Raises:
         CheckpointError: if a checkpoint cannot be read or is of another kind.
@@ -84,11 +92,22 @@ def build_purifier(
             f"purifier.kind {settings.kind} asks the classifier that it defends, and none was given to build_purifier"
         )
     try:
-        return _build(settings, info, classifier).to(device).eval()
+        purifier = _build(settings, info, classifier).to(device).eval()
     except (CheckpointError, DataError):
         raise
     except ValueError as error:  # a purifier's own check of its settings against the network
         raise DataError(f"purifier {settings.kind}: {error}") from error
+    _in_precision(purifier, precision)
+    return purifier
+
+
+def _in_precision(purifier: nn.Module, precision: Precision) -> None:
+    """Let the networks of a purifier compute in a precision."""
+    for network in purifier.children():
+        if isinstance(network, Purifier):
+            _in_precision(network, precision)
+        elif any(True for _ in network.parameters()):
+            in_precision(network, precision)
 
 
 def _build(settings: PurifierSettings, info: DatasetInfo, classifier: nn.Module | None) -> Purifier:

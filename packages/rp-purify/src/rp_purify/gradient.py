@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
+from rp_models.precision import present_autocast
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -89,7 +90,7 @@ class _Replay(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, index: Tensor, purifier: Descends, rule: str, seed: int) -> Tensor:
         *iterates, purified = purifier.trajectory(x, seed=seed, index=index)
         ctx.save_for_backward(index, *iterates)
-        ctx.purifier, ctx.rule, ctx.seed = purifier, rule, seed
+        ctx.purifier, ctx.rule, ctx.seed, ctx.autocast = purifier, rule, seed, present_autocast(x.device)
         return purified.clone()  # without steps it is the input, which a Function must not return
 
     @staticmethod
@@ -99,7 +100,7 @@ class _Replay(torch.autograd.Function):
         index, *iterates = ctx.saved_tensors
         through_center = torch.zeros_like(grad)
         for step in range(len(iterates), 0, -1):
-            with torch.enable_grad(), frozen(purifier.model):
+            with torch.enable_grad(), ctx.autocast, frozen(purifier.model):
                 x, center = (image.detach().requires_grad_() for image in (iterates[step - 1], iterates[0]))
                 after = smooth_step(purifier, x, center, ctx.rule, seed=seed, index=index, step=step)
                 grad, part = torch.autograd.grad(after, (x, center), grad, materialize_grads=True)

@@ -88,6 +88,11 @@ class Adr(Objective):
         """The base's."""
         return self.base.robust
 
+    @property
+    def additive(self) -> bool:
+        """The base's."""
+        return self.base.additive
+
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
         """The teacher, a copy of the classifier at first, and what the base remembers."""
         if self.teacher is None:

@@ -81,6 +81,11 @@ class Awp(Objective):
         """The base's."""
         return self.base.robust
 
+    @property
+    def additive(self) -> bool:
+        """No: the weights are perturbed once a step."""
+        return False
+
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
         """The base's."""
         return self.base.modules(model)

@@ -156,6 +156,11 @@ class Ikl(Objective):
         """Normal, in both norms."""
         return "normal"
 
+    @property
+    def additive(self) -> bool:
+        """Not in version 2, which normalises over the batch."""
+        return self.version == 1
+
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
         """The class means."""
         return {"class_means": self.means.to(next(model.parameters()).device)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from rp_models import noise as randomness
+from rp_models.settings import ComputeSettings
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,6 +67,20 @@ class Objective(ABC):
     def robust(self) -> bool:
         """Whether it trains against an attack, so that the best model is the most robust one."""
         return True
+
+    @property
+    def additive(self) -> bool:
+        """Whether the loss is a mean over images, so that micro-batches add up to it."""
+        return True
+
+    def check_micro_batches(self, compute: ComputeSettings | None) -> None:
+        """Refuse micro-batches that would change the loss."""
+        if compute is not None and compute.micro_batch is not None and not self.additive:
+            raise ValueError(
+                "this objective is no mean over images (version 2 of IKL divides by a sum over the batch, AWP perturbs "
+                "weights once a step), so that micro-batches would change it; leave out compute.micro_batch, or set "
+                "compute.checkpointing"
+            )
 
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
         """What it remembers, made for this classifier and on its device, by the name to save it under."""

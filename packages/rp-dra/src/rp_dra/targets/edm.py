@@ -34,7 +34,7 @@ class EdmTarget(FrozenTarget):
         random_level: bool = False,
         P_mean: float = -1.2,
         P_std: float = 1.2,
-        precision: Precision = "float32",
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__(label=label, precision=precision, random_level=random_level)
         if sigma <= 0:
@@ -62,7 +62,7 @@ class EncoderTarget(EdmTarget):
     Source: Section 5.6 and Appendix E of the DRA paper, where this target makes the robust accuracy worse.
     """
 
-    def __init__(self, classifier: NoisyClassifier, *, precision: Precision = "float32") -> None:
+    def __init__(self, classifier: NoisyClassifier, *, precision: Precision = "fp32") -> None:
         encoder = classifier.encoder
         super().__init__(
             encoder.denoiser, sigma=classifier.sigma, layer=encoder.layer, label="null", precision=precision

@@ -50,7 +50,7 @@ class LatentTarget(FrozenTarget):
         noise_in: NoiseIn = "latent",
         label: Label = "class",
         random_level: bool = False,
-        precision: Precision = "float32",
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__(label=label, precision=precision, random_level=random_level)
         channels = (transformer.x_embedder.in_channels, autoencoder.latent_channels, normalization.mean.shape[1])

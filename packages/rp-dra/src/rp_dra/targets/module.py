@@ -27,7 +27,7 @@ class ModuleTarget(FrozenTarget):
         sigma: float = 0.0,
         image_size: int | None = None,
         channels: int | None = None,
-        precision: Precision = "float32",
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__(label="null", precision=precision)
         if sigma < 0:

@@ -5,15 +5,16 @@ Axes: b batch, c channels, h w image, d features, n positions, r representations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol, get_args
 
 import torch
 from rp_models import noise as randomness
+from rp_models.precision import autocast, float32_products
+from rp_models.settings import PRECISIONS
+from rp_models.settings import Precision as Precision
 from torch import Tensor, nn
 
 Label = Literal["class", "null"]
-Precision = Literal["float32", "bf16"]
 
 
 class Target(Protocol):
@@ -53,12 +54,12 @@ class FrozenTarget(nn.Module, ABC):
 
     positions: bool = False
 
-    def __init__(self, *, label: Label = "class", precision: Precision = "float32", random_level: bool = False) -> None:
+    def __init__(self, *, label: Label = "class", precision: Precision = "fp32", random_level: bool = False) -> None:
         super().__init__()
         if label not in get_args(Label):
             raise ValueError(f"label must be 'class' or 'null', got {label!r}")
-        if precision not in get_args(Precision):
-            raise ValueError(f"precision must be 'float32' or 'bf16', got {precision!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.label, self.precision, self.random_level = label, precision, random_level
 
     def train(self, mode: bool = True) -> "FrozenTarget":
@@ -83,7 +84,7 @@ class FrozenTarget(nn.Module, ABC):
             raise ValueError(f"noise must have shape {expected} for these images, got {tuple(noise.shape)}")
         if level is not None and level.shape != (len(x),):
             raise ValueError(f"level must hold one draw for each of the {len(x)} images, got {tuple(level.shape)}")
-        with self._autocast(x.device):
+        with float32_products(self.precision), autocast(x.device, self.precision):
             features = self._features(x, None if self.label == "null" else y, noise, level)
             features = with_positions(features) if self.positions else pooled(features)
         return features.to(torch.float32)
@@ -101,12 +102,6 @@ class FrozenTarget(nn.Module, ABC):
     @abstractmethod
     def _features(self, x: Tensor, y: Tensor | None, noise: Tensor, level: Tensor | None) -> Tensor:
         """Features (b, d), maps (b, d, h', w') or tokens (b, n, d); arguments as in `differentiable`, checked."""
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """The target's own precision; the meta device has none."""
-        if not torch.amp.is_autocast_available(device.type):
-            return nullcontext()
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def pooled(features: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Settings of `analyze.py`; importing this does not import torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rp_models.robustbench.entries import PREFIX, Entry, find_entry, resolve
-from rp_models.settings import at_least, require, within
+from rp_models.settings import InferenceSettings, at_least, require, within
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +22,7 @@ class Analysis:
     sae_epochs: int = 200  # passes over the training features
     sae_seeds: tuple[int, ...] = (0, 1, 2)  # one autoencoder each
     seed: int = 0  # of attacks and noise
+    compute: InferenceSettings = field(default_factory=InferenceSettings)  # of classifiers and targets
 
     def __post_init__(self) -> None:
         at_least(self, images=20, neighbours=2, attack_steps=1, sae_epochs=1)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 from rp_models.data.catalog import describe
-from rp_models.settings import at_least, require
+from rp_models.settings import InferenceSettings, at_least, require
 
 from rp_experiments.recipes.finetuning import DescentSettings
 from rp_experiments.recipes.table import recipes
@@ -41,6 +41,7 @@ class PurifierAnalysis:
     sheet: int = 8  # images on the sheet of reconstructions
     seed: int = 0  # of attacks, masks and noise
     batch_size: int = 64  # images at a time; changes no number beyond rounding
+    compute: InferenceSettings = field(default_factory=InferenceSettings)  # of the networks that are looked at
 
     def __post_init__(self) -> None:
         info = describe(self.data)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rp_attacks.settings import Budget as SuiteBudget
 from rp_models.data.catalog import describe
-from rp_models.settings import at_least, require
+from rp_models.settings import InferenceSettings, at_least, require
 from rp_purify.settings import PurifierSettings, settings_of
 
 from rp_experiments.recipes.authors_attacks import Protocol
@@ -117,6 +117,7 @@ class Comparison:
     batch_size: int = 100  # images attacked at a time; changes no number
     block_size: int = 50  # images of a saved block, the unit of resuming
     probes: int = 0  # images on which signs of masked gradients are looked for; dear for iterative purifiers
+    compute: InferenceSettings = field(default_factory=InferenceSettings)  # of the networks that are attacked
     classifier: str = ""  # checkpoint of the classifier; by default a standard one is trained
     mae: str = ""  # of the masked autoencoder, a file or a shipped name; by default pre-trained
     nim: str = ""  # of the autoencoder of noisy images (NIM-MAE); by default pre-trained

@@ -9,7 +9,7 @@ from rp_attacks.settings import SUITE_NORMS, Budget, CertificateSettings, SuiteN
 from rp_models.data.catalog import describe
 from rp_models.data.shifts import kinds_of
 from rp_models.robustbench.entries import Entry, is_spec
-from rp_models.settings import at_least, require
+from rp_models.settings import InferenceSettings, at_least, require
 from rp_purify.settings import (
     GaussianNoiseSettings,
     MAEPureSettings,
@@ -66,6 +66,7 @@ class Evaluation:
     budget: Budget = field(default_factory=Budget)  # of the suites purifier, gradient and blackbox
     certificate: CertificateSettings = field(default_factory=CertificateSettings)  # of the suite certified
     robustbench: RobustBenchSettings = field(default_factory=RobustBenchSettings)  # of the suite of this name
+    compute: InferenceSettings = field(default_factory=InferenceSettings)  # of the networks that are attacked
     defended: bool = False  # put the purifier of the settings below in front of the classifier
     purifier: PurifierSettings = field(default_factory=MAEPureSettings)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rp_models.data.catalog import describe
 from rp_models.diffusion.sampler_settings import FlowSettings, HeunSettings
-from rp_models.settings import at_least, require
+from rp_models.settings import InferenceSettings, at_least, require
 
 from rp_experiments.recipes.table import recipes
 
@@ -30,7 +30,7 @@ class Generation:
     seed: int = 0  # image i is made from the noise that belongs to (seed, i)
     batch_size: int = 250  # images made at a time; another size may change single bytes by one
     shard_images: int = 1000  # images in a file, rounded up to whole batches; changes no image
-    bf16: bool = False  # run the network in bfloat16
+    compute: InferenceSettings = field(default_factory=InferenceSettings)  # of the network that makes the images
     vae: str = ""  # checkpoint of the autoencoder, for a model of latents
     latents: str = ""  # checkpoint of the latents' normalisation; by default 0.18215 for latents of 4 channels
     classifier: str = ""  # its confidence in the label is recorded; labels the images of a model without classes

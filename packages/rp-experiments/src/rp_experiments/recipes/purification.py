@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rp_models.data.catalog import describe
-from rp_models.settings import at_least, require
+from rp_models.settings import InferenceSettings, at_least, require
 from rp_purify.settings import MAEPureSettings, PurifierSettings
 
 
@@ -22,6 +22,7 @@ class Purification:
     seed: int = 0  # of masks and noise
     batch_size: int = 128  # images at a time; changes no image
     purifier: PurifierSettings = field(default_factory=MAEPureSettings)
+    compute: InferenceSettings = field(default_factory=InferenceSettings)  # of purifier and classifier
     mae: str = "mae-digits"  # masked autoencoder whose loss is reported where the purifier has none; "" for no loss
 
     def __post_init__(self) -> None:

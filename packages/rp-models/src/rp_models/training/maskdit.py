@@ -56,6 +56,10 @@ class MaskDitTrainer(NetworkTrainer[MaskDitSettings]):
         masked = settings.lr * min((step + 1) / max(settings.warmup_steps, 1), 1.0)
         return masked if self._masked(step) else settings.unmasked_lr
 
+    def graph(self, step: int) -> bool:
+        """The mask token is used in masked steps alone."""
+        return bool(self._masked(step) and self.settings.mask_rate)
+
     def drawn(self, batch: Minibatch, step: int) -> MaskDitBatch:
         """The images with their random draws; a share of the labels is dropped."""
         rnd, unit_noise, ranks = _draws(

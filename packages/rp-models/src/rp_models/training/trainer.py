@@ -1,7 +1,7 @@
 """What all trainers share: weights, their average, the state on disk and the engine."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class BaseTrainer(ABC):
         self.engine = Engine(
             dict(modules), self.loss, optimizer, compute=compute, processes=processes, clean_gradients=clean_gradients
         )
+        for module in {**averaged, **(kept or {})}.values():
+            self.engine.prepare(module)
 
     @abstractmethod
     def rate(self, step: int) -> float:
@@ -77,6 +79,11 @@ class BaseTrainer(ABC):
         """What the loss takes: the images of a step with their random draws."""
         del step
         return batch
+
+    def graph(self, step: int) -> Hashable:
+        """A value that changes where a step's gradients reach other parameters than before; always None."""
+        del step
+        return None
 
     def before_step(self, step: int) -> None:
         """Called before each step; does nothing."""
@@ -93,6 +100,7 @@ class BaseTrainer(ABC):
         lr = self.rate(step)
         set_rate(self.state.optimizer, lr)
         self.before_step(step)
+        self.engine.expect(self.graph(step))
         metrics = self.engine.step(*self.drawn(self.batches.part(step), step))
         self.follow(step)
         return {**metrics, "lr": lr}
@@ -132,7 +140,7 @@ class NetworkTrainer(BaseTrainer, Generic[Settings]):
         )
         with seeded(seed, f"{self.purpose} weights"):
             self.model = self.network(images).to(batches.device).train()
-        synchronise_batch_norms(self.model, processes)
+        synchronise_batch_norms(self.model, processes, compute)
         super().__init__(
             {"model": self.model},
             batches,
