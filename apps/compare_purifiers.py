@@ -22,7 +22,7 @@ from rp_experiments.recipes.compare_purifiers import RECIPES, Comparison
 class Options(cli.SharedOptions):
     """Every purifier in front of one classifier, under the same attacks, the worst of each image."""
 
-    recipe: Literal["digits", "fashion-mnist", "smoke"] = "digits"  # where the settings below start from
+    recipe: Literal[tuple(RECIPES)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
     tune: bool = False  # try settings of the purifiers on the validation split instead
     config: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)
     passed = ("tune",)

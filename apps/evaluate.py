@@ -1,20 +1,19 @@
 """Attack a classifier, defended or not, and report the accuracy that is left; without a model, a standard one's.
 
 uv run apps/evaluate.py --defended
-uv run apps/evaluate.py --model runs/train_dra/digits/checkpoints/dm-at+dra.safetensors --suite autoattack
-uv run apps/evaluate.py --model my_model.py:build --data cifar10
+uv run apps/evaluate.py --recipe cifar10 --model wrn.safetensors --purifier.mae mae.safetensors
 uv run apps/evaluate.py --model robustbench:Wang2023Better_WRN-28-10 --suite robustbench
 uv run apps/evaluate.py --suite certified --defended --purifier.kind noise --purifier.std 0.25
-uv run torchrun --nproc-per-node 8 apps/evaluate.py --model wrn.safetensors --data cifar10 --suite purifier --defended
+uv run torchrun --nproc-per-node 8 apps/evaluate.py --model my_model.py:build --data cifar10 --suite autoattack
 """
 
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rp_experiments import cli, launch
-from rp_experiments.recipes.evaluation import Evaluation
+from rp_experiments.recipes.evaluation import RECIPES, Evaluation
 from rp_experiments.recipes.standard_classifier import check_named
 from rp_models.settings import require
 
@@ -24,6 +23,7 @@ class Options(cli.SharedOptions):
     """Attack a classifier, defended or not, and report the accuracy that is left."""
 
     tensorboard: bool = False  # also log every step of the attacks, for TensorBoard too, to tensorboard/ in the folder
+    recipe: Literal[tuple(RECIPES)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
     config: Annotated[Evaluation, tyro.conf.arg(name="")] = field(default_factory=Evaluation)
     passed = property(lambda self: () if self.config.suite in JOBS else ("tensorboard",))  # type: ignore[assignment]
 
@@ -57,4 +57,4 @@ def start(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(lambda: start(cli.parse(Options))))
+    sys.exit(cli.guarded(lambda: start(cli.parse(Options, RECIPES))))

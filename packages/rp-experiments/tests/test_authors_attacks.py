@@ -61,7 +61,7 @@ def test_a_rule_that_the_defence_has_is_taken() -> None:
 
 def test_a_budget_cuts_protocols_and_the_usual_one_leaves_them() -> None:
     for protocol in PROTOCOLS.values():
-        assert authors_attacks.within(protocol, Budget()) == protocol
-    cut = authors_attacks.within(PROTOCOLS["likelihood"], Budget(published_steps=20, published_eot=3))
+        assert protocol.within(steps=Budget().published_steps, eot=Budget().published_eot) == protocol
+    cut = PROTOCOLS["likelihood"].within(steps=20, eot=3)
     assert (cut.steps, cut.eot, cut.judged) == (20, 3, 30)
     assert "PGD-20, 3 passes a gradient (identity)" in cut.in_words()

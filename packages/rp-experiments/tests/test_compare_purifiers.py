@@ -180,3 +180,40 @@ def test_a_network_lies_under_a_hash_of_what_it_was_made_from(tmp_path, monkeypa
     assert made[0] == made[1] != made[2]  # the same name, another file
     with pytest.raises(CheckpointError, match="no such checkpoint file"):
         networks(replace(config, classifier="gone.safetensors")).path("rmae")
+
+
+def test_variants_change_a_row_and_networks_the_training_of_another(tmp_path, monkeypatch) -> None:
+    config = recipes.RECIPES["digits-gain"]()
+    assert config.purifier("eta_none") == replace(config.rows.mae_pure, eta=None)
+    assert config.purifier("paper_settings").mask_rate == 0.25
+    assert config.purifier("random_steps").kind == "random-steps"
+    assert set(config.chosen) == {"none", "mae_pure", "rmae_pure", *config.variants}
+    roles = {config.purifier(row).mae for row in config.chosen if hasattr(config.purifier(row), "mae")}
+    assert roles == {"mae", "rmae", *config.networks}
+    seen = []
+    monkeypatch.setattr(
+        purifier_networks, "pretrained", lambda kind, settings, run: seen.append((kind, settings)) or "made"
+    )
+    networks = purifier_networks.PurifierNetworks(config, Run(folder=RunFolder(tmp_path)))
+    assert networks.path("mae_seed_1") == "made"
+    assert seen == [("mae", replace(config.pretrain_mae, seed=1))]
+    with pytest.raises(ValueError, match="got nothing"):
+        replace(config, compared=("nothing",))
+
+
+def test_every_row_is_compared_with_the_chosen_ones_and_the_fast_and_robust_are_joined() -> None:
+    high, low = [1.0] * 30, [0.0] * 30
+    found = compare_report.differences(
+        {"mae_pure": row(low), "adbm": row(high), "rmae_pure": row(high)}, ("mae-pure", "rmae_pure", "noise")
+    )
+    assert set(found) == {"mae_pure>adbm", "mae_pure>rmae_pure", "rmae_pure>adbm"}
+    assert found["mae_pure>adbm"]["text"].endswith("-100.0 [-100.0, -100.0] points, ADBM is more robust.")
+    assert "not told apart" in found["rmae_pure>adbm"]["text"]
+    rows = {
+        name: row(worst) | {"latency": seconds}
+        for name, worst, seconds in (("adbm", high, 0.2), ("mae_pure", low, 0.1), ("noise", low, 0.3))
+    }
+    drawn = compare_report.plot_pareto({"rows": rows}).rows
+    assert [(one["purifier"], one["worst"]) for one in drawn][:2] == [("ADBM", 100.0), ("MAE-Pure", 0.0)]
+    assert compare_report._dominates(drawn[0], drawn[2])
+    assert not compare_report._dominates(drawn[0], drawn[1])

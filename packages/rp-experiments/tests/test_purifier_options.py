@@ -1,8 +1,10 @@
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import tyro
-from rp_experiments.purifier_options import REGISTRY
+from rp_experiments.purifier_options import REGISTRY, check_presets
+from rp_purify import preset
 from rp_purify.settings import MAEPureSettings, PurifierSettings, settings_of
 
 
@@ -39,8 +41,23 @@ def test_help_says_what_each_setting_is_and_which_kinds_have_it(capsys: pytest.C
         parsed("--help")
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for text in (
-        "of mae-pure, maskdit-pure, likelihood, adbm,",
+        "of mae-pure, maskdit-pure, random-steps, likelihood,",
         "of noise, adp, nim: standard deviation",
         "(default: 20)",
     ):
         assert text in shown
+
+
+def test_a_preset_gives_published_settings_the_rest_of_the_line_changes_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = parsed("--purifier.preset", "cifar10/mae-pure", "--purifier.mae", "m.safetensors")
+    assert found == settings_of("mae-pure", mae="m.safetensors", **preset("cifar10", "mae"))
+    found = parsed("--purifier.preset", "cifar10/adbm", "--purifier.model", "m", "--purifier.steps", "3")
+    assert found == settings_of("adbm", model="m", times=100, steps=3)
+    with pytest.raises(SystemExit):
+        parsed("--purifier.preset", "cifar10/adbm", "--purifier.kind", "noise")
+    assert "is of kind adbm" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    with pytest.raises(ValueError, match="of 32 pixels, those of digits have 8"):
+        check_presets(["--purifier.preset", "cifar10/adbm"], SimpleNamespace(config=SimpleNamespace(data="digits")))
+    check_presets(["--purifier.preset=cifar10/adbm"], SimpleNamespace(config=SimpleNamespace(data="cifar10")))

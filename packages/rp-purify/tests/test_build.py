@@ -28,6 +28,7 @@ from rp_purify.gradual import GradualPurify
 from rp_purify.latent_maskdit import LatentMaskDiTPure
 from rp_purify.nim import NIMReconstruction
 from rp_purify.presets import TABLES_13_AND_14
+from rp_purify.random_steps import RandomSteps
 from rp_purify.resized import Resized
 from rp_purify.rival_presets import NOTES, RIVALS, names, preset_settings
 from rp_purify.scoreopt import ScoreOptN
@@ -42,6 +43,7 @@ CLASSES = {
     "mae-reconstruction": MAEReconstruction,
     "denoise": OneStepDenoise,
     "noise": GaussianNoise,
+    "random-steps": RandomSteps,
     "diffpure": DiffPure,
     "likelihood": LikelihoodMaximisation,
     "gradual": GradualPurify,

@@ -11,14 +11,6 @@ from rp_purify import Defended
 from torch import nn
 
 from rp_experiments.recipes.authors_attacks import Protocol
-from rp_experiments.recipes.compare_purifiers import Budget
-
-
-def within(protocol: Protocol, budget: Budget) -> Protocol:
-    """The protocol cut to what the budget allows; as published where it allows all."""
-    eot = min(protocol.eot, budget.published_eot)
-    judged = min(protocol.judged, max(1, 10 * budget.published_eot))
-    return replace(protocol, steps=min(protocol.steps, budget.published_steps), eot=eot, judged=judged)
 
 
 def attacks_of(protocol: Protocol, defence: Defended, eps: float) -> dict[str, Attack]:

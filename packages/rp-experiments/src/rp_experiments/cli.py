@@ -15,7 +15,7 @@ import tyro
 from rp_experiments import launch
 from rp_experiments.estimate.cards import CARDS
 from rp_experiments.jobs import Cluster, Job, slurm_words
-from rp_experiments.purifier_options import REGISTRY
+from rp_experiments.purifier_options import REGISTRY, check_presets
 
 # A thread of torch's pool that has nothing to do sleeps instead of spinning: on a machine that does anything else at
 # the same time, small networks were 30 times slower with spinning threads. Must be set before torch is imported.
@@ -91,10 +91,13 @@ def parse(options: type[T], recipes: Recipes | None = None, words: Sequence[str]
     words = slurm_words(sys.argv[1:] if words is None else words)
     try:
         if not recipes:
-            return tyro.cli(options, args=words, registry=REGISTRY)
-        recipe = _recipe(words, tuple(recipes))
-        default = options(recipe=recipe, config=recipes[recipe]())  # type: ignore[call-arg]
-        return tyro.cli(options, args=words, default=default, registry=REGISTRY)
+            found = tyro.cli(options, args=words, registry=REGISTRY)
+        else:
+            recipe = _recipe(words, tuple(recipes))
+            default = options(recipe=recipe, config=recipes[recipe]())  # type: ignore[call-arg]
+            found = tyro.cli(options, args=words, default=default, registry=REGISTRY)
+        check_presets(words, found)
+        return found
     except ValueError as error:
         fail(str(error))
 

@@ -25,9 +25,10 @@ from rp_purify.soap import SOAP
 from torch import Tensor
 
 from rp_experiments import authors_attacks
+from rp_experiments.cautions import cautions, tell
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.purifier_networks import PurifierNetworks
-from rp_experiments.recipes.compare_purifiers import GRIDS, PROTOCOLS, TITLES, Comparison
+from rp_experiments.recipes.compare_purifiers import GRIDS, PROTOCOLS, Comparison, title
 from rp_experiments.reports import compare_report
 from rp_experiments.results import judged
 from rp_experiments.run import Run
@@ -69,11 +70,14 @@ class ComparisonJob:
         with self.run.timed("networks"):
             self.networks.path("classifier")
             for row in self.config.chosen:
-                self.with_files(getattr(self.config.rows, row))
+                choice = self.with_files(self.config.purifier(row))
+                if self.run.main:
+                    networks = filter(None, (getattr(choice, role, "") for role in ROLES))
+                    tell(title(row), cautions(choice, self.config.budget.eps, networks))
 
     def judge(self, row: str) -> dict[str, Any]:
         """The report of all attacks on one row's purifier and the classifier together; made now if it is not there."""
-        choice, passes = getattr(self.config.rows, row), self.config.budget.passes
+        choice, passes = self.config.purifier(row), self.config.budget.passes
 
         def attack() -> dict[str, Any]:
             defence = self.defence(choice)
@@ -88,8 +92,9 @@ class ComparisonJob:
         """The accuracy under the authors' own attack, as they count it, where there is one."""
         if row not in PROTOCOLS:
             return {}
-        protocol = authors_attacks.within(PROTOCOLS[row], self.config.budget)
-        attacks = authors_attacks.attacks_of(protocol, defence, self.config.budget.eps)
+        budget = self.config.budget
+        protocol = PROTOCOLS[row].within(steps=budget.published_steps, eot=budget.published_eot)
+        attacks = authors_attacks.attacks_of(protocol, defence, budget.eps)
         model = authors_attacks.judge_of(protocol, defence)
         report = self.evaluated(f"{row}-published", defence, attacks, protocol.passes, model=model)
         return {"published": authors_attacks.counted(report, protocol)}
@@ -155,7 +160,7 @@ class ComparisonJob:
             source=defence.classifier,
             probes=config.probes if model is None else 0,
             full_precision=None if config.compute.precision == "fp32" else full_precision,
-            progress=EvaluationBar(self.run.progress, TITLES.get(row, row), total),
+            progress=EvaluationBar(self.run.progress, title(row), total),
         )
 
     def tune(self) -> None:
@@ -177,7 +182,7 @@ class ComparisonJob:
         name = re.sub(r"[^\w.]+", "_", "-".join([row, *map(str, changes.values())]))
 
         def attack() -> dict[str, Any]:
-            defence = self.defence(replace(getattr(self.config.rows, row), **changes))
+            defence = self.defence(replace(self.config.purifier(row), **changes))
             report = self.evaluated(name, defence, self.attacks("purifier-quick", defence), passes=4)
             accuracy = {"clean": report.clean, "worst": report.worst, **report.threats[0].attacks}
             values = {key: report.verdict(record).per_query.estimate for key, record in accuracy.items()}

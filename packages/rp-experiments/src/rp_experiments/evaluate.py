@@ -27,9 +27,11 @@ from rp_models.precision import full_precision, in_precision, use
 from rp_models.training.tensorboard import TensorBoard
 from rp_purify import Defended
 from rp_purify.build import build_purifier
+from rp_purify.settings.base import ROLES
 from torch import Tensor, nn
 
 from rp_experiments.attack_log import AttackLog
+from rp_experiments.cautions import cautions, tell
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.evaluation import Evaluation
@@ -82,6 +84,9 @@ class EvaluationJob:
         if self.eps is None and "linf" in info.eps:
             shape = (info.channels, info.image_size, info.image_size)
             self.eps = usual_radius(config.ball, shape=shape, linf=info.eps["linf"])
+        if config.defended and run.main:
+            networks = [getattr(config.purifier, role, "") for role in ROLES]
+            tell(config.purifier.kind, cautions(config.purifier, self.eps, filter(None, networks)))
         self.attacks = self.suite(info, one_shot)
 
     def images(self, run: Run) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rp_experiments import tables
+from rp_experiments.cautions import cautions, far_rates, tell
 from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.results import Accuracy, classified
@@ -54,6 +55,9 @@ BLOCK = 8  # batches in a file of stage I: so many a kill loses at most
 def finetune_purifier(config: Finetuning, run: Run) -> None:
     """Train the network, and judge the purifier before and after."""
     job = job_of(config, run)
+    if run.main and config.kind in ("mae", "maskdit"):
+        rates = far_rates(config.finetune.mask_rate, config.descent.mask_rate)
+        tell(config.product, [*cautions(config.descent, config.attack.eps), *filter(None, [rates])])
     run.claim(config)
     product = job.finetuned()
     run.first(lambda: job.report(product))

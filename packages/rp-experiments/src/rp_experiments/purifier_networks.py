@@ -2,12 +2,14 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rp_experiments.content import address, digest
 from rp_experiments.finetune_purifier import job_of
 from rp_experiments.networks import made, pretrained
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.finetuning import Finetuning
+from rp_experiments.recipes.table import changed
 from rp_experiments.run import Run
 
 PRETRAINED = ("classifier", "mae", "nim", "maskdit", "edm")
@@ -17,7 +19,7 @@ FINETUNED = ("rmae", "rmaskdit", "rmae_once", "rmaskdit_once", "adbm", "addt")  
 class PurifierNetworks:
     """Checkpoints of the networks of a comparison, by role; each is made when it is first asked for.
 
-    Roles: those of `PRETRAINED` and `FINETUNED`.
+    Roles: those of `PRETRAINED` and `FINETUNED`, and of the comparison's `networks`.
     """
 
     def __init__(self, config: Comparison, run: Run) -> None:
@@ -30,6 +32,8 @@ class PurifierNetworks:
         if role not in self.paths:
             if role in PRETRAINED:
                 found = getattr(config, role) or pretrained(role, getattr(config, f"pretrain_{role}"), run)
+            elif role in config.networks:
+                found = self._variant(dict(config.networks[role]))
             elif role in FINETUNED:
                 found = self._finetuned(getattr(config, f"finetune_{role.removeprefix('r')}"))
             else:
@@ -40,6 +44,14 @@ class PurifierNetworks:
     def digests(self) -> dict[str, str]:
         """A hash of each network that was asked for."""
         return {role: digest(path) for role, path in self.paths.items()}
+
+    def _variant(self, changes: dict[str, Any]) -> str:
+        """A network whose training differs from another one's."""
+        of = changes.pop("of")
+        settings = changed(getattr(self.config, of), changes)
+        if of.startswith("pretrain_"):
+            return pretrained(of.removeprefix("pretrain_"), settings, self.run)
+        return self._finetuned(settings)
 
     def _finetuned(self, config: Finetuning) -> str:
         """A robustly fine-tuned one by `finetune_purifier.py`'s code."""

@@ -27,6 +27,7 @@ from rp_purify.mae_pure import MAEPure
 from rp_purify.maskdit_pure import MaskDiTPure
 from rp_purify.nim import NIMReconstruction
 from rp_purify.purifier import Purifier
+from rp_purify.random_steps import RandomSteps
 from rp_purify.reconstruct import GaussianNoise, MAEReconstruction, NoPurification, OneStepDenoise
 from rp_purify.resized import Resized
 from rp_purify.scoreopt import LikelihoodMaximisation, ScoreOptN
@@ -55,6 +56,7 @@ _PURIFIERS: dict[str, Callable[..., Purifier]] = {
     "scoreopt-n": ScoreOptN,
     "adp": ADP,
     "noise": GaussianNoise,
+    "random-steps": RandomSteps,
     "none": NoPurification,
 }
 _NAMES = {  # of settings whose argument is called otherwise

@@ -1,13 +1,11 @@
 """Everybody's settings by data set and name: `preset_settings("cifar10/adbm", info, model="adbm.safetensors")`.
 
 Those of MAE-Pure and its variants come from `rp_purify.presets`, the others from their authors' papers and public
-scripts. Where a method has no purifier of its own here, the entry is what comes nearest, as `NOTES` says.
+scripts. Where a method has no purifier of its own here, the entry is what comes nearest, as `NOTES` says. Importing
+this does not import torch.
 """
 
-from typing import Any, get_args
-
-from rp_models.data import DatasetInfo
-from rp_models.data.datasets import DataError
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from rp_purify.presets import TABLES_13_AND_14, Variant, preset
 from rp_purify.settings import PurifierSettings, settings_of
@@ -18,6 +16,9 @@ _SDE = {"solver": "euler-maruyama"}
 _GUIDED = {"resize": 256}  # guided-diffusion's network for 256 pixels
 _SMALL = ("cifar10", "cifar100", "svhn")
 _MASKED_AND_NOISED = {"mask_rate": 0.25, "noise_std": 0.25, "keep_visible": True}
+
+if TYPE_CHECKING:
+    from rp_models.data import DatasetInfo
 
 Entry = tuple[str, dict[str, Any]]
 
@@ -93,7 +94,7 @@ def names() -> list[str]:
     return sorted(ours + [f"{data}/{name}" for name, entries in RIVALS.items() for data in entries])
 
 
-def preset_settings(name: str, info: DatasetInfo, **values: Any) -> PurifierSettings:
+def preset_settings(name: str, info: "DatasetInfo", **values: Any) -> PurifierSettings:
     """The settings of a preset such as "cifar10/diffpure" for the images of a data set.
 
     Args:
@@ -103,18 +104,34 @@ def preset_settings(name: str, info: DatasetInfo, **values: Any) -> PurifierSett
         DataError: if there is no such preset, or its images have another size than the data set's.
         ValueError: for values that its kind does not have, or a missing checkpoint.
     """
+    kind, own = preset_entry(name)
+    check_preset(name, info)
+    return settings_of(kind, **{**own, **values})
+
+
+def preset_entry(name: str) -> Entry:
+    """Kind and settings of a preset, without networks; DataError if there is no such preset."""
     data, _, method = name.partition("/")
     if name not in names():
         found = ", ".join(known for known in names() if known.endswith(f"/{method}")) or ", ".join(names())
-        raise DataError(f"there is no preset {name!r}; there are {found}")
-    size = IMAGE_SIZES[data]
+        _refuse(f"there is no preset {name!r}; there are {found}")
+    return RIVALS[method][data] if method in RIVALS else _of_paper(data, method)
+
+
+def check_preset(name: str, info: "DatasetInfo") -> None:
+    """Raise DataError if a preset is for images of another size."""
+    size = IMAGE_SIZES[name.partition("/")[0]]
     if info.image_size != size:
-        raise DataError(
+        _refuse(
             f"the preset {name} is for images of {size} pixels, those of {info.name} have {info.image_size}; its times "
             "and levels mean nothing there"
         )
-    kind, own = RIVALS[method][data] if method in RIVALS else _of_paper(data, method)
-    return settings_of(kind, **{**own, **values})
+
+
+def _refuse(message: str) -> NoReturn:
+    from rp_models.data.datasets import DataError  # which imports torch
+
+    raise DataError(message)
 
 
 def _of_paper(data: str, method: str) -> Entry:

@@ -67,7 +67,7 @@ class AttackTableJob:
 
     def _defence(self, case: Case) -> tuple[ComparisonJob, Defended, PurifierSettings]:
         """The system of a case; its purifier keeps the networks that were made for the first classifier."""
-        choice = replace(getattr(self.config.comparison.rows, case.row), **case.changes)
+        choice = replace(self.config.comparison.purifier(case.row), **case.changes)
         job = self._job(case.classifier)
         return job, job.defence(self.jobs[""].with_files(choice)), choice
 

@@ -8,17 +8,47 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
+from rp_models.settings import ComputeSettings
 from rp_purify.presets import EPS, FINETUNE_EPOCHS, Variant, preset
-from rp_purify.settings import DiffPureSettings, FinetuneSettings, MAEPureSettings, MaskDiTPureSettings
+from rp_purify.rival_presets import RIVALS
+from rp_purify.settings import (
+    ADBMTuningSettings,
+    ADDTTuningSettings,
+    DiffPureSettings,
+    FinetuneSettings,
+    MAEPureSettings,
+    MaskDiTPureSettings,
+    PurifierSettings,
+    settings_of,
+)
 
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.recipes.compare_purifiers import Budget, Comparison, Rows
 from rp_experiments.recipes.finetuning import AttackSettings, DescentSettings, Finetuning
-from rp_experiments.recipes.pretrain_settings import PretrainClassifier, PretrainEdm, PretrainMae, PretrainMaskDit
+from rp_experiments.recipes.pretrain_settings import (
+    PretrainClassifier,
+    PretrainEdm,
+    PretrainMae,
+    PretrainMaskDit,
+    PretrainNim,
+)
 from rp_experiments.recipes.table import recipe
 
 DIFFPURE_TIMES = {"imagenet": 150}  # t* of DiffPure in thousandths, Nie et al. 2022; 100 elsewhere
 _TRAIN_IMAGES = {"cifar10": 48_976, "cifar100": 48_976, "svhn": 72_233, "imagenet": 1_271_167}
+_RIVALS: tuple[tuple[str, str, dict[str, str]], ...] = (  # row, its preset, its network
+    ("nim", "nim", {"mae": "nim"}),
+    ("soap", "soap", {}),
+    ("adp", "adp", {"model": "edm"}),
+    ("diffpure_published", "diffpure", {"model": "edm"}),
+    ("gradual", "gradual", {"model": "edm"}),
+    ("gdmp", "gdmp", {"model": "edm"}),
+    ("coup", "coup", {"model": "edm"}),
+    ("likelihood", "scoreopt-o", {"model": "edm"}),
+    ("scoreopt_n", "scoreopt-n", {"model": "edm"}),
+    ("adbm", "adbm", {"model": "adbm"}),
+    ("addt", "addt-edm", {"model": "addt"}),
+)
 _STEPS_TRAINED_THROUGH: dict[Variant, int] = {"rmae": 4, "rmaskdit": 3}
 
 
@@ -27,29 +57,32 @@ def paper_comparison(data: str) -> Comparison:
 
     ImageNet's networks see the classifier's 224 pixels. Its MaskDiT works on pixels in patches of 16, as Table 13 has
     it, with the published network's width and depth; asked for an unmasked image it is also DiffPure's denoiser, in
-    place of the guided-diffusion network of 256 pixels that the paper's row has and that is not built here. ADDT, which
-    Tables 1 to 4 quote, is another method and left out.
+    place of the guided-diffusion network of 256 pixels that the paper's row has. The other authors' purifiers have
+    their own settings, and networks tuned by their own trainings, where there are some for the data set.
 
     The paper names no step size of PGD. It follows ADBM, whose attack takes 0.007 at radius 8/255 and half of that at
     4/255 (Li et al. 2024, arXiv:2408.00315).
     """
     tuned = partial(_finetuning, data)
-    imagenet = data == "imagenet"
+    imagenet, rivals = data == "imagenet", _rivals(data)
     return Comparison(
         data=data,
-        only=("none", "noise", "diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure"),
+        only=("none", "noise", *rivals, "diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure"),
         images=512,
         batch_size=64,
         block_size=64,
         mae="mae-visualize-vit-large.safetensors" if imagenet else "",  # the official file after convert.py
         pretrain_classifier=_classifier(data),
         pretrain_mae=recipe(PretrainMae, data),
+        pretrain_nim=recipe(PretrainNim, data),
         pretrain_maskdit=_maskdit(data),
         pretrain_edm=PretrainEdm() if imagenet else _edm(data),
         finetune_mae=tuned("rmae", "steps"),
         finetune_maskdit=tuned("rmaskdit", "steps"),
         finetune_mae_once=tuned("rmae", "one-shot"),
         finetune_maskdit_once=tuned("rmaskdit", "one-shot"),
+        finetune_adbm=_tuned(data, "adbm"),
+        finetune_addt=_tuned(data, "addt"),
         budget=Budget(eps=EPS[data], step_size=0.007 * EPS[data] / (8 / 255)),
         rows=Rows(
             diffpure=DiffPureSettings(model="maskdit" if imagenet else "edm", times=DIFFPURE_TIMES.get(data, 100)),
@@ -59,8 +92,40 @@ def paper_comparison(data: str) -> Comparison:
             maskdit_pure=MaskDiTPureSettings(model="maskdit", **preset(data, "maskdit")),
             rmaskdit_pure=MaskDiTPureSettings(model="rmaskdit", **preset(data, "rmaskdit")),
             rmaskdit_pure_once=MaskDiTPureSettings(model="rmaskdit_once", **preset(data, "rmaskdit")),
+            **rivals,
         ),
     )
+
+
+def _rivals(data: str) -> dict[str, PurifierSettings]:
+    """The rows of the other authors' purifiers that have settings for this data set and a network of its size here."""
+    rows: dict[str, PurifierSettings] = {}
+    for row, name, network in _RIVALS:
+        if data in RIVALS[name] and not (data == "imagenet" and network != {"mae": "nim"}):
+            kind, settings = RIVALS[name][data]
+            rows[row] = settings_of(kind, **settings, **network)
+    return rows
+
+
+def _tuned(data: str, kind: Literal["adbm", "addt"]) -> Finetuning:
+    """ADBM's or ADDT's training as published; SVHN is not mirrored."""
+    compute, flip = ComputeSettings(clip_norm=1.0), data != "svhn"
+    eps = EPS[data]
+    adbm, addt = ADBMTuningSettings(flip=flip), ADDTTuningSettings(flip=flip)
+    return Finetuning(
+        data=data, kind=kind, edm="edm", classifier="classifier", attack=AttackSettings(eps=eps), adbm=adbm, addt=addt,
+        compute=compute,
+    )  # fmt: skip
+
+
+def paper_finetuning(recipe: str) -> Finetuning:
+    """A recipe of `finetune_purifier.py` by its name: cifar10, cifar10-maskdit, cifar10-adbm, cifar10-addt."""
+    data, _, kind = recipe.partition("-")
+    if kind in ("adbm", "addt"):
+        found = _tuned(data, "adbm" if kind == "adbm" else "addt")
+    else:
+        found = _finetuning(data, "rmaskdit" if kind else "rmae", "steps")
+    return replace(found, classifier="", mae="" if not kind else found.mae, maskdit="", edm="")
 
 
 def paper_purifier_analysis() -> PurifierAnalysis:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rp_attacks.settings import Budget
 from rp_dra.settings import Method
+from rp_purify.settings.base import ROLES
 
 from rp_experiments.artifacts import Artifact
 from rp_experiments.papers.settings import (
@@ -183,8 +184,8 @@ def _present(comparison: Comparison) -> tuple[str, ...]:
 
 def _roles(comparison: Comparison) -> tuple[str, ...]:
     """The networks of a comparison's rows."""
-    choices = [getattr(comparison.rows, row) for row in comparison.chosen]
-    names = [getattr(choice, name, "") for choice in choices for name in ("mae", "model")]
+    choices = [comparison.purifier(row) for row in comparison.chosen]
+    names = [getattr(choice, name, "") for choice in choices for name in ROLES]
     return tuple(dict.fromkeys(["classifier", *filter(None, names)]))
 
 

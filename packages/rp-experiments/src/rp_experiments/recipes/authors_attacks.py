@@ -1,6 +1,6 @@
 """How the authors of a purifier attacked it, as settings; importing this does not import torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -20,6 +20,11 @@ class Protocol:
     judged: int = 1  # passes whose mean logits judge
     passes: int = 1  # verdict passes
     verdict: Literal["per_query", "majority"] = "per_query"  # what the paper reports
+
+    def within(self, *, steps: int, eot: int) -> "Protocol":
+        """The protocol with at most so many steps and passes a gradient, and ten times as many that judge."""
+        most = {"steps": steps, "eot": eot, "judged": 10 * eot}
+        return replace(self, **{name: min(getattr(self, name), value) for name, value in most.items()})
 
     def in_words(self) -> str:
         """One line."""

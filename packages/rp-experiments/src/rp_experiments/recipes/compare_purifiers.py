@@ -1,9 +1,11 @@
 """Recipes of `compare_purifiers.py`; importing this does not import torch."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
+import tyro
 from rp_attacks.settings import Budget as SuiteBudget
 from rp_models.data.catalog import describe
 from rp_models.settings import InferenceSettings, at_least, require
@@ -108,6 +110,7 @@ class Comparison:
 
     data: str = "digits"  # a data set of the catalogue; its test split is attacked
     only: tuple[str, ...] = ()  # rows to evaluate, such as none mae-pure; by default all
+    compared: tuple[str, ...] = ("mae_pure", "rmae_pure")  # rows that all others are compared with, image by image
     images: int | None = 100  # only that many test images, the field's fixed draw; None for all
     # run every attack alone, on every image and at its full length, for an accuracy of its own: about twice the passes;
     # else each attack meets the images still standing, goes on from what the ones before it found, and is shown with
@@ -136,20 +139,50 @@ class Comparison:
     finetune_addt: Finetuning = field(default_factory=partial(Finetuning, kind="addt"))
     budget: Budget = field(default_factory=Budget)
     rows: Rows = field(default_factory=Rows)
+    # further rows by name: the settings that a row (`of`) is changed in, or those of a kind; for recipes
+    variants: tyro.conf.Fixed[Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    # further networks by role: what the settings of another one's training (`of`) are changed in; for recipes
+    networks: tyro.conf.Fixed[Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     @property
     def chosen(self) -> tuple[str, ...]:
         """The rows to evaluate, in the table's order."""
         only = {name.replace("-", "_") for name in self.only}
-        return tuple(row.name for row in fields(Rows) if not only or row.name in only)
+        return tuple(row for row in self.known if not only or row in only)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """All rows, the variants last."""
+        return (*(row.name for row in fields(Rows)), *self.variants)
+
+    def purifier(self, row: str) -> PurifierSettings:
+        """The purifier of a row or a variant."""
+        if row not in self.variants:
+            found: PurifierSettings = getattr(self.rows, row)
+            return found
+        changes = dict(self.variants[row])
+        return replace(self.purifier(changes.pop("of")), **changes) if "of" in changes else settings_of(**changes)
 
     def __post_init__(self) -> None:
         describe(self.data)
-        rows = {name.replace("-", "_") for name in self.only}
-        unknown = sorted(rows - set(TITLES))
-        names = ", ".join(row.replace("_", "-") for row in TITLES)
-        require(not unknown, f"only must name rows of {names}, got {' '.join(self.only)}")
+        named = {name.replace("-", "_") for name in (*self.only, *self.compared)}
+        unknown = sorted(named - set(self.known))
+        names = ", ".join(row.replace("_", "-") for row in self.known)
+        require(not unknown, f"only and compared must name rows of {names}, got {' '.join(unknown)}")
         at_least(self, batch_size=1, block_size=1, images=8, probes=0)
 
 
-RECIPES = recipes("compare_purifiers", Comparison)
+def title(row: str) -> str:
+    """What a row is called in tables."""
+    return TITLES.get(row, row.replace("_", " "))
+
+
+def _of_paper(data: str) -> Comparison:
+    from rp_experiments.papers.paper_scale import paper_comparison  # which imports this module
+
+    return paper_comparison(data)
+
+
+PAPER = ("cifar10", "cifar100", "svhn", "imagenet")
+"""Recipes of the papers' own networks, budgets and settings: for GPUs."""
+RECIPES = recipes("compare_purifiers", Comparison) | {data: partial(_of_paper, data) for data in PAPER}

@@ -1,6 +1,8 @@
 """Settings of `evaluate.py`; importing this does not import torch."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -170,3 +172,18 @@ class Evaluation:
     def name(self) -> str:
         """What to call the evaluation: model, suite and purifier."""
         return "-".join([self.model_name, self.suite, *([self.purifier.kind] if self.defended else [])])
+
+
+def _of_paper(data: str) -> Evaluation:
+    """MAE-Pure with the paper's settings on one of its data sets; classifier and autoencoder are to be named."""
+    from rp_purify.presets import preset
+
+    return Evaluation(
+        data=data, suite="purifier", defended=True, purifier=MAEPureSettings(mae="mae-digits", **preset(data, "mae"))
+    )
+
+
+RECIPES: dict[str, Callable[[], Evaluation]] = {"digits": Evaluation} | {
+    data: partial(_of_paper, data) for data in ("cifar10", "cifar100", "svhn", "imagenet")
+}
+"""Where `evaluate.py` starts from: a first look at the digits, or a paper's data set behind MAE-Pure as published."""

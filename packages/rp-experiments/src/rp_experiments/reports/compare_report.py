@@ -9,7 +9,7 @@ from rp_analysis.plots.style import COLOURS, Plot, new_figure, style
 from rp_attacks.intervals import paired_comparison
 
 from rp_experiments import pages, tables
-from rp_experiments.recipes.compare_purifiers import TITLES, Comparison
+from rp_experiments.recipes.compare_purifiers import PROTOCOLS, TITLES, Budget, Comparison, title
 from rp_experiments.recipes.published import CLAIMS
 from rp_experiments.recipes.published import PURIFIERS as PAPER
 from rp_experiments.recipes.table import read
@@ -29,20 +29,22 @@ def write(run: Run, config: Comparison, rows: Mapping[str, Row], networks: Mappi
         "setting": setting(config, next(iter(rows.values()))),
         "rows": {
             name: {
-                **{key: row[key] for key in ("purifier", "cells", "findings")},
+                **{key: row[key] for key in ("purifier", "cells", "findings", "latency")},
                 "seconds": seconds.get(name, row["seconds"]),
             }
             for name, row in rows.items()
         },
         "claims": claims(rows),
+        "differences": differences(rows, config.compared),
         "networks": dict(networks),
     }
     run.finish(result)
     name = f"purifiers-{config.data}"
-    plot_rows(result).save(run.path / "figures" / name, formats=("png",))
+    for figure, plot in ((name, plot_rows(result)), (f"{name}-pareto", plot_pareto(result))):
+        plot.save(run.path / "figures" / figure, formats=("png",))
     page = run.folder.write_text(f"{name}.md", markdown(result, figure=f"figures/{name}.png"))
     print(table(result))
-    print("\n".join(result["claims"][key]["text"] for key in result["claims"]))
+    print("\n".join(found["text"] for kind in ("claims", "differences") for found in result[kind].values()))
     print(f"\nthe page is {page}", file=sys.stderr)
 
 
@@ -77,10 +79,31 @@ def claims(rows: Mapping[str, Row]) -> dict[str, Any]:
         elif difference["high"] < 0:
             verdict = "the other way round than in the paper"
         text = (
-            f"{TITLES[better]} against {TITLES[worse]}, worst case of each image: {points(difference)} points, "
+            f"{title(better)} against {title(worse)}, worst case of each image: {points(difference)} points, "
             f"{verdict} (there {paper[better] - paper[worse]:+.1f}, Table 1)."
         )
         found[f"{better}>{worse}"] = {"difference": difference, "p": comparison.p_value, "text": text}
+    return found
+
+
+def differences(rows: Mapping[str, Row], compared: Sequence[str]) -> dict[str, Any]:
+    """Every row against some of them, image by image under the worst case of each row."""
+    found: dict[str, Any] = {}
+    for reference in (name.replace("-", "_") for name in compared):
+        for other in rows if reference in rows else ():
+            if other == reference or f"{other}>{reference}" in found:
+                continue
+            first, second = (_worst_of_each_image(rows[name]) for name in (reference, other))
+            comparison = paired_comparison(first, second)
+            difference = comparison.difference._asdict()
+            verdict = "not told apart"
+            if difference["low"] > 0 or difference["high"] < 0:
+                verdict = f"{title(reference if difference['low'] > 0 else other)} is more robust"
+            text = (
+                f"{title(reference)} against {title(other)}, worst case of each image: {points(difference)} points, "
+                f"{verdict}."
+            )
+            found[f"{reference}>{other}"] = {"difference": difference, "p": comparison.p_value, "text": text}
     return found
 
 
@@ -95,7 +118,7 @@ def table(result: Mapping[str, Any]) -> str:
         line["worst, majority"] = limits(row["cells"]["worst"], "majority")
         if refused:
             line |= dict.fromkeys((COLUMNS["worst"], "worst, majority"), "REFUSED")
-        lines.append({"purifier": TITLES[name], **line})
+        lines.append({"purifier": title(name), **line})
     return tables.markdown(lines)
 
 
@@ -104,14 +127,29 @@ def markdown(result: Mapping[str, Any], *, figure: str) -> str:
     return pages.render(
         "purifiers.md",
         setting={"exhaustive": True, **result["setting"]},
-        budget={"step_size": None, **result["setting"]["budget"]},
+        budget={**asdict(Budget()), "step_size": None, **result["setting"]["budget"]},
         table=table(result),
         figure=figure,
+        pareto=figure.replace(".png", "-pareto.png"),
+        protocols=_protocols(result),
+        latencies=tables.markdown(
+            [{"purifier": title(n), "ms per image and pass": 1000 * r["latency"]} for n, r in result["rows"].items()]
+        )
+        if all(row.get("latency") for row in result["rows"].values())
+        else "",
         sentences=_sentences(result),
         paper=paper_table(),
         columns=PAPER,
-        settings={TITLES[name]: _settings(row["purifier"]) for name, row in result["rows"].items()},
+        settings={title(name): _settings(row["purifier"]) for name, row in result["rows"].items()},
     )
+
+
+def _protocols(result: Mapping[str, Any]) -> dict[str, str]:
+    """The authors' attacks of the rows that have one, cut to the budget of the comparison."""
+    budget = result["setting"]["budget"]
+    known = [name for name, row in result["rows"].items() if "published" in row["cells"]]
+    most = {key: budget[f"published_{key}"] for key in ("steps", "eot") if known}
+    return {title(name): PROTOCOLS[name].within(**most).in_words() for name in known}
 
 
 def paper_table() -> str:
@@ -133,19 +171,62 @@ def plot_rows(result: Mapping[str, Any]) -> Plot:
             present = [name for name in names if kind in result["rows"][name]["cells"]]
             cells = [limits(result["rows"][name]["cells"][kind]) for name in present]
             drawn += [
-                {"purifier": TITLES[name], "kind": label, **cell} for name, cell in zip(present, cells, strict=True)
+                {"purifier": title(name), "kind": label, **cell} for name, cell in zip(present, cells, strict=True)
             ]
             heights = [100 * cell["estimate"] for cell in cells]
             below = [100 * (cell["estimate"] - cell["low"]) for cell in cells]
             above = [100 * (cell["high"] - cell["estimate"]) for cell in cells]
             places = [names.index(name) + (offset - 1) * 0.27 for name in present]
             axes.bar(places, heights, 0.25, yerr=[below, above], capsize=1.5, color=COLOURS[offset], label=label)
-        axes.set_xticks(range(len(names)), [TITLES[name] for name in names], rotation=30, ha="right")
+        axes.set_xticks(range(len(names)), [title(name) for name in names], rotation=30, ha="right")
         where = result["setting"]
         title = f"{where['data']}, {where['images']} test images, Linf eps {where['eps']:.3g}"
         axes.set(ylabel="accuracy of one query (%)", ylim=(0, 119), yticks=range(0, 101, 20), title=title)
         axes.legend(loc="upper right", ncols=3)
         return Plot(figure, drawn)
+
+
+def plot_pareto(result: Mapping[str, Any]) -> Plot:
+    """Draws worst-case (filled) and clean accuracy (open) of each row over the time of a pass; a line joins the best.
+
+    A row is among the best if none is both as fast and as accurate in the worst case.
+    """
+    drawn = [
+        {
+            "purifier": title(name),
+            "milliseconds": 1000 * row["latency"],
+            "clean": 100 * limits(row["cells"]["clean"])["estimate"],
+            "worst": 100 * limits(row["cells"]["worst"])["estimate"],
+        }
+        for name, row in result["rows"].items()
+        if row.get("latency")
+    ]
+    best = sorted(
+        (one for one in drawn if not any(_dominates(other, one) for other in drawn)),
+        key=lambda one: one["milliseconds"],
+    )
+    with style():
+        figure, (axes,) = new_figure(width=6.0, height=4.0)
+        axes.plot(
+            [one["milliseconds"] for one in best], [one["worst"] for one in best], color=COLOURS[5], linewidth=0.8
+        )
+        for number, (key, face) in enumerate({"clean": "none", "worst": COLOURS[1]}.items()):
+            places = [one["milliseconds"] for one in drawn], [one[key] for one in drawn]
+            label = {"clean": "clean", "worst": "worst case"}[key]
+            axes.scatter(*places, s=14, facecolors=face, edgecolors=COLOURS[number], label=label)
+        for one in drawn:
+            axes.annotate(
+                one["purifier"], (one["milliseconds"], one["worst"]), (2, -6), textcoords="offset points", size=4
+            )
+        axes.set(xscale="log", xlabel="milliseconds for one image, one pass", ylabel="accuracy of one query (%)")
+        axes.legend(loc="lower right")
+        return Plot(figure, drawn)
+
+
+def _dominates(other: Mapping[str, Any], one: Mapping[str, Any]) -> bool:
+    """Whether a row is at least as fast and as robust as another one, and better in one of these."""
+    better = other["milliseconds"] < one["milliseconds"] or other["worst"] > one["worst"]
+    return better and other["milliseconds"] <= one["milliseconds"] and other["worst"] >= one["worst"]
 
 
 def write_tuning(run: Run, config: Comparison, tried: Mapping[str, Sequence[Mapping[str, Any]]], images: int) -> None:
@@ -156,7 +237,7 @@ def write_tuning(run: Run, config: Comparison, tried: Mapping[str, Sequence[Mapp
         for result in results:
             percent = {key: 100 * result["accuracy"][key] for key in ("clean", "transfer", "bpda", "worst")}
             mark = " **(best)**" if result is best[row] else ""
-            lines.append({"row": TITLES[row], "setting": _settings(result["settings"]) + mark, **percent})
+            lines.append({"row": title(row), "setting": _settings(result["settings"]) + mark, **percent})
     table = tables.markdown(lines)
     run.folder.write_json(
         "tuning.json", {"images": images, "config": asdict(config), "tried": dict(tried), "best": best}
@@ -175,8 +256,8 @@ def write_tuning(run: Run, config: Comparison, tried: Mapping[str, Sequence[Mapp
 def _sentences(result: Mapping[str, Any]) -> list[str]:
     """What the table says: each row, the orders that the paper reports, and what the evaluation warns of."""
     rows = result["rows"]
-    alarms = [f"{TITLES[n]}: {f['text']}" for n, r in rows.items() for f in r["findings"] if f["level"] == "alarm"]
-    claimed = [claim["text"] for claim in result["claims"].values()]
+    alarms = [f"{title(n)}: {f['text']}" for n, r in rows.items() for f in r["findings"] if f["level"] == "alarm"]
+    claimed = [found["text"] for kind in ("claims", "differences") for found in result.get(kind, {}).values()]
     alone = result["setting"].get("exhaustive", True)
     return [*(_row_in_words(name, row["cells"], alone=alone) for name, row in rows.items()), *claimed, *alarms]
 
@@ -185,7 +266,7 @@ def _row_in_words(name: str, cells: Mapping[str, Any], *, alone: bool) -> str:
     """Clean and worst case, the strongest attack, and what a weak one would have said."""
     percent = {column: 100 * limits(cell)["estimate"] for column, cell in cells.items()}
     strongest = min((column for column in ATTACKS if column in cells), key=percent.__getitem__)
-    text = f"{TITLES[name]}: {percent['clean']:.1f}% clean, {percent['worst']:.1f}% in the worst case"
+    text = f"{title(name)}: {percent['clean']:.1f}% clean, {percent['worst']:.1f}% in the worst case"
     if alone:
         text += f"; the strongest single attack is {COLUMNS[strongest]} ({percent[strongest]:.1f}%)"
     if "published" in percent:

@@ -20,6 +20,7 @@ from rp_purify.settings.masked import (
     MAEPureSettings,
     MAEReconstructionSettings,
     MaskDiTPureSettings,
+    RandomStepsSettings,
     Schedule,
 )
 from rp_purify.settings.rivals import (
@@ -71,6 +72,7 @@ KINDS: dict[str, type[PurifierSettings]] = {
     "mae-reconstruction": MAEReconstructionSettings,
     "denoise": OneStepDenoiseSettings,
     "noise": GaussianNoiseSettings,
+    "random-steps": RandomStepsSettings,
     "diffpure": DiffPureSettings,
     "likelihood": LikelihoodSettings,
     "gradual": GradualSettings,

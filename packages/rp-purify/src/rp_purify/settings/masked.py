@@ -32,6 +32,23 @@ class DescentSettings(PurifierSettings):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RandomStepsSettings(PurifierSettings):
+    """Steps of random signs, the control of sign descent."""
+
+    kind: str = field(default="random-steps", init=False)
+    steps: int = 20  # random sign steps
+    step_size: float = 1 / 100  # in [0, 1] pixel units
+    halve: bool = True  # half the step size in the second half of the steps
+    eta: float | None = 0.15  # no pixel changes by more, in [0, 1] pixel units; None: no limit
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, f"purifier.steps must not be negative, got {self.steps}")
+        for name in ("step_size", "eta"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"purifier.{name} must be in [0, 1], got {value}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MAEPureSettings(DescentSettings):
     """Sign descent on a masked autoencoder's loss."""
 
