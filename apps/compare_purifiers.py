@@ -15,14 +15,15 @@ from typing import Annotated, Literal
 
 import tyro
 from rp_experiments import cli, launch
-from rp_experiments.recipes.compare_purifiers import RECIPES, Comparison
+from rp_experiments.recipes.compare_purifiers import Comparison
+from rp_experiments.recipes.paper_scale import COMPARISONS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(cli.SharedOptions):
     """Every purifier in front of one classifier, under the same attacks, the worst of each image."""
 
-    recipe: Literal[tuple(RECIPES)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
+    recipe: Literal[tuple(COMPARISONS)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
     tune: bool = False  # try settings of the purifiers on the validation split instead
     config: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)
     passed = ("tune",)
@@ -39,4 +40,4 @@ class Options(cli.SharedOptions):
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, "compare_purifiers:compare_purifiers", RECIPES))
+    sys.exit(cli.main(Options, "compare_purifiers:compare_purifiers", COMPARISONS))

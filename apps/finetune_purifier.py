@@ -19,7 +19,8 @@ from typing import Annotated, Literal
 
 import tyro
 from rp_experiments import cli
-from rp_experiments.recipes.finetuning import RECIPES, Finetuning
+from rp_experiments.recipes.finetuning import Finetuning
+from rp_experiments.recipes.paper_scale import FINETUNINGS
 from rp_experiments.recipes.standard_classifier import check_named
 
 
@@ -27,7 +28,7 @@ from rp_experiments.recipes.standard_classifier import check_named
 class Options(cli.SharedOptions):
     """Robust fine-tuning of a purifier's network and what it changes."""
 
-    recipe: Literal[tuple(RECIPES)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
+    recipe: Literal[tuple(FINETUNINGS)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
     config: Annotated[Finetuning, tyro.conf.arg(name="")] = field(default_factory=Finetuning)
 
     @property
@@ -44,4 +45,4 @@ class Options(cli.SharedOptions):
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(Options, "finetune_purifier:finetune_purifier", RECIPES))
+    sys.exit(cli.main(Options, "finetune_purifier:finetune_purifier", FINETUNINGS))

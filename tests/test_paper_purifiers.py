@@ -18,8 +18,8 @@ DATA = ("cifar10", "cifar100", "svhn", "imagenet")
 @pytest.fixture
 def apps(monkeypatch):
     """The modules of the apps."""
-    import rp_experiments.papers.paper_scale as paper
     import rp_experiments.probe as probe
+    import rp_experiments.recipes.paper_scale as paper
     import rp_experiments.recipes.purification as purification
 
     return SimpleNamespace(probe=probe, purification=purification, paper=paper)

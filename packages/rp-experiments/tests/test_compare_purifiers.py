@@ -217,3 +217,11 @@ def test_every_row_is_compared_with_the_chosen_ones_and_the_fast_and_robust_are_
     assert [(one["purifier"], one["worst"]) for one in drawn][:2] == [("ADBM", 100.0), ("MAE-Pure", 0.0)]
     assert compare_report._dominates(drawn[0], drawn[2])
     assert not compare_report._dominates(drawn[0], drawn[1])
+
+
+def test_the_figure_of_rows_has_three_bars_of_each_and_variants_by_their_names() -> None:
+    setting = {"data": "digits", "images": 8, "eps": 0.1}
+    rows = {"none": row([0.5] * 8), "eta_none": row([0.25] * 8)}
+    drawn = compare_report.plot_rows({"setting": setting, "rows": rows}).rows
+    assert [one["purifier"] for one in drawn] == ["no purifier", "eta none"] * 3
+    assert drawn[-1]["estimate"] == 0.25

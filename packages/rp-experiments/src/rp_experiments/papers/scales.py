@@ -9,11 +9,11 @@ from typing import Any
 from rp_attacks.settings import Budget
 
 from rp_experiments.papers.given import parse_weights, with_weights
-from rp_experiments.papers.paper_scale import paper_comparison, paper_purifier_analysis
 from rp_experiments.papers.plan import Plan, Sizes, build
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.dra import TrainDra
+from rp_experiments.recipes.paper_scale import paper_comparison, paper_purifier_analysis
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 from rp_experiments.recipes.probe import ProbeStudy
 from rp_experiments.recipes.table import changed, read

@@ -177,12 +177,4 @@ def title(row: str) -> str:
     return TITLES.get(row, row.replace("_", " "))
 
 
-def _of_paper(data: str) -> Comparison:
-    from rp_experiments.papers.paper_scale import paper_comparison  # which imports this module
-
-    return paper_comparison(data)
-
-
-PAPER = ("cifar10", "cifar100", "svhn", "imagenet")
-"""Recipes of the papers' own networks, budgets and settings: for GPUs."""
-RECIPES = recipes("compare_purifiers", Comparison) | {data: partial(_of_paper, data) for data in PAPER}
+RECIPES = recipes("compare_purifiers", Comparison)

@@ -1,7 +1,6 @@
 """Recipes of `finetune_purifier.py`; importing this does not import torch."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Literal
 
 from rp_models.data.catalog import describe
@@ -103,16 +102,4 @@ class Finetuning:
         return self.kind if self.kind in ("adbm", "addt") else f"r{self.kind}"
 
 
-def _of_paper(name: str) -> Finetuning:
-    from rp_experiments.papers.paper_scale import paper_finetuning  # which imports this module
-
-    return paper_finetuning(name)
-
-
-PAPER = tuple(
-    f"{data}{kind}"
-    for data in ("cifar10", "cifar100", "svhn", "imagenet")
-    for kind in ("", "-maskdit", "-adbm", "-addt")
-)
-"""Recipes of the papers' own networks, budgets and settings: for GPUs; the networks are to be named."""
-RECIPES = recipes("finetuning", Finetuning) | {name: partial(_of_paper, name) for name in PAPER}
+RECIPES = recipes("finetuning", Finetuning)

@@ -180,8 +180,8 @@ def plot_rows(result: Mapping[str, Any]) -> Plot:
             axes.bar(places, heights, 0.25, yerr=[below, above], capsize=1.5, color=COLOURS[offset], label=label)
         axes.set_xticks(range(len(names)), [title(name) for name in names], rotation=30, ha="right")
         where = result["setting"]
-        title = f"{where['data']}, {where['images']} test images, Linf eps {where['eps']:.3g}"
-        axes.set(ylabel="accuracy of one query (%)", ylim=(0, 119), yticks=range(0, 101, 20), title=title)
+        heading = f"{where['data']}, {where['images']} test images, Linf eps {where['eps']:.3g}"
+        axes.set(ylabel="accuracy of one query (%)", ylim=(0, 119), yticks=range(0, 101, 20), title=heading)
         axes.legend(loc="upper right", ncols=3)
         return Plot(figure, drawn)
 

@@ -22,6 +22,7 @@ from rp_purify.settings import (
     settings_of,
 )
 
+from rp_experiments.recipes import compare_purifiers, finetuning
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.recipes.compare_purifiers import Budget, Comparison, Rows
 from rp_experiments.recipes.finetuning import AttackSettings, DescentSettings, Finetuning
@@ -192,3 +193,12 @@ def _finetuning(data: str, variant: Variant, through: Literal["steps", "one-shot
 
 def _descent(data: str, variant: Variant) -> DescentSettings:
     return DescentSettings(**preset(data, variant))
+
+
+_DATA = ("cifar10", "cifar100", "svhn", "imagenet")
+_KINDS = ("", "-maskdit", "-adbm", "-addt")
+COMPARISONS = compare_purifiers.RECIPES | {data: partial(paper_comparison, data) for data in _DATA}
+"""Recipes of `compare_purifiers.py`: its own, and the papers' data sets, for GPUs."""
+_TUNINGS = [data + kind for data in _DATA for kind in _KINDS]
+FINETUNINGS = finetuning.RECIPES | {name: partial(paper_finetuning, name) for name in _TUNINGS}
+"""Recipes of `finetune_purifier.py`, as well; of the papers' data sets the networks are to be named."""
