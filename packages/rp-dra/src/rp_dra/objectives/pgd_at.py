@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from rp_dra.objectives.inner import Ball, check_attack, check_loss, uniform_start
 from rp_dra.objectives.objective import Objective, Outcome
-from rp_dra.objectives.passes import accuracy, classify, eval_mode, full_precision
+from rp_dra.objectives.passes import accuracy, classify, eval_mode, frozen_if_compiled, full_precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class PgdAt(Objective):
 
     def attack(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Tensor:
         """See `Objective`."""
-        with eval_mode(model) if self.attack_mode == "eval" else nullcontext():
+        with eval_mode(model) if self.attack_mode == "eval" else nullcontext(), frozen_if_compiled(model):
             return ascend(
                 lambda z: cross_entropy(full_precision(model(z)), y),
                 x,
