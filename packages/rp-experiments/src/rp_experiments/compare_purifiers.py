@@ -159,7 +159,7 @@ class ComparisonJob:
             folder=self.run.path / "evaluation" / row,
             source=defence.classifier,
             probes=config.probes if model is None else 0,
-            full_precision=None if config.compute.precision == "fp32" else full_precision,
+            full_precision=None if model or config.compute.precision == "fp32" else full_precision,
             progress=EvaluationBar(self.run.progress, title(row), total),
         )
 
