@@ -1,13 +1,16 @@
 """The loop and its state: killed anywhere and resumed, the weights are the same bit for bit."""
 
+import itertools
 import json
 import os
 import sys
+import threading
+import time
 
 import pytest
 import torch
 from rp_models import CheckpointError
-from rp_models.checkpoint import read_tensors
+from rp_models.checkpoint import read_tensors, save_tensors
 from rp_models.training import Interrupted, RunError, RunFolder, TensorBoard, TrainingState, fit, seeded, train_stage
 from safetensors import SafetensorError
 from torch import nn
@@ -240,17 +243,66 @@ def test_a_damaged_config_is_named(tmp_path):
         RunFolder.open(tmp_path, {}, resume=True)
 
 
-def test_the_state_is_written_at_the_end_and_every_so_many_seconds_by_one_process(tmp_path, monkeypatch):
-    seconds, written = iter(range(1000)), []
-    monkeypatch.setattr("rp_models.training.loop.time.monotonic", lambda: float(next(seconds)))
+def test_the_state_is_written_at_the_end_and_now_and_then_by_one_process(tmp_path, monkeypatch):
+    clock, length, written = [0.0], [1.0], []
+    monkeypatch.setattr("rp_models.training.loop.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "rp_models.training.loop.save_tensors", lambda tensors, path, header: written.append(header["step"])
+    )
     toy = Toy()
-    monkeypatch.setattr(TrainingState, "save", lambda state, path, step, identity: written.append(step))
-    options = {"steps": 10, "path": tmp_path / "state", "identity": {}, "log": lambda *_: None}
-    fit(toy.step, toy.state, **options, save_seconds=1e9)
-    assert written == [10]
+
+    def step(number):
+        clock[0] += length[0]
+        return toy.step(number)
+
+    options = {"path": tmp_path / "state", "identity": {}, "log": lambda *_: None}
+    for length[0], often, expected in (
+        (1.0, 1e9, [10]),
+        (1.0, 3.0, [3, 6, 9, 10]),
+        (1.0, 0.0, [*range(1, 11), 10]),
+        (30.0, 20.0, [*range(1, 11), 10]),
+        (1000.0, 20.0, [*range(1, 11), 10]),  # ten minutes at most
+    ):
+        written.clear()
+        fit(step, toy.state, steps=10, save_seconds=often, **options)
+        assert written == expected
     written.clear()
-    fit(toy.step, toy.state, **options, save_seconds=3.0)  # a second passes with each look at the clock
-    assert written == [3, 6, 9, 10]
+    length[0] = 10.0
+    fit(step, toy.state, steps=60, save_seconds=20.0, **options)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(written)][:-1]
+    assert gaps == sorted(gaps)  # later and later
+    assert gaps[0] == 2
+    assert gaps[-1] == 6  # a tenth of the time so far
     written.clear()
-    fit(toy.step, toy.state, **options, save_seconds=0.0, writes=False)
+    fit(step, toy.state, steps=10, save_seconds=0.0, writes=False, **options)
     assert written == []
+
+
+def test_the_thread_writes_the_state_of_its_step_and_its_error_stops_the_training(tmp_path, monkeypatch):
+    toy, path = Toy(), tmp_path / "state.safetensors"
+    begun, seen = threading.Event(), []
+    real = save_tensors
+
+    def slowly(tensors, path, header):
+        begun.set()
+        time.sleep(0.05)  # the training goes on meanwhile
+        real(tensors, path, header)
+
+    def step(number):
+        metrics = toy.step(number)
+        seen.append({key: value.clone() for key, value in toy.model.state_dict().items()})
+        return metrics
+
+    monkeypatch.setattr("rp_models.training.loop.save_tensors", slowly)
+    fit(step, toy.state, steps=4, path=path, identity={}, log=lambda *_: None, save_seconds=0.0)
+    assert begun.is_set()
+    assert toy.state.restore(path, {}) == 4
+    stored = read_tensors(path)
+    assert all(torch.equal(stored[f"module.model.{key}"], value) for key, value in seen[-1].items())
+
+    def full(tensors, path, header):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("rp_models.training.loop.save_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        fit(step, Toy().state, steps=4, path=tmp_path / "other", identity={}, log=lambda *_: None, save_seconds=0.0)

@@ -4,7 +4,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-SHARES = {"float32": 0.7, "tf32": 0.4, "bf16": 0.4}
+SHARES = {"fp32": 0.7, "tf32": 0.4, "bf16": 0.4}
 """The share of the peak that is assumed, not measured: what good programs reach on large networks."""
 USABLE = 0.9  # of a card's memory: the rest is for the allocator's rounding, the context and libraries' workspaces
 
@@ -15,7 +15,7 @@ class Card:
 
     name: str
     memory: int  # GB as sold, of which one counts as a GiB less what the system keeps
-    float32: float  # peak rates in 10^12 operations a second
+    fp32: float  # peak rates in 10^12 operations a second
     tf32: float
     bf16: float
 

@@ -51,7 +51,7 @@ def generate(config: Generation, run: Run, card: Card, *, checkpoint: str) -> It
     config = replace(config, data=config.data or data_of(checkpoint))
     sampler: Any = build_sampler(checkpoint, load_network(checkpoint), config, torch.device("cpu"))
     made = -(-config.images * 10**6 // round(config.keep * 10**6))
-    precision = "bf16" if config.bf16 else "float32"
+    precision = config.compute.precision
     yield sampling_stage(sampler, images=made, batch=config.batch_size, precision=precision)
 
 
@@ -76,7 +76,8 @@ def evaluate(config: Evaluation, run: Run, card: Card, **_: Any) -> Iterator[Sta
         batch=config.batch_size,
     )  # fmt: skip
     images = number_of(info, config.split or "test", sizes.images)
-    yield _attacked("attacks and verdicts", cost, attacks, info, images=images, random=defended, passes=sizes.passes)
+    stage = _attacked("attacks and verdicts", cost, attacks, info, images=images, random=defended, passes=sizes.passes)
+    yield replace(stage, precision=config.compute.precision)
 
 
 def compare(config: Comparison, run: Run, card: Card, *, tune: bool = False) -> Iterator[Stage]:
@@ -165,7 +166,8 @@ def _system(
         front, info, purifier=choice, networks=parts, rules=rules_of(attacks), batch=config.batch_size,
     )  # fmt: skip
     images = number_of(info, "test", config.images)
-    return _attacked(name, cost, attacks, info, images=images, random=random, passes=config.budget.passes)
+    stage = _attacked(name, cost, attacks, info, images=images, random=random, passes=config.budget.passes)
+    return replace(stage, precision=config.compute.precision)
 
 
 def _attacked(

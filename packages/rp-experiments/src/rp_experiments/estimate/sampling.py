@@ -41,7 +41,7 @@ def heun_stage(denoiser: nn.Module, info: DatasetInfo, *, images: int, steps: in
     """Images of a class-conditional EDM network."""
     shape = (info.channels, info.image_size, info.image_size)
     sampler = HeunSampler(denoiser.eval(), shape, info.num_classes, HeunSettings(steps=steps))
-    return sampling_stage(sampler, images=images, batch=batch, precision="float32")
+    return sampling_stage(sampler, images=images, batch=batch, precision="fp32")
 
 
 def _networks(sampler: Any) -> list[nn.Module]:

@@ -15,7 +15,7 @@ class Stage:
     name: str
     flop: float  # operations in all, of all cards together
     memory: float  # bytes on each card at the largest moment
-    precision: str = "float32"
+    precision: str = "fp32"
     batch: int = 0  # images on each card at a time
     micro_batch: int | None = None  # of these, through the network at a time; 0: not even one fits; None: not asked
     whole: float = 0.0  # bytes, if the whole batch went through at once

@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rp_models.checkpoint import CheckpointError, load_state, read_metadata, rea
 from rp_models.training.preemption import Preempted, asked_to_stop, stoppable
 
 Metrics = Mapping[str, float]
+_SHARE, _LONGEST = 0.1, 600.0  # of the time so far, and in seconds: what a kill may cost
 
 
 class Interrupted(RuntimeError):
@@ -41,8 +43,8 @@ class TrainingState:
     modules: Mapping[str, nn.Module]
     optimizer: Optimizer
 
-    def save(self, path: Path, step: int, identity: Mapping[str, Any]) -> None:
-        """Write everything to one file, complete or not at all; `restore` refuses a file of another identity."""
+    def copied(self) -> dict[str, Tensor]:
+        """Everything as it is now, in the computer's memory."""
         tensors = {
             f"module.{name}.{key}": value
             for name, module in self.modules.items()
@@ -51,8 +53,11 @@ class TrainingState:
         for slot, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{slot}.{key}": torch.as_tensor(v) for key, v in values.items() if v is not None}
         # copies, since entries may share memory (buffers of an average), which the format does not allow
-        copies = {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
-        save_tensors(copies, path, {"step": step, **identity})
+        return {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
+
+    def save(self, path: Path, step: int, identity: Mapping[str, Any]) -> None:
+        """Write everything to one file, complete or not at all; `restore` refuses a file of another identity."""
+        save_tensors(self.copied(), path, {"step": step, **identity})
 
     def restore(self, path: Path, identity: Mapping[str, Any]) -> int:
         """Take everything back from a file, and return the number of steps done.
@@ -89,15 +94,16 @@ def fit(
     """Run training steps until `steps` are done, from wherever the state file `path` stands.
 
     `train_step` does step number 0, 1, ... and returns its metrics, among them "loss"; `log` is called with (steps
-    done, metrics) after each, `resumed` once with the steps already done. The state is written every `save_seconds` and
-    at the end, by the one process that `writes`; `identity`, JSON values, says what is being trained. Raises
-    CheckpointError if the state file is damaged or of another training; Interrupted if a loss is not finite: the last
-    good state stays; Preempted after a step in which this process was asked to stop: the state is of that step.
+    done, metrics) after each, `resumed` once with the steps already done. The state is written after `save_seconds`,
+    then whenever a tenth of the time so far has passed, at the latest every ten minutes, and at the end, by the one
+    process that `writes`: it is copied between two steps, and a thread writes the copy during the next ones.
+    `identity`, JSON values, says what is being trained. Raises CheckpointError if the state file is damaged or of
+    another training; Interrupted if a loss is not finite: the last good state stays; Preempted after a step in which
+    this process was asked to stop: the state is of that step.
     """
     done = state.restore(path, identity) if path.exists() else 0
     resumed(done)
-    saved = time.monotonic()
-    with stoppable():
+    with stoppable(), _Writer(state, path, identity, save_seconds) as writer:
         for step in range(done, steps):
             metrics = train_step(step)
             if not math.isfinite(metrics["loss"]):
@@ -107,13 +113,51 @@ def fit(
                     step=step,
                 )
             log(step + 1, metrics)
-            if writes and (asked_to_stop() or time.monotonic() - saved >= save_seconds):
-                state.save(path, step + 1, identity)
-                saved = time.monotonic()
+            if writes and (asked_to_stop() or writer.due):
+                writer.write(step + 1)
                 if asked_to_stop():
+                    writer.wait()
                     raise Preempted(f"stopped at step {step + 1} of {steps}, as asked")
-    if writes:
-        state.save(path, steps, identity)
+        if writes:
+            writer.write(steps)
+
+
+class _Writer:
+    """Writes a training's state in a thread, one file at a time; leaving its block waits for the last one."""
+
+    def __init__(self, state: TrainingState, path: Path, identity: Mapping[str, Any], seconds: float) -> None:
+        self.state, self.path, self.identity, self.seconds = state, path, identity, seconds
+        self._thread = ThreadPoolExecutor(1, "training state")
+        self._pending: Future[None] | None = None
+        self._began = self._saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether enough time has passed."""
+        now = time.monotonic()
+        longest = min(_LONGEST, _SHARE * (now - self._began)) if self.seconds > 0 else 0.0
+        return now - self._saved >= max(self.seconds, longest)
+
+    def write(self, step: int) -> None:
+        """Copy the state as it is, and let it be written."""
+        self.wait()  # two copies would take twice the memory
+        header = {"step": step, **self.identity}
+        self._pending = self._thread.submit(save_tensors, self.state.copied(), self.path, header)
+        self._saved = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait for the file; raises what went wrong with it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(wait=True)
+        if kind is None:
+            self.wait()
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
