@@ -5,7 +5,8 @@ not.
 """
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,6 +72,17 @@ class Flops(TorchDispatchMode):
 
     def _gone(self, key: int) -> None:
         self._held -= self._alive.pop(key)
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """Inside, frozen layers on a CPU run by operators that are counted, as on a GPU, and not by oneDNN's own."""
+    mkldnn: Any = torch.backends.mkldnn
+    before, mkldnn.enabled = mkldnn.enabled, False
+    try:
+        yield
+    finally:
+        mkldnn.enabled = before
 
 
 def _key(tensor: Tensor) -> int:

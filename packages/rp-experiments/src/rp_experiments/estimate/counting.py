@@ -4,10 +4,10 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from rp_models.arithmetic import Flops
+from rp_models.arithmetic import Flops, without_onednn
 from rp_models.data.info import DatasetInfo
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -52,16 +52,11 @@ def _mode() -> FakeTensorMode:
 @contextlib.contextmanager
 def faked(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, tensors have no values, nor have the modules from then on; these may come from the meta device."""
-    mkldnn: Any = torch.backends.mkldnn
-    before, mkldnn.enabled = mkldnn.enabled, False  # what only a CPU would run is not counted
-    try:
-        with _mode():
-            for module in modules:
-                if not any(isinstance(tensor, FakeTensor) for tensor in module.state_dict(keep_vars=True).values()):
-                    module.to_empty(device="cpu")
-            yield
-    finally:
-        mkldnn.enabled = before
+    with without_onednn(), _mode():
+        for module in modules:
+            if not any(isinstance(tensor, FakeTensor) for tensor in module.state_dict(keep_vars=True).values()):
+                module.to_empty(device="cpu")
+        yield
 
 
 def fake_images(info: DatasetInfo, count: int) -> tuple[Tensor, Tensor, Tensor]:

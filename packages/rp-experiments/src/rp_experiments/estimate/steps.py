@@ -74,7 +74,9 @@ def classifier_training(config: TrainDra, method: Method, run: Run) -> tuple[Ste
     def loss(count: int, attack_steps: int) -> Tensor:
         known = hasattr(whole, "steps") and attack_steps > 0
         trainer.objective = replace(whole, steps=attack_steps) if known else whole  # type: ignore[type-var]
-        trainer.objective.begin_step(trainer.model, step=0, steps_per_epoch=10, epochs=config.training.epochs)
+        whole.after_update(trainer.model)  # of the count before this one
+        last = config.training.epochs - 1  # by then everything that starts later has started
+        trainer.objective.begin_step(trainer.model, step=last, steps_per_epoch=1, epochs=last + 1)
         return trainer.loss(*fake_images(info, count))[0]
 
     frozen = [target] if target is not None else []
