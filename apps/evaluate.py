@@ -17,6 +17,8 @@ from rp_experiments.recipes.evaluation import RECIPES, Evaluation
 from rp_experiments.recipes.standard_classifier import check_named
 from rp_models.settings import require
 
+JOBS = {"certified": "certified:certify_images", "beyond-lp": "beyond_lp:beyond_lp", "robustbench": "robustbench:judge"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(cli.SharedOptions):
@@ -25,7 +27,7 @@ class Options(cli.SharedOptions):
     tensorboard: bool = False  # also log every step of the attacks, for TensorBoard too, to tensorboard/ in the folder
     recipe: Literal[tuple(RECIPES)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
     config: Annotated[Evaluation, tyro.conf.arg(name="")] = field(default_factory=Evaluation)
-    passed = property(lambda self: () if self.config.suite in JOBS else ("tensorboard",))  # type: ignore[assignment]
+    passed = property(lambda self: () if self.config.suite in JOBS else ("tensorboard",))
 
     @property
     def name(self) -> str:
@@ -46,9 +48,6 @@ class Options(cli.SharedOptions):
         """Whether there is a classifier."""
         check_named(self.config.model, "--model", self.config.data)
         require(not (self.tensorboard and self.config.suite in JOBS), "--tensorboard is for suites of attacks")
-
-
-JOBS = {"certified": "certified:certify_images", "beyond-lp": "beyond_lp:beyond_lp", "robustbench": "robustbench:judge"}
 
 
 def start(options: Options) -> None:
