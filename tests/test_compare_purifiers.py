@@ -58,6 +58,7 @@ def test_every_row_has_a_cell_for_each_attack_that_fits_it(runs, work) -> None:
         assert set(rows[name]["cells"]) == everywhere | {"transfer", "bpda", "pgd-cw", "diffhammer"}
     assert set(rows["rmae_pure"]["cells"]) == everywhere | {
         *(
+            "published",
             "transfer",
             "one-shot",
             "bpda",
