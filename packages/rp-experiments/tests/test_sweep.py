@@ -119,8 +119,8 @@ def test_targets_that_a_run_trains_itself_are_found_again(weak, tmp_path, monkey
     sweep = Sweep(base="smoke", method=("at+dra",), grid=quick, cases=cases)
     run = Run(folder=RunFolder(tmp_path / "out"), cache=tmp_path / "cache")
     run_sweep(replace(sweep, against=list(sweep.points())[1]), run)
-    made = sorted(path.name.split("-")[0] for path in (tmp_path / "cache").iterdir() if path.is_dir())
-    assert made == ["classifier", "encoder"]
+    made = [path.name.split("-")[0] for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert (made.count("classifier"), made.count("encoder")) == (1, 1)
     rows = json.loads((tmp_path / "out" / "result.json").read_text())["rows"]
     assert rows[0]["clean_other_difference"] is not None
     assert rows[1]["clean_other_difference"] is None
@@ -154,8 +154,8 @@ def test_a_sweep_shares_what_it_can_goes_on_where_it_stopped_and_reports(weak, t
     run_sweep(sweep, replace(run, resume=True))
     table = capsys.readouterr().out
     assert table.count("alignment.weight=1.2") == 1
-    assert len(list((tmp_path / "cache").glob("edm-*"))) == 2  # one for each seed, shared by the points
-    assert len(list((tmp_path / "cache").glob("synthetic-*"))) == 2
+    assert len(list((tmp_path / "cache").glob("edm-*.safetensors"))) == 2  # one for each seed, shared by the points
+    assert len(list((tmp_path / "cache").glob("synthetic-*.npz"))) == 2
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     first, second = result["rows"]
     assert first["clean_difference"] is None
