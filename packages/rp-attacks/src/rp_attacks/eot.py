@@ -70,7 +70,8 @@ def expected_gradient(
         index: int64 (b,), image indices.
         target: what the objective compares the logits with; by default y.
         passes: number of passes M.
-        chunk: passes made in one batch of chunk * b images; larger is faster for small b and takes more memory.
+        chunk: passes made in one batch of chunk * b images; larger is faster for small b and takes more memory. Where
+            a device runs out of it, fewer are made, here and in later calls; the result is the same.
         penalty: subtracted from the loss, e.g. a reconstruction loss.
         check: refuse logits that are not finite or too few for the labels, and images whose gradient is nowhere a
             number (waits for the device).
@@ -86,13 +87,29 @@ def expected_gradient(
     with differentiating():
         x, y, target, index = without_inference(x, y, target, index)
         pass_seed = derive_seed(seed, "pass", 0)
-        for first in range(0, passes, chunk):
-            copies = min(chunk, passes - first)
-            rows = torch.cat([index + copy * COPY_STRIDE for copy in range(first, first + copies)])
-            sample = _one_chunk(model, x, y, target, objective, penalty, pass_seed, rows, copies, check)
+        done = 0
+        while done < passes:
+            copies = min(chunk, passes - done, _fitting(x))
+            rows = torch.cat([index + copy * COPY_STRIDE for copy in range(done, done + copies)])
+            try:
+                sample = _one_chunk(model, x, y, target, objective, penalty, pass_seed, rows, copies, check)
+            except torch.OutOfMemoryError:
+                if copies == 1:
+                    raise
+                _FITS[x.device] = copies // 2 * len(x)  # images; later calls begin there
+                continue
             sums = sample if sums is None else Sample(*(a + b for a, b in zip(sums, sample, strict=True)))
+            done += copies
     assert sums is not None
     return sums if passes == 1 else Sample(*(total / passes for total in sums))
+
+
+_FITS: dict[torch.device, int] = {}  # images of a batch that a device was left with after it ran out of memory
+
+
+def _fitting(x: Tensor) -> int:
+    """How many passes over images a device has memory for, as far as is known; at least one."""
+    return max(_FITS[x.device] // max(len(x), 1), 1) if x.device in _FITS else 2**31
 
 
 def margins(
