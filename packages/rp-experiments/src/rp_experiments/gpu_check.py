@@ -95,7 +95,7 @@ class GpuCheck:
         size = 256 if self.tiny else 8192
         a = torch.randn(size, size, device=self.device)
         before = torch.get_float32_matmul_precision()
-        for name, x, precision in (("float32", a, "highest"), ("tf32", a, "high"), ("bf16", a.bfloat16(), "highest")):
+        for name, x, precision in (("fp32", a, "highest"), ("tf32", a, "high"), ("bf16", a.bfloat16(), "highest")):
             torch.set_float32_matmul_precision(precision)
             try:
                 rate = 2 * size**3 / self._seconds(lambda x=x: x @ x)  # type: ignore[misc]
@@ -147,7 +147,7 @@ class GpuCheck:
     def _throughput(self) -> None:
         """Main steps: images a second, and the share of the peak that counted operations make of it."""
         variants = {
-            "float32": ComputeSettings(),
+            "fp32": ComputeSettings(),
             "bf16": ComputeSettings(precision="bf16", channels_last=True),
         }
         if self.device.type == "cuda":
@@ -170,7 +170,7 @@ class GpuCheck:
         with without_onednn(), Flops() as counted:
             purifier(x, seed=0, index=index)
         seconds = self._seconds(lambda: purifier(x, seed=0, index=index))
-        self._rate("throughput", f"MAE-Pure, 2 steps, {count} images, float32", counted.total / seconds, "float32",
+        self._rate("throughput", f"MAE-Pure, 2 steps, {count} images, float32", counted.total / seconds, "fp32",
                    **{"images a second": count / seconds, "peak GiB": self._peak()})  # fmt: skip
 
     def _waits(self) -> None:

@@ -17,15 +17,14 @@ from rp_experiments.estimate.apps import estimate
 from rp_experiments.estimate.cards import CARDS, SHARES
 from rp_experiments.launch import cores
 from rp_experiments.recipes.dra import RECIPES, TrainDra
-from rp_experiments.recipes.paper_scale import paper_comparison
 from rp_experiments.recipes.pretrain_settings import EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES
 from rp_experiments.run import Run
 
 CARD = "H100"
 _DRA = (
-    "cifar10-wrn-28-10-1m", "cifar10-wrn-28-10-1m-1024", "cifar10-wrn-28-10-20m", "cifar10-wrn-70-16-50m",
-    "cifar10-vit-b2-20m", "cifar10-vit-b2-50m", "cifar100-wrn-28-10-1m", "cifar100-vit-b2-1m", "imagenet-convnext-b",
-    "imagenet-vit-b16",
+    "imagenet-convnext-b", "imagenet-vit-b16", "cifar10-wrn-28-10-1m", "cifar10-wrn-28-10-1m-1024",
+    "cifar10-wrn-28-10-20m", "cifar10-wrn-70-16-50m",
+    "cifar10-vit-b2-20m", "cifar10-vit-b2-50m", "cifar100-wrn-28-10-1m", "cifar100-vit-b2-1m",
 )  # fmt: skip
 
 
@@ -35,14 +34,13 @@ def _aligned(name: str) -> TrainDra:
 
 
 RUNS: dict[str, tuple[str, Callable[[], Any]]] = {
-    "pretrain.py edm --recipe cifar10": ("pretrain:pretrain", EDM_RECIPES["cifar10"]),
-    "pretrain.py mae --recipe cifar10": ("pretrain:pretrain", MAE_RECIPES["cifar10"]),
-    "pretrain.py maskdit --recipe cifar10": ("pretrain:pretrain", MASKDIT_RECIPES["cifar10"]),
     **{
         f"train_dra.py --recipe {name} --method dm-at+dra": ("train_dra:train_dra", partial(_aligned, name))
         for name in _DRA
     },
-    "MAE-Pure's comparison on CIFAR-10": ("compare_purifiers:compare_purifiers", partial(paper_comparison, "cifar10")),
+    "pretrain.py edm --recipe cifar10": ("pretrain:pretrain", EDM_RECIPES["cifar10"]),
+    "pretrain.py mae --recipe cifar10": ("pretrain:pretrain", MAE_RECIPES["cifar10"]),
+    "pretrain.py maskdit --recipe cifar10": ("pretrain:pretrain", MASKDIT_RECIPES["cifar10"]),
 }
 _HEAD = f"""# What the papers' runs take
 
@@ -54,6 +52,7 @@ attention) and the most memory at one time, on tensors without values at full si
 stays below {CARDS[CARD].usable / 2**30:.0f} GiB of {CARDS[CARD].memory} GB; "GiB whole" is what the whole batch at
 once would need. Mixed precision is counted by a CPU's rules, whose list of operations in float32 is shorter than a
 GPU's. Attacks are counted at full length on every image; images that fall leave earlier.
+The attacks on purifiers, which cost most, are not on this page: `compare_purifiers.py --estimate` counts them.
 
 Assumed, not measured: hours are those of {", ".join(f"{share:.0%} of the {name}" for name, share in SHARES.items())}
 peak rate of the maker's data sheet. Nothing here was measured on a GPU; `gpu_check.py` measures the share.
