@@ -1,6 +1,7 @@
 """The steps of the trainings, of full size on the meta device, ready to be counted; no file of weights is needed."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from rp_dra.settings import AlignmentSettings, Method, uses_alignment, uses_synt
 from rp_dra.targets import FrozenTarget
 from rp_dra.targets.build import alignment_target
 from rp_dra.targets.latent import LightningDitTarget
+from rp_dra.targets.module import JoinedTarget
 from rp_models import zoo
 from rp_models.checkpoint import CheckpointError
 from rp_models.data import DatasetInfo, describe
@@ -98,17 +100,14 @@ def _target(config: TrainDra, info: DatasetInfo, synthetic: bool) -> FrozenTarge
 
 def _published(settings: AlignmentSettings) -> FrozenTarget:
     vae: Any = zoo.build(PUBLISHED["vae"])
-    return LightningDitTarget(
-        zoo.build(PUBLISHED["dit"]),  # type: ignore[arg-type]
-        vae,
-        LatentNormalization(vae.latent_channels, 1.0),
-        t=settings.time,
-        blocks=settings.blocks,
-        zero_channels=settings.zero_channels,
-        label=settings.label,
-        random_level=settings.random_level == "yes",
-        precision=settings.precision,
-    )
+    parts: Any = zoo.build(PUBLISHED["dit"]), vae, LatentNormalization(vae.latent_channels, 1.0)
+    options: dict[str, Any] = {name: getattr(settings, name) for name in ("label", "precision", "zero_channels")}
+    second, places = settings.random_level == "yes", list(product(settings.time, settings.blocks))
+    made = [
+        LightningDitTarget(*parts, t=t, blocks=blocks, random_level=second and len(places) == 1, **options)
+        for t, blocks in places
+    ]
+    return made[0] if len(made) == 1 else JoinedTarget(made, random_level=second)
 
 
 def classifier_of(config: TrainDra) -> nn.Module:
