@@ -60,7 +60,7 @@ def classifier_training(config: TrainDra, method: Method, run: Run) -> tuple[Ste
     with torch.device("meta"):
         target = _target(config, info, used) if uses_alignment(method) else None
         trainer = ClassifierTrainer(
-            config.classifier,
+            replace(config.classifier, pretrained=None),  # weights change no cost
             config.training,
             real,
             objective=objective_of(config.training, method=method, num_classes=info.num_classes),
