@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import rp_models
 import torch
+from rp_dra.targets.build import fresh
 from rp_models.data import describe
 from rp_models.training import seeded
 from rp_models.training.edm import build_edm
@@ -18,11 +19,10 @@ DATA = ("cifar10", "cifar100", "svhn", "imagenet")
 @pytest.fixture
 def apps(monkeypatch):
     """The modules of the apps."""
-    import rp_experiments.probe as probe
     import rp_experiments.recipes.paper_scale as paper
     import rp_experiments.recipes.purification as purification
 
-    return SimpleNamespace(probe=probe, purification=purification, paper=paper)
+    return SimpleNamespace(purification=purification, paper=paper)
 
 
 @pytest.mark.parametrize("data", DATA)
@@ -64,22 +64,20 @@ def test_each_network_of_the_analysis_has_its_own_steps(apps) -> None:
         apps.paper.PurifierAnalysis(descents={"MAE": analysis.descent})
 
 
-def test_the_noisy_encoder_has_the_architecture_of_the_given_network(apps) -> None:
+def test_the_noisy_encoder_has_the_architecture_of_the_given_network() -> None:
     from rp_experiments.recipes.dra import RECIPES
     from rp_models.data import load_images
 
     settings, images = RECIPES["digits"]().edm, load_images("digits", "validation")
-    with seeded(0, "x"):
+    with seeded(0, "untrained target"):
         expected = build_edm(replace(settings, conditional=False), images)
-    conditional = build_edm(settings, images)
-    with seeded(0, "x"):
-        same = apps.probe.without_labels(conditional)
+    same = fresh(build_edm(settings, images), 0, label_dim=0)
     for (name, one), (other_name, other) in zip(expected.state_dict().items(), same.state_dict().items(), strict=True):
         assert name == other_name
         assert torch.equal(one, other)
     given = rp_models.build(
         "edm", img_resolution=8, img_channels=1, label_dim=10, model_type="SongUNet", model_channels=24, num_blocks=1
     )
-    other = apps.probe.without_labels(given)
+    other = fresh(given, 0, label_dim=0)
     assert other.label_dim == 0
     assert other.recipe.arguments["model_channels"] == 24

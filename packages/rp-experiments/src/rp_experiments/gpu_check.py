@@ -20,7 +20,7 @@ from rp_models.data.images import ImageSet
 from rp_models.settings import ComputeSettings
 from rp_models.training.devices import describe_device
 from rp_purify import DiffPure, MAEPure
-from torch import Tensor, nn
+from torch import Tensor
 
 from rp_experiments import tables
 from rp_experiments.estimate.cards import CARDS, Card
@@ -126,7 +126,7 @@ class GpuCheck:
             difference = float((found[name].cpu() - value).norm() / value.norm().clamp_min(1e-30))
             self._say("agreement", name, agrees=difference <= TOLERANCE, difference=difference)
 
-    def _computed(self, networks: dict[str, nn.Module], device: torch.device) -> dict[str, Tensor]:
+    def _computed(self, networks: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
         x = noise.uniform((3, 32, 32), seed=0, purpose="images", index=torch.arange(8)).to(device)
         y, index = torch.arange(8, device=device), torch.arange(8, device=device)
         classifier, mae, edm = (networks[name].to(device) for name in ("classifier", "mae", "edm"))
