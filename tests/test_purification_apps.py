@@ -277,8 +277,8 @@ def test_bad_input_ends_in_one_sentence_and_leaves_nothing(runs, work, name, mes
 
 
 BAD_SETTINGS = {
-    "the first argument must be one of mae, edm, maskdit, classifier, got ''": ("pretrain",),
-    "the first argument must be one of mae, edm, maskdit, classifier, got 'vae'": ("pretrain", "vae"),
+    "the first argument must be one of mae, nim, edm, maskdit, classifier, got ''": ("pretrain",),
+    "the first argument must be one of mae, nim, edm, maskdit, classifier, got 'vae'": ("pretrain", "vae"),
     "mae.mask_rate must be in [0, 1), got 1.0": ("pretrain", "mae", "--mae.mask-rate", "1"),
     "cannot be halved 4 times": ("pretrain", "edm", "--edm.channel-mult", "1", "1", "1", "1", "1"),
     "did you mean digits": ("pretrain", "mae", "--data", "digit"),

@@ -180,7 +180,7 @@ def test_the_dry_run_resolves_the_configuration(tmp_path):
     assert config["training"]["epochs"] == 7
     assert config["method"] == ["at"]
     assert config["alignment"]["weight"] == 1.2
-    assert config["alignment"]["sigma"] == 0.1
+    assert config["alignment"]["sigma"] == [0.1]
 
 
 def test_help_explains_every_setting(tmp_path, monkeypatch):

@@ -143,7 +143,7 @@ def test_another_network_is_refused() -> None:
     ("field", "value"),
     [
         ("mask_rate", 1.0),
-        ("mask_rate", 0.0),
+        ("mask_rate", -0.1),
         ("steps", 0),
         ("batch_size", 0),
         ("lr", 0.0),

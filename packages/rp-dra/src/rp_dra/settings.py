@@ -84,7 +84,7 @@ class TrainingSettings:
     batch_size: int = 512  # images in a step, real and synthetic, of all processes together
     epoch_images: int | None = None  # images that make an epoch; None: as many as there are real ones
     synthetic_fraction: float = 0.7  # share of synthetic images in a batch, for the methods that use them
-    optimizer: Literal["sgd", "lion", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "lion", "adamw"] = "sgd"  # what takes the steps
     nesterov: bool = True  # whether SGD's momentum is Nesterov's
     lr: float = 0.2  # highest learning rate
     momentum: float = 0.9  # of SGD, where the schedule does not cycle it

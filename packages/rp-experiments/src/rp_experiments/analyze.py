@@ -223,12 +223,10 @@ class AnalysisJob(Sections):
         model = str(trained) if trained.exists() else setting.get("diffusion_model")
         if model is None:
             return None
-        return EdmTarget(
-            load_network(model).to(self.device),
-            sigma=alignment["sigma"],
-            layer=alignment["layer"],
-            precision=self.config.compute.precision,
-        )
+        # of several places the first one; runs of before have one alone
+        sigma, layer = (value[0] if isinstance(value := alignment[key], list) else value for key in ("sigma", "layer"))
+        network, precision = load_network(model).to(self.device), self.config.compute.precision
+        return EdmTarget(network, sigma=sigma, layer=layer, precision=precision)
 
     def features(self) -> None:
         """Features of clean and adversarial test images, of every classifier and of the diffusion model."""

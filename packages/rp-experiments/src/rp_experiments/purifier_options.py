@@ -53,10 +53,11 @@ def _from_preset(preset: str, kind: str, given: dict[str, Any], named: dict[str,
 
 def check_presets(words: Sequence[str], options: Any) -> None:
     """Raise a ValueError where a preset on the command line is for images of another size than the data set's."""
-    data = getattr(getattr(options, "config", None), "data", "")
     for word, after in zip(words, [*words, ""][1:], strict=True):
         name, equals, value = word.partition("=")
-        if data and name.startswith("--") and name.rpartition(".")[2] == "preset":
+        if not (name.startswith("--") and name.rpartition(".")[2] == "preset"):
+            continue
+        if data := getattr(getattr(options, "config", None), "data", ""):
             from rp_models.data.catalog import describe
             from rp_purify.rival_presets import check_preset
 

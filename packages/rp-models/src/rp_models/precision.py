@@ -23,7 +23,6 @@ _ASKED = (  # of a network, what others call, besides its `forward`
     "embed", "embed_latent", "attention_maps", "with_variance",
 )  # fmt: skip
 _HEADS = ("head", "fc", "linear", "classifier", "logits")
-_SWITCHES: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
 _plain = 0  # how many blocks of `full_precision` are open; of the process, since gradients have threads of their own
 
 
@@ -45,20 +44,24 @@ def present_autocast(device: torch.device) -> AbstractContextManager[object]:
 @contextmanager
 def float32_products(precision: Precision) -> Iterator[None]:
     """Inside the block, GPUs multiply float32 numbers in TF32 for "tf32", exactly otherwise; of the whole process."""
-    before = [switch.fp32_precision for switch in _SWITCHES]
-    for switch in _SWITCHES:
-        switch.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    _allow_tf32(precision == "tf32")
     try:
         yield
     finally:
-        for switch, value in zip(_SWITCHES, before, strict=True):
-            switch.fp32_precision = value
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def _allow_tf32(allowed: bool) -> None:
+    """By the older of torch's two ways, which libraries read: it refuses to be read after the newer one was used."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def use(compute: InferenceSettings) -> None:
     """Turn the switches of the process: TF32, and algorithms that give the same numbers again."""
-    for switch in _SWITCHES:
-        switch.fp32_precision = "tf32" if compute.precision == "tf32" else "ieee"
+    _allow_tf32(compute.precision == "tf32")
     if compute.deterministic:
         be_deterministic()
 

@@ -11,7 +11,7 @@ from rp_models.data.augmentation import Augmentation
 from rp_models.data.images import Images
 from rp_models.mask import random_mask
 from rp_models.networks.mae import MaskedAutoencoder
-from rp_models.settings import MaeSettings
+from rp_models.settings import MaeSettings, require
 from rp_models.training.minibatches import Minibatch, in_order
 from rp_models.training.optimizer import build_optimizer, decay_groups
 from rp_models.training.schedule import cosine
@@ -60,7 +60,8 @@ class MaeTrainer(NetworkTrainer[MaeSettings]):
         return MaeBatch(batch.x, ranks)
 
     def loss(self, images: Tensor, ranks: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reconstruction loss."""
+        """The reconstruction loss, which is of the hidden patches."""
+        require(self.settings.mask_rate > 0, "mae.mask_rate must be above 0: without hidden patches there is no loss")
         return self.model.loss(images, random_mask(ranks, self.settings.mask_rate)).mean(), {}
 
 
