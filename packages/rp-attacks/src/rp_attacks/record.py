@@ -121,8 +121,7 @@ def judge(
         distance: (b,) how far each candidate is from its image; those at 0 are the images themselves.
         tried: bool (b,), which candidates are to be judged; by default all.
         known: of the same images, what is taken over for the others.
-        whole: False gives up candidates that half of the selecting passes do not call worse than what is known, and
-            reports on those alone that all of them do.
+        whole: False reports on those candidates alone that the selecting passes call worse than what is known.
         random: whether other passes select than those that report.
     """
     rows = (torch.ones_like(y, dtype=torch.bool) if tried is None else tried).clone()
@@ -130,16 +129,12 @@ def judge(
     ask = partial(_passes, model, seed=seed, size=batch_size)
     if known is not None:
         rows &= distance > 0
-    half = passes // 2 if random and known is not None and not whole else 0
-    stages: list[tuple[Purpose, range]] = [("report", range(passes))]
-    if random:
-        stages = [("select", range(half)), ("select", range(half, passes)), *stages]
-    for purpose, numbers in stages:
-        if numbers and bool(rows.any()):
-            table.write(
-                rows, *ask(x_adv[rows], y[rows], index=index[rows], purpose=purpose, numbers=numbers), purpose, random
-            )
-        if known is not None and not whole and numbers:
+    purposes: tuple[Purpose, ...] = ("select", "report") if random else ("report",)
+    for purpose in purposes:
+        if bool(rows.any()):
+            seen = ask(x_adv[rows], y[rows], index=index[rows], purpose=purpose, passes=passes)
+            table.write(rows, *seen, reports=purpose == "report", selects=purpose == purposes[0])
+        if known is not None and not whole:
             rows = rows & torch.from_numpy(table.worse_than(known)).to(rows.device)
     none = np.zeros(len(x_adv), np.float32)
     return Record(
@@ -157,23 +152,20 @@ class _Table:
     """Verdicts that are filled in, pass by pass; in the beginning those that are known."""
 
     def __init__(self, count: int, passes: int, known: Record | None) -> None:
-        self.judged, self.selected = np.zeros(count, np.float32), np.zeros(count, np.float32)
-        self.wrong, self.margin = np.zeros(count, np.float32), np.zeros(count, np.float32)
+        self.judged, self.wrong, self.margin = (np.zeros(count, np.float32) for _ in range(3))
         self.right = np.zeros((count, passes), np.bool_)
         if known is not None:
             self.wrong, self.margin, self.right = known.wrong.copy(), known.margin.copy(), known.right.copy()
 
-    def write(self, rows: Tensor, missed: Tensor, margins: Tensor, purpose: Purpose, random: bool) -> None:
+    def write(self, rows: Tensor, missed: Tensor, margins: Tensor, *, reports: bool, selects: bool) -> None:
         """Add passes (K, n) over some rows, in which each image missed or not by a margin."""
-        at, count = rows.cpu().numpy(), len(missed)
-        self.judged[at] += count
-        if purpose == "report":
+        at = rows.cpu().numpy()
+        self.judged[at] += len(missed)
+        if reports:
             self.right[at] = ~missed.T.cpu().numpy()
-        if purpose == "select" or not random:
-            before = self.selected[at] / (self.selected[at] + count)
-            for mine, seen in ((self.wrong, missed), (self.margin, margins)):
-                mine[at] = before * mine[at] + (1 - before) * seen.float().mean(dim=0).cpu().numpy()
-            self.selected[at] += count
+        if selects:
+            self.wrong[at] = missed.float().mean(dim=0).cpu().numpy()
+            self.margin[at] = margins.float().mean(dim=0).cpu().numpy()
 
     def worse_than(self, known: Record) -> npt.NDArray[np.bool_]:
         """As `Record.worse_than`, by the passes so far."""
@@ -205,13 +197,13 @@ def _passes(
     purpose: Purpose,
     seed: int,
     index: Tensor,
-    numbers: range,
+    passes: int,
     size: int,
 ) -> tuple[Tensor, Tensor]:
-    """What the passes of these numbers say; see `_Seen`."""
-    seen = _Seen(len(numbers), len(x), x)
-    for number in resumable(purpose, len(numbers), seen):
-        logits = _pass(model, x, seed=derive_seed(seed, purpose, numbers[number]), index=index, batch_size=size)
+    """What K passes say; see `_Seen`."""
+    seen = _Seen(passes, len(x), x)
+    for number in resumable(purpose, passes, seen):
+        logits = _pass(model, x, seed=derive_seed(seed, purpose, number), index=index, batch_size=size)
         check_logits(logits, y)
         seen.wrong[number], seen.margins[number] = misclassified(logits, y), cw_margin(logits, y)
     return seen.wrong, seen.margins
