@@ -72,11 +72,7 @@ def diagnose(
         if threat.eps == 0 or norm == "l0" or len(chosen) == 0:  # in L0 no gradient ascends
             continue
         probe, mine = probed(threat, norm, chosen), {name: attacks[name] for name in threat.attacks if name in attacks}
-        run = {getattr(attack, "grad", "exact") for attack in mine.values()}
-        checks += [partial(check, probe) for check in (zero_gradients, zero_at_start, larger_radius, black_box)]
-        if full_precision is not None:
-            checks.append(partial(sign_differences, probe, {"exact", *run}, full_precision))
-        checks += [partial(surrogates, probe, run), partial(surrogate_models, probe, mine)]
+        checks += _gradient_checks(probe, mine, full_precision)
         standing = np.flatnonzero(threat.worst.standing & clean.standing)[: min(count, 8 if random else count)]
         left = torch.from_numpy(threat.worst.right.mean(axis=1)[standing]).to(x)
         checks.append(partial(more_iterations, probed(threat, norm, standing), left, mine))
@@ -86,6 +82,17 @@ def diagnose(
         if progress:
             progress(done, len(checks))
     return sorted(dict.fromkeys(findings), key=lambda finding: GRAVITY.index(finding.level))
+
+
+def _gradient_checks(
+    probe: Probe, attacks: Mapping[str, Attack], full_precision: Callable[[], AbstractContextManager[object]] | None
+) -> list[Callable[[], list[Finding]]]:
+    """Whether the gradient that attacks used is there, leads on, is the strongest, and is that of float32."""
+    run = {getattr(attack, "grad", "exact") for attack in attacks.values()}
+    checks = [partial(check, probe) for check in (zero_gradients, zero_at_start, larger_radius, black_box)]
+    if full_precision is not None:
+        checks.append(partial(sign_differences, probe, {"exact", *run}, full_precision))
+    return [*checks, partial(surrogates, probe, run), partial(surrogate_models, probe, attacks)]
 
 
 def _no_gradient(attacks: Mapping[str, Attack]) -> list[Finding]:

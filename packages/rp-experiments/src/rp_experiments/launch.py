@@ -23,36 +23,36 @@ _PARENT = "RP_PARENT"  # number of the process that started this rank
 
 
 class Launcher:
-    """Processes that do what they are sent; with none of them, this process does it at once.
+    """Processes that do what they are sent beside this one, and end with it, however it ends.
 
-    They end with this one, however it ends. Leaving the block gives up what was not begun, and waits for nothing.
+    Leaving the block gives up what was not begun, and waits for nothing.
     """
 
-    def __init__(self, processes: int, threads: int | None = None) -> None:
-        self._pool: ProcessPoolExecutor | None = None
-        if processes:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(
-                processes, mp_context=context, initializer=_begin, initargs=(os.getpid(), threads)
-            )
+    def __init__(self, processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
 
     def __enter__(self) -> "Launcher":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Begin a piece of work."""
-        if self._pool:
-            return self._pool.submit(work, *args, **kwargs)
-        future: Future[T] = Future()
-        try:
-            future.set_result(work(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+        return self._pool.submit(work, *args, **kwargs)
+
+
+@contextmanager
+def environment(**values: object) -> Iterator[None]:
+    """Other environment variables inside the block, for this process and those that it starts."""
+    before = dict(os.environ)
+    os.environ.update({name: str(value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager
@@ -64,35 +64,30 @@ def ranks(count: int) -> Iterator[None]:
         yield
         return
     threads = max(cores() // count, 1)
-    common = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": threads}
-    shared = {name: str(value) for name, value in common.items()}
-    before = dict(os.environ)
-    os.environ.update(shared, RANK="0", LOCAL_RANK="0")
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(threads)
-    others = [
-        subprocess.Popen(
-            [sys.executable, *sys.argv],
-            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), _PARENT: str(os.getpid())},
-            stdin=subprocess.DEVNULL,
-        )
-        for rank in range(1, count)
-    ]
-    try:
-        yield
-        codes = [other.wait() for other in others]
-    except RuntimeError:  # a meeting that did not take place: did one of the others say why?
-        codes = [_code(other) for other in others]
-        if not any(codes):
-            raise
-    finally:
-        for other in others:
-            other.terminate()
-            other.wait()
-        os.environ.clear()
-        os.environ.update(before)
+    meeting = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    with environment(**meeting, OMP_NUM_THREADS=threads, RANK=0, LOCAL_RANK=0):
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(threads)
+        others = [_rank(number) for number in range(1, count)]
+        try:
+            yield
+            codes = [other.wait() for other in others]
+        except RuntimeError:  # a meeting that did not take place: did one of the others say why?
+            codes = [_code(other) for other in others]
+            if not any(codes):
+                raise
+        finally:
+            for other in others:
+                other.terminate()
+                other.wait()
     if any(codes):
         raise SystemExit(2)
+
+
+def _rank(number: int) -> "subprocess.Popen[bytes]":
+    """Another process that runs this command line, as the rank of this number."""
+    own = {"RANK": str(number), "LOCAL_RANK": str(number), _PARENT: str(os.getpid())}
+    return subprocess.Popen([sys.executable, *sys.argv], env=os.environ | own, stdin=subprocess.DEVNULL)
 
 
 def launched() -> bool:
@@ -115,14 +110,10 @@ def on_cpu(device: str, count: int) -> int:
     return count if device == "cpu" else 1
 
 
-def _begin(parent: int, threads: int | None) -> None:
+def _begin(parent: int) -> None:
     """What a launched process does first: see to it that it ends without a word on Ctrl-C, and after its parent."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     _end_with(parent)
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 def _end_with(parent: int) -> None:

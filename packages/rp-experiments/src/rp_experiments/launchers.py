@@ -1,18 +1,18 @@
 """What runs jobs: this machine's GPUs or cores, or Slurm. Importing this imports neither torch nor submitit."""
 
-import contextlib
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rp_experiments.jobs import Cluster, Job, Jobs
-from rp_experiments.launch import cores
+from rp_experiments.launch import cores, environment
 
 
 def choose_jobs(cluster: Cluster, folder: Path, done: Callable[[str], bool] | None = None) -> Jobs:
@@ -26,12 +26,25 @@ class LocalJobs(Jobs):
 
     def __init__(self, cluster: Cluster, folder: Path, done: Callable[[str], bool] | None = None) -> None:
         super().__init__(cluster, folder, done)
-        self.gpus = visible_gpus()
-        count = cluster.max_parallel or (len(self.gpus) or cores())
-        self.shares = [(gpu,) for gpu in self.gpus] if self.gpus else _parts(sorted(os.sched_getaffinity(0)), count)
-        self.most = min(count, len(self.shares))
         self._taken: dict[str, list[tuple[int, ...]]] = {}
         self._children: dict[str, Any] = {}
+
+    @cached_property
+    def gpus(self) -> tuple[int, ...]:
+        """This machine's, asked for when the first job starts."""
+        return visible_gpus()
+
+    @cached_property
+    def shares(self) -> list[tuple[int, ...]]:
+        """What one process of a job may have: a GPU, or some cores."""
+        if self.gpus:
+            return [(gpu,) for gpu in self.gpus]
+        return _parts(sorted(os.sched_getaffinity(0)), self.cluster.max_parallel or cores())
+
+    @property
+    def most(self) -> int:
+        """Jobs side by side."""
+        return min(self.cluster.max_parallel or len(self.shares), len(self.shares))
 
     @property
     def room(self) -> int:
@@ -57,7 +70,7 @@ class LocalJobs(Jobs):
             executor.update_parameters(gpus_per_node=len(numbers), visible_gpus=tuple(numbers))
         own = () if self.gpus or job.ranks > 1 else tuple(numbers)
         threads = cores() // self.most if self.gpus else len(numbers) // job.ranks
-        with _environment(OMP_NUM_THREADS=str(max(threads, 1))):
+        with environment(OMP_NUM_THREADS=max(threads, 1)):
             started = executor.submit(replace(job, cores=own))
         self._children[job.name] = started
         where = {"launcher": "local", "id": started.job_id, "host": platform.node(), "since": _since(started.job_id)}
@@ -161,15 +174,3 @@ def _since(process: str) -> str:
     except OSError:
         return ""
     return "" if stat[0] == "Z" else stat[19]
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Other environment variables for processes that start in the block."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

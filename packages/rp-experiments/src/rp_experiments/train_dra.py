@@ -7,7 +7,7 @@ processes train and evaluate together; the first one writes and prints.
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,12 @@ def train_dra(config: TrainDra, run: Run, *, recipe: str = "", workers: int = 0,
     denoiser = job.diffusion.model() if config.needs_diffusion_model else None
     synthetic = job.diffusion.synthetic_images(denoiser) if config.uses_synthetic else None
     beside = workers > 0 and run.device.type == "cpu" and run.processes.count == 1
-    with Launcher(workers if beside else 0) as launcher:
+    with Launcher(workers) if beside else nullcontext() as launcher:
         futures = dict[Method, Future[float]]()
         for method in config.method:
             job.classifier(method, synthetic, denoiser)
             if not run.has(f"results/{method}.json"):
-                futures[method] = launcher.submit(_judge, config, run, method) if beside else job.judge_here(method)
+                futures[method] = launcher.submit(_judge, config, run, method) if launcher else job.judge_here(method)
         job.wait_for(futures)
     if not run.main:
         return

@@ -12,7 +12,7 @@ from rp_models.training.schedule import cosine
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rp_dra.objectives.objective import Noise, Objective, Outcome
+from rp_dra.objectives.objective import Objective, Outcome, Wrapper
 from rp_dra.objectives.passes import check_batch, full_precision
 
 
@@ -48,7 +48,7 @@ def adr_labels(logits: Tensor, y: Tensor, *, tau: float, lam: float) -> Tensor:
 
 
 @dataclass(eq=False)
-class Adr(Objective):
+class Adr(Wrapper):
     """An objective that learns from ADR's labels instead of the given ones.
 
     The teacher is an average of the classifier's weights and statistics, in eval mode, on the natural images. Its
@@ -78,26 +78,11 @@ class Adr(Objective):
             raise ValueError(f"decay must be in [0, 1], got {self.decay}")
         self.step_tau, self.step_lam = self.tau[0], self.lam[0]
 
-    @property
-    def noise(self) -> Noise:
-        """The base's."""
-        return self.base.noise
-
-    @property
-    def robust(self) -> bool:
-        """The base's."""
-        return self.base.robust
-
-    @property
-    def additive(self) -> bool:
-        """The base's."""
-        return self.base.additive
-
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
         """The teacher, a copy of the classifier at first, and what the base remembers."""
         if self.teacher is None:
             self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
-        return {"adr_teacher": self.teacher, **self.base.modules(model)}
+        return {"adr_teacher": self.teacher, **super().modules(model)}
 
     def begin_step(self, model: nn.Module, *, step: int, steps_per_epoch: int, epochs: int) -> None:
         """Take the last step's weights into the average, and set this step's temperature and lambda."""
@@ -107,7 +92,7 @@ class Adr(Objective):
         steps = steps_per_epoch * epochs
         self.step_tau = cosine(step, steps=steps, peak=self.tau[0], final=self.tau[1])
         self.step_lam = cosine(step, steps=steps, peak=self.lam[0], final=self.lam[1])
-        self.base.begin_step(model, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
+        super().begin_step(model, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Outcome:
         """See `Objective`; labels must be hard ones, which ADR softens."""
@@ -121,14 +106,6 @@ class Adr(Objective):
     def minimise(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, *, trial: bool = False) -> Outcome:
         """The base's, on the corrected labels."""
         return self.base.minimise(model, x, self._labels(x, y), x_adv, trial=trial)
-
-    def before_update(self, model: nn.Module) -> None:
-        """The base's."""
-        self.base.before_update(model)
-
-    def after_update(self, model: nn.Module) -> None:
-        """The base's."""
-        self.base.after_update(model)
 
     def _labels(self, x: Tensor, y: Tensor) -> Tensor:
         if y.is_floating_point():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rp_dra import global_batch
-from rp_dra.objectives.objective import Noise, Objective, Outcome
+from rp_dra.objectives.objective import Objective, Outcome, Wrapper
 from rp_dra.objectives.passes import batch_statistics
 
 AwpVariant = Literal["original", "restored"]
@@ -39,7 +39,7 @@ def awp_directions(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 
 @dataclass(eq=False)
-class Awp(Objective):
+class Awp(Wrapper):
     """Another objective at adversarially perturbed weights.
 
     The adversarial images are made at the weights w themselves. There the base's loss is taken once more, and its
@@ -72,32 +72,14 @@ class Awp(Objective):
             raise ValueError(f"variant must be original or restored, got {self.variant!r}")
 
     @property
-    def noise(self) -> Noise:
-        """The base's."""
-        return self.base.noise
-
-    @property
-    def robust(self) -> bool:
-        """The base's."""
-        return self.base.robust
-
-    @property
     def additive(self) -> bool:
         """No: the weights are perturbed once a step."""
         return False
 
-    def modules(self, model: nn.Module) -> dict[str, nn.Module]:
-        """The base's."""
-        return self.base.modules(model)
-
     def begin_step(self, model: nn.Module, *, step: int, steps_per_epoch: int, epochs: int) -> None:
         """Whether the weights are perturbed in this step, and what the base does before it."""
         self.active = step // steps_per_epoch >= self.start_epoch
-        self.base.begin_step(model, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
-
-    def attack(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Tensor:
-        """The base's, at the weights as they are."""
-        return self.base.attack(model, x, y, start_noise=start_noise)
+        super().begin_step(model, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
 
     def minimise(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, *, trial: bool = False) -> Outcome:
         """The base's outcome at perturbed weights, which stay there until the optimiser's step."""

@@ -123,6 +123,52 @@ class Objective(ABC):
         del model
 
 
+@dataclass(eq=False)
+class Wrapper(Objective):
+    """An objective around another one: what it does not change is the base's."""
+
+    base: Objective
+
+    @property
+    def noise(self) -> Noise:
+        """The base's."""
+        return self.base.noise
+
+    @property
+    def robust(self) -> bool:
+        """The base's."""
+        return self.base.robust
+
+    @property
+    def additive(self) -> bool:
+        """The base's."""
+        return self.base.additive
+
+    def modules(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The base's."""
+        return self.base.modules(model)
+
+    def begin_step(self, model: nn.Module, *, step: int, steps_per_epoch: int, epochs: int) -> None:
+        """What the base does."""
+        self.base.begin_step(model, step=step, steps_per_epoch=steps_per_epoch, epochs=epochs)
+
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor, *, start_noise: Tensor) -> Tensor:
+        """The base's."""
+        return self.base.attack(model, x, y, start_noise=start_noise)
+
+    def minimise(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, *, trial: bool = False) -> Outcome:
+        """The base's."""
+        return self.base.minimise(model, x, y, x_adv, trial=trial)
+
+    def before_update(self, model: nn.Module) -> None:
+        """What the base does."""
+        self.base.before_update(model)
+
+    def after_update(self, model: nn.Module) -> None:
+        """What the base does."""
+        self.base.after_update(model)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standard(Objective):
     """Cross-entropy on the images as they are."""

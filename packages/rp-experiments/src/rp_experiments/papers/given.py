@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rp_models.robustbench.entries import is_spec
+
 from rp_experiments.artifacts import Artifact, Store
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.dra import TrainDra
@@ -101,9 +103,7 @@ def _roles(given: Mapping[tuple[str, str], str], data: str) -> dict[str, str]:
 
 def _is_path(name: str) -> bool:
     """Whether it is a file; other words are names of networks, such as `robustbench:...`."""
-    return ("/" in name or name.endswith((".safetensors", ".npz", ".pt", ".pkl"))) and not name.startswith(
-        "robustbench:"
-    )
+    return not is_spec(name) and ("/" in name or name.endswith((".safetensors", ".npz", ".pt", ".pkl")))
 
 
 def _text(config: object) -> str:

@@ -13,39 +13,39 @@ Schedule = Literal["fixed", "grid", "annealed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DescentSettings(PurifierSettings):
-    """What MAE-Pure and MaskDiT-Pure have in common."""
+class SignStepsSettings(PurifierSettings):
+    """Steps of signs, whatever gives their direction."""
 
     steps: int = 20  # sign steps
     step_size: float = 1 / 100  # in [0, 1] pixel units
     halve: bool | None = None  # half the step size in the second half of the steps; None: mae-pure yes, maskdit-pure no
     eta: float | None = 0.15  # no pixel changes by more, in [0, 1] pixel units; None: no limit
-    mask_rate: float = 0.5  # share of hidden patches
-    masks: Freshness = "fresh"  # drawn anew at every step, or one for each image
 
     def __post_init__(self) -> None:
         require(self.steps >= 0, f"purifier.steps must not be negative, got {self.steps}")
-        require(0 < self.mask_rate < 1, f"purifier.mask_rate must be between 0 and 1, got {self.mask_rate}")
         for name in ("step_size", "eta"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"purifier.{name} must be in [0, 1], got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RandomStepsSettings(PurifierSettings):
+class DescentSettings(SignStepsSettings):
+    """What MAE-Pure and MaskDiT-Pure have in common."""
+
+    mask_rate: float = 0.5  # share of hidden patches
+    masks: Freshness = "fresh"  # drawn anew at every step, or one for each image
+
+    def __post_init__(self) -> None:
+        SignStepsSettings.__post_init__(self)
+        require(0 < self.mask_rate < 1, f"purifier.mask_rate must be between 0 and 1, got {self.mask_rate}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandomStepsSettings(SignStepsSettings):
     """Steps of random signs, the control of sign descent."""
 
     kind: str = field(default="random-steps", init=False)
-    steps: int = 20  # random sign steps
-    step_size: float = 1 / 100  # in [0, 1] pixel units
     halve: bool = True  # half the step size in the second half of the steps
-    eta: float | None = 0.15  # no pixel changes by more, in [0, 1] pixel units; None: no limit
-
-    def __post_init__(self) -> None:
-        require(self.steps >= 0, f"purifier.steps must not be negative, got {self.steps}")
-        for name in ("step_size", "eta"):
-            value = getattr(self, name)
-            require(value is None or 0 <= value <= 1, f"purifier.{name} must be in [0, 1], got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
