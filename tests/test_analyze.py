@@ -5,8 +5,11 @@ import shutil
 from functools import partial
 
 import torch
+from rp_experiments.analyze import AnalysisJob
+from rp_experiments.recipes.analysis import Analysis
+from rp_experiments.run import Run
 from rp_models.data import load_images, subset
-from rp_models.training import seeded
+from rp_models.training import RunFolder, seeded
 
 from .running import app, process
 from .tiny_networks import tiny_classifier
@@ -14,6 +17,7 @@ from .tiny_networks import tiny_classifier
 
 def test_the_analysis_of_a_run_is_one_page(tmp_path):
     weak = ("--workers", 0, "--evaluation.attacks", "apgd-ce")  # the training's own evaluation is not the point
+    weak += ("--alignment.sigma", 0.1, 0.3)  # features of two noise levels side by side
     app("train_dra", "--recipe", "smoke", "--device", "cpu", "--method", "dm-at", "dm-at+dra", *weak, cwd=tmp_path)
     run = tmp_path / "runs" / "train_dra" / "smoke"
     small = ("--images", 40, "--sae-epochs", 2, "--sae-seeds", 0, "--sae-k", 4, "--permutations", 9, "--neighbours", 3)
@@ -25,6 +29,8 @@ def test_the_analysis_of_a_run_is_one_page(tmp_path):
     assert "http" not in page.replace("http://www.w3.org", "")  # nothing from outside
     rows = json.loads((folder / "tables" / "similarity.json").read_text())
     assert [row["method"] for row in rows] == ["dm-at", "dm-at+dra"]
+    job = AnalysisJob(Analysis(run=str(run), images=20), Run(folder=RunFolder(tmp_path / "other")))
+    assert [part.sigma for part in job.target.targets] == [0.1, 0.3]
     shutil.rmtree(run)
     refused = app("analyze", "--run", run, cwd=tmp_path, status=2)
     assert "no finished run" in refused.stderr
@@ -32,7 +38,6 @@ def test_the_analysis_of_a_run_is_one_page(tmp_path):
 
 def test_images_come_in_batches_that_change_no_number(monkeypatch):
     import rp_experiments.analyze as analyze
-    from rp_experiments.recipes.analysis import Analysis
 
     with seeded(0, "tiny classifier"):
         model = tiny_classifier().eval()

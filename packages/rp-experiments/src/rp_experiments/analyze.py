@@ -35,7 +35,11 @@ from rp_analysis.plots import (
 from rp_analysis.sae_evaluation import sae_sweep
 from rp_analysis.similarity import SimilarityPoint
 from rp_attacks import PGD, accuracy_curve
-from rp_dra import EdmTarget, fit_probe
+from rp_dra import fit_probe
+from rp_dra.alignment_settings import LATENT, AlignmentSettings
+from rp_dra.settings import ClassifierSettings
+from rp_dra.targets import FrozenTarget
+from rp_dra.targets.build import alignment_target
 from rp_models import noise
 from rp_models.data import Images, open_images
 from rp_models.data.datasets import open_subset
@@ -217,16 +221,18 @@ class AnalysisJob(Sections):
         self.table("sae", rows, "trained on the training images' features, judged on the test images'")
         self.figure("sae", plot_sae_loss(runs), "normalised reconstruction loss; lower is easier to disentangle")
 
-    def _target(self, setting: dict[str, Any]) -> EdmTarget | None:
-        """The run's frozen diffusion features, if it trained a diffusion model or was given one."""
-        trained, alignment = self.trained.path / "checkpoints" / "edm.safetensors", setting["alignment"]
+    def _target(self, setting: dict[str, Any]) -> FrozenTarget | None:
+        """The run's frozen diffusion features: of its latent model, or of the EDM model that it made or was given."""
+        known = setting["alignment"] | {"random_level": "no", "loss": "cosine"}
+        known |= {"network": ClassifierSettings(**known["network"]), "precision": self.config.compute.precision}
+        if known["target"] in LATENT:
+            return alignment_target(AlignmentSettings(**known), None, self.device).to(self.device)
+        trained = self.trained.path / "checkpoints" / "edm.safetensors"
         model = str(trained) if trained.exists() else setting.get("diffusion_model")
         if model is None:
             return None
-        # of several places the first one; runs of before have one alone
-        sigma, layer = (value[0] if isinstance(value := alignment[key], list) else value for key in ("sigma", "layer"))
-        network, precision = load_network(model).to(self.device), self.config.compute.precision
-        return EdmTarget(network, sigma=sigma, layer=layer, precision=precision)
+        settings = AlignmentSettings(**known | {"target": "edm"})
+        return alignment_target(settings, load_network(model).to(self.device), self.device)
 
     def features(self) -> None:
         """Features of clean and adversarial test images, of every classifier and of the diffusion model."""
@@ -260,9 +266,8 @@ class AnalysisJob(Sections):
     def diffusion_features(self, rows: Tensor, x: Tensor) -> Tensor:
         """Unconditional features, with noise that belongs to each image."""
         assert self.target is not None
-        return self.target(
-            x, None, noise=noise.normal(x.shape[1:], seed=self.config.seed, purpose="similarity", index=rows)
-        )
+        shape = self.target.noise_shape(x.shape[1:])
+        return self.target(x, None, noise=noise.normal(shape, seed=self.config.seed, purpose="similarity", index=rows))
 
     def _clean_features(self, model: nn.Module, images: Images) -> Tensor:
         return torch.cat([pooled_features(model, x) for _, x, _ in self._batches(images)])

@@ -86,6 +86,16 @@ class ConvStemViT(VisionTransformer):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(image_size, 16, in_channels, num_classes, width, depth, heads, mean=mean, std=std)
+        super().__init__(
+            image_size,
+            patch_size=16,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            width=width,
+            depth=depth,
+            heads=heads,
+            mean=mean,
+            std=std,
+        )
         channels = (in_channels, *(stem * 2**i for i in range(4)))
         self.patch_embed.proj = ConvStem(channels, (2, 2, 2, 2), width)  # type: ignore[assignment]

@@ -83,17 +83,17 @@ class MeanSparseWideResNet(RaWideResNet):
     ) -> None:
         n = blocks_per_group(depth)
         super().__init__(
-            (n, n, n),
-            (16 * width, 32 * width, 64 * width),
-            16,
-            num_classes,
-            in_channels,
-            mean,
-            std,
-            activation,
-            None,
-            True,
-            bn_momentum,
+            blocks=(n, n, n),
+            channels=(16 * width, 32 * width, 64 * width),
+            stem_channels=16,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            mean=mean,
+            std=std,
+            activation=activation,
+            se_ratio=None,
+            mean_sparse=True,
+            bn_momentum=bn_momentum,
         )
 
 

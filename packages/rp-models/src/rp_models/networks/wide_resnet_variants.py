@@ -116,4 +116,12 @@ class WideResNetA(WideResNetR):
         std: Sequence[float] | None = None,
         activation: str = "silu",
     ) -> None:
-        super().__init__(channels, blocks, num_classes, in_channels, mean, std, activation)
+        super().__init__(
+            channels,
+            blocks,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            mean=mean,
+            std=std,
+            activation=activation,
+        )
