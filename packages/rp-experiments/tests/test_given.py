@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 
 import pytest
 from rp_experiments.artifacts import Artifact, Store
+from rp_experiments.papers.claims import HELD, OPEN, at_first, everywhere, in_place, larger
 from rp_experiments.papers.given import adopt, parse_weights, with_weights
-from rp_experiments.papers.item import Item, Measured
+from rp_experiments.papers.item import Item, Made, Measured, NotMade
+from rp_experiments.papers.items.looks import by_data
 from rp_experiments.papers.scales import SCALES
 from rp_experiments.recipes.dra import RECIPES
 
@@ -98,3 +100,27 @@ def test_an_item_says_what_it_can_and_what_it_waits_for(tmp_path) -> None:
 
     whole = Item(key="dra/table-2", paper="DRA", title="t", products=lambda plan: products, look=needs_both, claims=())
     assert whole.record(plan, store) is None
+
+    def mistyped(made):
+        return Measured(numbers={"one": made["first"].read()["valeu"]})
+
+    for wrong in (mistyped, lambda made: made["frist"]):
+        broken = Item(key="dra/table-3", paper="DRA", title="t", products=lambda plan: products, look=wrong, claims=())
+        with pytest.raises(KeyError, match=r"valeu|frist"):  # though the second product is still to come
+            broken.record(plan, store)
+
+
+def test_a_data_set_that_is_still_to_come_keeps_its_place(tmp_path) -> None:
+    """Else a claim about the first one would be judged by the second, and one about all by some."""
+    there = Store(tmp_path).get(Artifact(job="a", config=Settings()))
+    look = by_data(lambda made: Measured(numbers={"gap": made["table"] and {"low": 1, "high": 2, "estimate": 1.5}}))
+    measured = look(Made({"table, svhn": there}, ("table, cifar10", "table, svhn")))
+    places = measured.numbers["places"]
+    assert list(places) == ["cifar10", "svhn"]
+    assert places["cifar10"] is None
+    gap = larger("gap", "gap")
+    assert at_first(gap)(measured.numbers) == (OPEN, "not made yet")
+    assert in_place("svhn", gap, "")(measured.numbers).verdict == HELD
+    assert everywhere(gap)(measured.numbers).verdict == OPEN
+    with pytest.raises(NotMade):
+        look(Made({}, ("table, cifar10",)))

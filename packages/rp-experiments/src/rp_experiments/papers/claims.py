@@ -203,10 +203,13 @@ def everyone(*checks: Check) -> Check:
 
 @rule
 def everywhere(check: Check) -> Check:
-    """Held if it is for every data set or run: `numbers["places"]` holds the numbers of each by its name."""
+    """Held if it is for every data set or run: `numbers["places"]` holds the numbers of each by its name.
+
+    One that is still to come has None there, and leaves the claim open unless it failed elsewhere.
+    """
 
     def judge(numbers: Numbers) -> Judgement:
-        found = {place: check(inner) for place, inner in numbers["places"].items()}
+        found = {place: check_of_place(check, inner) for place, inner in numbers["places"].items()}
         if len(found) == 1:
             return next(iter(found.values()))
         text = "; ".join(f"{place}: {one.evidence}" for place, one in found.items())
@@ -220,8 +223,8 @@ def in_place(place: str, check: Check, missing: str) -> Check:
     """A check of the numbers of one data set or run, where the scale has it."""
 
     def judge(numbers: Numbers) -> Judgement:
-        inner = numbers["places"].get(place)
-        return Judgement(OPEN, missing) if inner is None else check(inner)
+        places = numbers["places"]
+        return check_of_place(check, places[place]) if place in places else Judgement(OPEN, missing)
 
     return judge
 
@@ -229,7 +232,12 @@ def in_place(place: str, check: Check, missing: str) -> Check:
 @rule
 def at_first(check: Check) -> Check:
     """A check of the numbers of the scale's first data set."""
-    return lambda numbers: check(next(iter(numbers["places"].values())))
+    return lambda numbers: check_of_place(check, next(iter(numbers["places"].values())))
+
+
+def check_of_place(check: Check, numbers: Numbers | None) -> Judgement:
+    """A check of one data set or run, whose numbers may be still to come."""
+    return Judgement(OPEN, "not made yet") if numbers is None else check(numbers)
 
 
 def combined(verdicts: Iterable[Verdict]) -> Verdict:

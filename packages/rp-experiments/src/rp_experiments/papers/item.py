@@ -1,6 +1,6 @@
 """An item: one table, figure or theorem of a paper, what it needs, and what is made of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -43,6 +43,21 @@ class Measured:
 
 
 Look = Callable[[Mapping[str, Built]], Measured]
+
+
+class NotMade(KeyError):
+    """A look asks for a product that is not there yet."""
+
+
+class Made(dict[str, Built]):
+    """Finished products by role; those of `roles` that are not there are still to come, any other name is wrong."""
+
+    def __init__(self, products: Mapping[str, Built], roles: Iterable[str]) -> None:
+        super().__init__(products)
+        self.roles = tuple(roles)  # in the plan's order
+
+    def __missing__(self, role: str) -> Built:
+        raise NotMade(role) if role in self.roles else KeyError(role)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +107,15 @@ class Item:
         None where nothing can be said yet; claims about products that are missing stay open.
         """
         products = self.products(plan)
-        made = {role: store.get(product) for role, product in products.items() if store.has(product)}
+        made = Made({role: store.get(one) for role, one in products.items() if store.has(one)}, products)
         waiting = sorted(product.name for role, product in products.items() if role not in made)
         if waiting and not made:
             return None
         try:
             measured = self.look(made) if made else None
-            judgements = self.judgements(measured)
-        except (KeyError, StopIteration, IndexError):
-            if not waiting:
-                raise
-            return None  # the look needs what is not there
+        except NotMade:
+            return None
+        judgements = self.judgements(measured)
         shown = measured or Measured()
         return {
             "item": self.key,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rp_experiments.artifacts import Built
 from rp_experiments.papers.claims import OPEN, Check, Judgement, Numbers, everyone, everywhere, in_place, larger, rule
 from rp_experiments.papers.item import Figure, Measured, Products, Table
-from rp_experiments.papers.items.looks import item, methods, pairs
+from rp_experiments.papers.items.looks import item, methods, pairs, roles
 from rp_experiments.results import Limits
 from rp_experiments.tables import Row
 
@@ -49,16 +49,18 @@ def _with_others(plan: "Plan") -> Products:
 @item("dra/table-2", products=_with_others)
 def accuracies(made: Mapping[str, Built]) -> Measured:
     """Each run's table; the methods of a run and of what was run beside it are compared with each other."""
-    runs = {name: one for name, one in made.items() if not name.startswith("others, ")}
-    beside = {name: [made[role]] if (role := f"others, {name}") in made else [] for name in runs}
+    runs = [name for name in roles(made) if not name.startswith("others, ")]
+    found = {name: [made[role] for role in (name, f"others, {name}") if role in made] for name in runs}
     title = "Recipe {}: accuracy, %"
     return Measured(
         tables=[
             Table(title.format(name.removeprefix("others, ")), method_rows(one, "method", NAMES), name)
             for name, one in made.items()
         ],
-        figures=[Figure("clean and AutoAttack accuracy", name, "figures/comparison.png") for name in list(runs)[:1]],
-        numbers={"places": {name: _differences(one, *beside[name]) for name, one in runs.items()}},
+        figures=[
+            Figure("clean and AutoAttack accuracy", name, "figures/comparison.png") for name in runs[:1] if name in made
+        ],
+        numbers={"places": {name: _differences(*found[name]) if name in made else None for name in runs}},
     )
 
 
@@ -71,12 +73,14 @@ def _beats(better: str, worse: str, kinds: Sequence[str] = tuple(KINDS)) -> Chec
 @rule
 def wherever(*compared: tuple[str, str], kinds: Sequence[str] = tuple(KINDS)) -> Check:
     """That methods beat others, pair by pair, in every run that has them all."""
-    check = everywhere(everyone(*(_beats(*pair, kinds) for pair in compared)))
+    check = everywhere(everyone(*(_beats(*pair, kinds) for pair in compared)))  # knows what is not made yet
     names = [f"{better}>{worse}, clean" for better, worse in compared]
 
     def judge(numbers: Numbers) -> Judgement:
         places = {
-            place: inner for place, inner in numbers["places"].items() if all(inner[name] is not None for name in names)
+            place: inner
+            for place, inner in numbers["places"].items()
+            if inner is None or all(inner[name] is not None for name in names)
         }
         return check({"places": places}) if places else Judgement(OPEN, "no run of this scale has all of these methods")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rp_experiments.artifacts import Artifact, Built
-from rp_experiments.papers.item import Look, Measured, Products
+from rp_experiments.papers.item import Look, Made, Measured, NotMade, Products
 from rp_experiments.papers.settings import PURIFIERS
 from rp_experiments.recipes.compare_purifiers import TITLES
 from rp_experiments.results import Limits, curve, limits
@@ -45,30 +45,54 @@ def on_data(kinds: Mapping[str, Mapping[str, Artifact]], *data: str) -> dict[str
 
 
 def by_data(look: Look) -> Look:
-    """A look at each data set in turn, with roles as `on_data` names them; its numbers lie under `places`."""
+    """A look at each data set in turn, with roles as `on_data` names them; its numbers lie under `places`.
+
+    A data set of which something needed is still to come has None there; NotMade if that is so for all.
+    """
 
     def each(made: Mapping[str, Built]) -> Measured:
-        parts: dict[str, dict[str, Built]] = {}
-        for role, one in made.items():
-            kind, _, data = role.rpartition(", ")
-            parts.setdefault(data, {})[kind] = one
-        found = {data: look(products) for data, products in parts.items()}
+        found: dict[str, Measured | None] = {}
+        for data, products in _parts(made).items():
+            try:
+                found[data] = look(products)
+            except NotMade:
+                found[data] = None
+        there = {data: one for data, one in found.items() if one is not None}
+        if not there:
+            raise NotMade(", ".join(found))
         title = "{}, {}" if len(found) > 1 else "{1}"
         return Measured(
             tables=[
                 table._replace(title=title.format(data, table.title), product=f"{table.product}, {data}")
-                for data, one in found.items()
+                for data, one in there.items()
                 for table in one.tables
             ],
             figures=[
                 figure._replace(product=f"{figure.product}, {data}")
-                for data, one in found.items()
+                for data, one in there.items()
                 for figure in one.figures
             ],
-            numbers={"places": {data: one.numbers for data, one in found.items()}},
+            numbers={"places": {data: one and one.numbers for data, one in found.items()}},
         )
 
     return each
+
+
+def _parts(made: Mapping[str, Built]) -> dict[str, Made]:
+    """By data set its products, in the order of the roles."""
+    parts: dict[str, Made] = {}
+    for role in roles(made):
+        kind, _, data = role.rpartition(", ")
+        part = parts.setdefault(data, Made({}, ()))
+        part.roles += (kind,)
+        if role in made:
+            part[kind] = made[role]
+    return parts
+
+
+def roles(made: Mapping[str, Built]) -> tuple[str, ...]:
+    """The roles of an item's products, of those that are still to come too, in the plan's order."""
+    return made.roles if isinstance(made, Made) else tuple(made)
 
 
 def pairs(

@@ -76,7 +76,7 @@ def at_least_as_good(row: str) -> Check:
     """L1 minus Linf under PGD, where both were run; `at least as good` fails only if the interval lies below zero."""
 
     def check(numbers: Numbers) -> Judgement:
-        found = {name: inner[f"{row}, l1 minus linf"] for name, inner in numbers["places"].items()}
+        found = {name: inner and inner[f"{row}, l1 minus linf"] for name, inner in numbers["places"].items()}
         gaps = {name: gap for name, gap in found.items() if gap}
         shown = "; ".join(f"{name} {points(gap)}" for name, gap in gaps.items())
         text = f"{TITLES[row]}, PGD, L1 minus Linf: {shown}"
