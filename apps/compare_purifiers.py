@@ -6,6 +6,7 @@ core, which the cores share, and goes on with `--resume` wherever it stopped.
     uv run apps/compare_purifiers.py
     uv run apps/compare_purifiers.py --only none mae-pure rmae-pure --images 200
     uv run apps/compare_purifiers.py --tune
+    uv run apps/compare_purifiers.py --so-far --out runs/compare_purifiers/digits
     uv run torchrun --nproc-per-node 4 apps/compare_purifiers.py --recipe fashion-mnist
 """
 
@@ -25,8 +26,9 @@ class Options(cli.SharedOptions):
 
     recipe: Literal[tuple(COMPARISONS)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
     tune: bool = False  # try settings of the purifiers on the validation split instead
+    so_far: bool = False  # print and write the table of the rows that are done in the folder, at any time, and stop
     config: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)
-    passed = ("tune",)
+    passed = ("tune", "so_far")
 
     @property
     def name(self) -> str:
@@ -36,7 +38,7 @@ class Options(cli.SharedOptions):
     @property
     def default_processes(self) -> int:  # type: ignore[override]
         """One a core."""
-        return launch.cores()
+        return 1 if self.so_far else launch.cores()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`compare_purifiers.py` as a user runs it."""
 
 import json
+import shutil
 
 import pytest
 import rp_models
@@ -38,10 +39,15 @@ def runs(work):
         "tuned": (*SMOKE, *given, "--out", "tuned", "--only", "noise", "--tune"),
         "missing": (*SMOKE, "--out", "missing", "--classifier", "nowhere.safetensors", "--only", "rmae_pure"),
     }
-    return {
+    done = {
         name: (process if name in ("by processes", "trained") else app)(*words, cwd=work, status=None)
         for name, words in commands.items()
     }
+    ignored = shutil.ignore_patterns("result.json", "rmae_pure.json")
+    shutil.copytree(work / "table", work / "stopped", ignore=ignored)  # as after a stop, and while a row is made
+    done["so far, nothing"] = app("compare_purifiers", "--so-far", "--out", "nothing", cwd=work, status=None)
+    done["so far"] = app("compare_purifiers", "--so-far", "--out", "stopped", cwd=work, status=None)
+    return done
 
 
 def result(work, run):
@@ -108,6 +114,20 @@ def test_a_finished_table_is_not_made_again_and_another_one_is_refused(runs, wor
     }  # of the evaluation, and not of looking it up again
     assert runs["another seed"].returncode == 2
     assert "seed: 0 there, 5 asked for" in runs["another seed"].message
+
+
+def test_the_rows_that_are_done_make_a_table_that_names_the_others(runs, work) -> None:
+    assert runs["so far"].returncode == 0, runs["so far"].stderr
+    assert "Not done yet, and so not in the table: RMAE-Pure." in runs["so far"].stdout
+    found, whole = json.loads((work / "stopped" / "result-so-far.json").read_text()), result(work, "table")
+    assert (tuple(found["rows"]), found["unfinished"]) == (ROWS[:-1], ["rmae_pure"])
+    assert all(found["rows"][name]["cells"] == whole["rows"][name]["cells"] for name in ROWS[:-1])
+    assert {key: found[key] for key in ("setting", "config")} == {key: whole[key] for key in ("setting", "config")}
+    page = (work / "stopped" / "purifiers-digits-so-far.md").read_text()
+    assert "Not done yet, and so not in the table: RMAE-Pure.\n" in page
+    assert not (work / "stopped" / "result.json").exists()
+    assert runs["so far, nothing"].returncode == 2
+    assert "nothing holds no run of compare_purifiers.py; name its folder with --out" in runs["so far, nothing"].message
 
 
 def test_processes_and_other_rows_change_no_number_and_networks_are_made_once(runs, work) -> None:

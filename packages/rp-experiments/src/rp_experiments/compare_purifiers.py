@@ -17,6 +17,7 @@ from rp_models.data import describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
 from rp_models.precision import full_precision, in_precision, use
+from rp_models.training import RunError
 from rp_purify import Defended, NoPurification
 from rp_purify.build import build_purifier
 from rp_purify.settings import PurifierSettings, uses
@@ -28,14 +29,20 @@ from rp_experiments import authors_attacks
 from rp_experiments.cautions import cautions, tell
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.purifier_networks import PurifierNetworks
-from rp_experiments.recipes.compare_purifiers import GRIDS, PROTOCOLS, Comparison, title
+from rp_experiments.recipes.compare_purifiers import GRIDS, PROTOCOLS, Budget, Comparison, title
 from rp_experiments.reports import compare_report
 from rp_experiments.results import judged
 from rp_experiments.run import Run
 
 
-def compare_purifiers(config: Comparison, run: Run, *, tune: bool = False) -> None:
-    """The whole comparison, or with `tune` a search for settings on the validation split; processes share the rows."""
+def compare_purifiers(config: Comparison, run: Run, *, tune: bool = False, so_far: bool = False) -> None:
+    """The whole comparison, or with `tune` a search for settings on the validation split; processes share the rows.
+
+    With `so_far` only the table of the rows that are done in the run's folder, which another process may be at work in.
+    """
+    if so_far:
+        write_so_far(run)
+        return
     job = ComparisonJob(config, run, split="validation" if tune else "test")
     run.claim(config)
     if tune:
@@ -190,6 +197,27 @@ class ComparisonJob:
 
         found: dict[str, Any] = self.run.alone().once(f"results/{name}.json", attack)
         return found
+
+
+def write_so_far(run: Run) -> None:
+    """The table of the rows that are done in the folder of a run that goes on or was stopped, by its own settings."""
+    if not (run.path / "config.json").is_file():
+        raise RunError(f"{run.path} holds no run of compare_purifiers.py; name its folder with --out")
+    there = run.config = run.folder.read_json("config.json")
+    config = Comparison(
+        data=there["data"],
+        only=tuple(there["only"]),
+        compared=tuple(there["compared"]),
+        exhaustive=there["exhaustive"],
+        seed=there["seed"],
+        budget=Budget(**there["budget"]),
+        variants=there["variants"],
+    )
+    done = {row: f"results/{row}.json" for row in config.chosen if (run.path / f"results/{row}.json").is_file()}
+    if not done:
+        raise RunError(f"no row is done yet in {run.path}; wait for the first, or go on with --resume")
+    rows = {row: run.folder.read_json(file) for row, file in done.items()}
+    compare_report.write(run, config, rows, so_far=True)
 
 
 def is_bare(defence: Defended) -> bool:

@@ -155,8 +155,8 @@ class Run:
             yield items[number]
         self.processes.wait()
 
-    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Write `result.json`, with configuration, environment and seconds; give what it holds."""
+    def finish(self, result: Mapping[str, Any], name: str = "result.json") -> dict[str, Any]:
+        """Write the result, with configuration, environment and seconds; give what it holds."""
         whole = {
             **result,
             "config": json.loads(json.dumps(self.config)),
@@ -164,7 +164,7 @@ class Run:
             "environment": self.folder.read_json("environment.json"),
             "seconds": self.folder.seconds(),
         }
-        self.first(lambda: self.folder.write_json("result.json", whole))
+        self.first(lambda: self.folder.write_json(name, whole))
         return whole
 
     def __getstate__(self) -> dict[str, Any]:

@@ -80,10 +80,10 @@ def evaluate(config: Evaluation, run: Run, card: Card, **_: Any) -> Iterator[Sta
     yield replace(stage, precision=config.compute.precision)
 
 
-def compare(config: Comparison, run: Run, card: Card, *, tune: bool = False) -> Iterator[Stage]:
+def compare(config: Comparison, run: Run, card: Card, *, tune: bool = False, so_far: bool = False) -> Iterator[Stage]:
     """`compare_purifiers.py`: the networks that are not given, then each row."""
-    if tune:
-        raise ValueError("--estimate does not know how long --tune takes; leave one of them out")
+    if tune or so_far:
+        raise ValueError("--estimate counts a whole comparison; leave out --tune and --so-far")
     yield from networks(config, _roles(config, config.chosen), run, card)
     for row in config.chosen:
         yield _row(config, row)

@@ -109,7 +109,7 @@ class Comparison:
     """Everything that determines the table."""
 
     data: str = "digits"  # a data set of the catalogue; its test split is attacked
-    only: tuple[str, ...] = ()  # rows to evaluate, such as none mae-pure; by default all
+    only: tuple[str, ...] = ()  # rows to evaluate, such as none mae-pure, in that order; by default all
     compared: tuple[str, ...] = ("mae_pure", "rmae_pure")  # rows that all others are compared with, image by image
     images: int | None = 100  # only that many test images, the field's fixed draw; None for all
     # run every attack alone, on every image and at its full length, for an accuracy of its own: about twice the passes;
@@ -146,9 +146,8 @@ class Comparison:
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The rows to evaluate, in the table's order."""
-        only = {name.replace("-", "_") for name in self.only}
-        return tuple(row for row in self.known if not only or row in only)
+        """The rows to evaluate, and to show, in the order of `only`, or all that are known."""
+        return tuple(dict.fromkeys(name.replace("-", "_") for name in self.only)) or self.known
 
     @property
     def known(self) -> tuple[str, ...]:

@@ -22,10 +22,20 @@ COLUMNS: dict[str, str] = read("columns")
 ATTACKS = tuple(name for name in COLUMNS if name not in ("clean", "published", "worst"))
 
 
-def write(run: Run, config: Comparison, rows: Mapping[str, Row], networks: Mapping[str, str]) -> None:
-    """Write `result.json`, the page and the figure, and print the table; rows as `ComparisonJob.judge` gives them."""
+def write(
+    run: Run,
+    config: Comparison,
+    rows: Mapping[str, Row],
+    networks: Mapping[str, str] | None = None,
+    *,
+    so_far: bool = False,
+) -> None:
+    """Write `result.json`, the page and the figures, and print the table; rows as `ComparisonJob.judge` gives them.
+
+    With `so_far` the files are called so, and say which of the chosen rows are not done.
+    """
     seconds = run.folder.seconds()  # of all sessions; a report knows those of its last one
-    result = {
+    result: dict[str, Any] = {
         "setting": setting(config, next(iter(rows.values()))),
         "rows": {
             name: {
@@ -36,14 +46,17 @@ def write(run: Run, config: Comparison, rows: Mapping[str, Row], networks: Mappi
         },
         "claims": claims(rows),
         "differences": differences(rows, config.compared),
-        "networks": dict(networks),
+        "networks": dict(networks or {}),
     }
-    run.finish(result)
-    name = f"purifiers-{config.data}"
+    suffix = "-so-far" if so_far else ""
+    if so_far:
+        result["unfinished"] = [name for name in config.chosen if name not in rows]
+    run.finish(result, f"result{suffix}.json")
+    name = f"purifiers-{config.data}{suffix}"
     for figure, plot in ((name, plot_rows(result)), (f"{name}-pareto", plot_pareto(result))):
         plot.save(run.path / "figures" / figure, formats=("png",))
     page = run.folder.write_text(f"{name}.md", markdown(result, figure=f"figures/{name}.png"))
-    print(table(result))
+    print(table(result), *_unfinished(result), sep="\n\n")
     print("\n".join(found["text"] for kind in ("claims", "differences") for found in result[kind].values()))
     print(f"\nthe page is {page}", file=sys.stderr)
 
@@ -129,6 +142,7 @@ def markdown(result: Mapping[str, Any], *, figure: str) -> str:
         setting={"exhaustive": True, **result["setting"]},
         budget={**asdict(Budget()), "step_size": None, **result["setting"]["budget"]},
         table=table(result),
+        unfinished=_unfinished(result),
         figure=figure,
         pareto=figure.replace(".png", "-pareto.png"),
         protocols=_protocols(result),
@@ -142,6 +156,12 @@ def markdown(result: Mapping[str, Any], *, figure: str) -> str:
         columns=PAPER,
         settings={title(name): _settings(row["purifier"]) for name, row in result["rows"].items()},
     )
+
+
+def _unfinished(result: Mapping[str, Any]) -> list[str]:
+    """What a table of the rows so far leaves out, in a sentence."""
+    names = "; ".join(title(name) for name in result.get("unfinished", ()))
+    return [f"Not done yet, and so not in the table: {names}."] if names else []
 
 
 def _protocols(result: Mapping[str, Any]) -> dict[str, str]:
