@@ -167,9 +167,9 @@ def files(tmp_path_factory):
         *((f"cifar10/20m_part{part}", 32, 10) for part in (1, 2)),
         *((f"cifar10/50m_part{part}", 32, 10) for part in (1, 2, 3, 4)),
         ("cifar100/1m", 32, 100),
-        ("imagenet-256/lightningdit-00000-of-00001", 256, 1000),
+        ("imagenet-256/images/imagenet-256-00000-of-00001", 256, 1000),
     ):
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         image = generator.integers(0, 256, (8, size, size, 3), dtype=np.uint8)
         np.savez(root / f"{name}.npz", image=image, label=np.arange(8) % classes)
     for data, classes in (("cifar10", 10), ("cifar100", 100)):

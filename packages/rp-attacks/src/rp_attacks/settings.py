@@ -56,6 +56,7 @@ class Budget:
     curved_eot: int = 20  # passes averaged there
     draws: int = 10  # noises that each step of the selective attack draws
     queries: int = 1000  # of Square, each of several passes of a random defence
+    plain_queries: int | None = None  # in "purifier", of Square on a deterministic model; None for `queries`
     query_passes: int = 20  # of a random defence for each of them
     label_queries: int = 5000  # of RayS, which sees labels alone, and in "blackbox" of Square on a deterministic model
     label_passes: int = 5  # of a random defence for each of them
@@ -66,8 +67,10 @@ class Budget:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
+            if value is None and name in ("step_size", "plain_queries"):
+                continue
             if name == "step_size":
-                if value is not None and not value > 0:
+                if not value > 0:
                     raise ValueError(f"step_size must be above 0, got {value}")
             elif value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

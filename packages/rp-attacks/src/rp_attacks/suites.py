@@ -13,7 +13,7 @@ from rp_attacks.defence import Classifier, OffersGradients, OffersReconstruction
 from rp_attacks.diffhammer import DiffHammer
 from rp_attacks.pgd import PGD
 from rp_attacks.problem import Attack
-from rp_attacks.radii import NORMS, Norm, usual_radius
+from rp_attacks.radii import NORMS, Norm, pgd200_step, usual_radius
 from rp_attacks.rays import RayS
 from rp_attacks.settings import SUITE_NORMS, Budget, SuiteName
 from rp_attacks.square import Square
@@ -55,9 +55,8 @@ class _Setting:
 
     def pgd200(self, **options: Any) -> PGD:
         """200 steps of the papers' size; in proportion to the radius where it is not the usual one."""
-        usual = {"linf": 0.007, "l2": 0.05, "l1": 1.0}[self.norm]
         setting = PGD(
-            norm=self.norm, eps=self.radius, step_size=usual * self.radius / EPS[self.norm] or 1.0, steps=200,
+            norm=self.norm, eps=self.radius, step_size=pgd200_step(self.norm, self.radius) or 1.0, steps=200,
             eot=self.eot, select="best", l1_box=self.norm == "l1",
         )  # fmt: skip
         return replace(setting, **options)
@@ -252,7 +251,7 @@ def _purifier(s: _Setting) -> Suite:
             grad="exact" if "exact" in rules else rules[0],
         )  # fmt: skip
     if s.norm == "linf":
-        attacks["square"] = s.square(budget.queries)
+        attacks["square"] = s.square(budget.queries if s.random else budget.plain_queries or budget.queries)
     attacks |= {f"pgd-{rule}": replace(curved, grad=rule) for rule in rules if rule not in ("exact", "identity")}
     if s.rules:
         attacks["pgd-cw"] = replace(on, loss="cw")

@@ -25,7 +25,7 @@ from rp_experiments.recipes.analysis import Analysis
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
-from rp_experiments.recipes.table import read
+from rp_experiments.recipes.table import changed, read
 
 OTHER_METHODS: tuple[Method, ...] = ("at+adr", "at+ikl", "dm-at+ikl")  # of Table 2 of the DRA paper
 _MINUTES = read(Path(__file__).with_name("minutes"))
@@ -38,6 +38,7 @@ class Plan:
     scale: str
     runs: Mapping[str, Artifact]  # of train_dra.py; the first one is analysed
     others: Mapping[str, Artifact]  # its settings with the methods of Table 2 of the DRA paper that no run has
+    adversarial: Mapping[str, Artifact]  # further runs by data set, for Table 3 of the MAE-Pure paper alone
     noisy: Artifact  # the same with the noisy-input encoder as the alignment's target
     probe: Artifact
     analysis: Artifact  # of analyze.py
@@ -47,6 +48,7 @@ class Plan:
     networks: Mapping[str, Artifact]  # behind the purifiers; the first one is that of figures and theorems
     comparisons: Mapping[str, Artifact]  # of compare_purifiers.py
     norms: Mapping[str, Artifact]  # attacks in L2 and L1
+    unseen: Mapping[str, Artifact]  # the same for Tables 6 and 7, the first one perhaps behind another classifier
     black_box: Mapping[str, Artifact]  # attacks without gradients
     classifiers: Artifact  # attacks on purifiers behind other classifiers
     before_larger: Mapping[str, Artifact]  # behind a larger one; the first is `classifiers`
@@ -63,6 +65,7 @@ class Sizes:
     scale: str
     comparisons: Mapping[str, Comparison]
     runs: Mapping[str, TrainDra]
+    adversarial: Mapping[str, TrainDra] = field(default_factory=dict)  # by data set, where no run has it
     sparse_run: str = ""  # the recipe whose run has the sparse autoencoders; by default the first
     sweep_base: str = ""  # recipe; by default the first run's
     sweep_images: int | None = None
@@ -71,8 +74,13 @@ class Sizes:
     views: analyze_purifier.PurifierAnalysis
     table_images: int | None = None  # of the attack tables; None as many as the comparison
     budget: Budget  # of the attack tables
+    published_step: bool = False  # PGD's step there is Table 1's in every norm
+    in_norm: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]] = field(default_factory=dict)  # by data set
+    further_rows: tuple[str, ...] = ()  # in tables of other norms and black boxes, beside the papers' and DiffPure's
+    unseen_before: str = ""  # the classifier of Tables 6 and 7 on the first data set, of `larger`; "" for its own
     passes: int = 20  # that report there, and as many that select
     sensitivity: Mapping[str, tuple[Mapping[str, object], ...]]  # by row
+    sensitivity_attacks: Family = "short"
     larger: Mapping[str, PretrainClassifier]  # `larger` and `other`, behind purifiers that were tuned for another one
     larger_elsewhere: Mapping[str, PretrainClassifier] = field(default_factory=dict)  # by further data set
     descent: Mapping[str, object] = field(default_factory=dict)
@@ -97,13 +105,17 @@ def _classifier_products(sizes: Sizes) -> dict[str, Any]:
         alignment=replace(config.alignment, target="encoder", checkpoint="filled in when it is made"),
     )
     noisy_run = _product(sizes, "train_dra", noisy, kind="noisy", encoder=study)
-    analysis = Analysis(run="filled in when it is made", **sizes.analysis)  # type: ignore[arg-type]
+    analysis = changed(Analysis(run="filled in when it is made"), sizes.analysis)
     features = Representations(
-        images=analysis.images, attack_steps=analysis.attack_steps, neighbours=analysis.neighbours
+        images=analysis.images,
+        attack_steps=analysis.attack_steps,
+        neighbours=analysis.neighbours,
+        compute=analysis.compute,
     )
     return {
         "runs": runs,
         "others": _others(sizes, name, config),
+        "adversarial": {data: _product(sizes, "train_dra", run) for data, run in sizes.adversarial.items()},
         "noisy": noisy_run,
         "probe": study,
         "analysis": _product(sizes, "analyze", analysis, run=runs[name]),
@@ -131,8 +143,9 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
     def table(data: str, cases: tuple[Case, ...], kind: str, **options: Any) -> Artifact:
         of = sizes.comparisons[data]
         of = replace(of, only=(), images=sizes.table_images or of.images)
-        eps = dict(sizes.eps.get(data, {}))
-        config = AttackTable(comparison=of, cases=cases, budget=sizes.budget, passes=sizes.passes, eps=eps, **options)
+        eps, in_norm = dict(sizes.eps.get(data, {})), _plain(sizes.in_norm.get(data, {}))
+        options |= {"budget": sizes.budget, "passes": sizes.passes, "published_step": sizes.published_step}
+        config = AttackTable(comparison=of, cases=cases, eps=eps, in_norm=in_norm, **options)
         return _product(sizes, "attacks", config, kind=kind, networks=networks[data])
 
     def each(make: Callable[[str, Comparison], Artifact]) -> dict[str, Artifact]:
@@ -145,6 +158,11 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
         cases = _before(sizes.comparisons[data], ("first", "larger"))
         return table(data, cases, "classifiers", classifiers={"larger": classifier})
 
+    def in_other_norms(data: str, of: Comparison, classifier: str = "") -> Artifact:
+        cases = _rows(of, "l2", "l1", further=sizes.further_rows, classifier=classifier)
+        known = {classifier: sizes.larger[classifier]} if classifier else {}
+        return table(data, cases, "norms", classifiers=known)
+
     # Table 8 puts purifiers before a larger classifier, Table 5 some before another; "first" is their own
     before = _before(comparison, ("first", "larger", "other"))
     classifiers = table(first, before, "classifiers", classifiers=dict(sizes.larger))
@@ -152,8 +170,11 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
     return {
         "networks": networks,
         "comparisons": each(lambda data, of: look("compare", of, data)),
-        "norms": each(lambda data, of: table(data, _rows(of, "l2", "l1"), "norms")),
-        "black_box": each(lambda data, of: table(data, _rows(of, "black-box"), "black box")),
+        "norms": (norms := each(in_other_norms)),
+        "unseen": norms | {first: in_other_norms(first, comparison, sizes.unseen_before)},
+        "black_box": each(
+            lambda data, of: table(data, _rows(of, "black-box", further=sizes.further_rows), "black box")
+        ),
         "classifiers": classifiers,
         "before_larger": {first: classifiers} | elsewhere,
         "sensitivity": table(first, _sensitivity(sizes), "sensitivity"),
@@ -178,8 +199,13 @@ def _sweep(sizes: Sizes) -> sweep.Sweep:
     return sweep.Sweep(base=sizes.sweep_base or next(iter(sizes.runs)), method=("dm-at+dra",), grid=grid)
 
 
-def _present(comparison: Comparison) -> tuple[str, ...]:
-    return tuple(row for row in PURIFIERS if row in comparison.chosen)
+def _plain(value: Any) -> Any:
+    """Nested mappings as dictionaries, which settings hold."""
+    return {key: _plain(inner) for key, inner in value.items()} if isinstance(value, Mapping) else value
+
+
+def _present(comparison: Comparison, further: tuple[str, ...] = ()) -> tuple[str, ...]:
+    return tuple(row for row in (*further, *PURIFIERS) if row in comparison.chosen)
 
 
 def _roles(comparison: Comparison) -> tuple[str, ...]:
@@ -189,8 +215,11 @@ def _roles(comparison: Comparison) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["classifier", *filter(None, names)]))
 
 
-def _rows(comparison: Comparison, *families: Family) -> tuple[Case, ...]:
-    return tuple(Case(name=row, row=row, families=families) for row in ("none", *_present(comparison)))
+def _rows(
+    comparison: Comparison, *families: Family, further: tuple[str, ...] = (), classifier: str = ""
+) -> tuple[Case, ...]:
+    rows = ("none", *_present(comparison, further))
+    return tuple(Case(name=row, row=row, families=families, classifier=classifier) for row in rows)
 
 
 def _before(comparison: Comparison, classifiers: tuple[str, ...]) -> tuple[Case, ...]:
@@ -212,7 +241,7 @@ def _before(comparison: Comparison, classifiers: tuple[str, ...]) -> tuple[Case,
 def _sensitivity(sizes: Sizes) -> tuple[Case, ...]:
     """A case for each changed setting."""
     return tuple(
-        Case(name=_changed(row, changes), row=row, families=("short",), changes=dict(changes))
+        Case(name=_changed(row, changes), row=row, families=(sizes.sensitivity_attacks,), changes=dict(changes))
         for row, settings in sizes.sensitivity.items()
         for changes in settings
     )

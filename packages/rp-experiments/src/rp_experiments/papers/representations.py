@@ -1,6 +1,6 @@
 """Features of a run's classifiers beside those of its diffusion model: Fig. 4, 9 and 10 of the DRA paper."""
 
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
 import rp_models
@@ -18,7 +18,8 @@ DIFFUSION = "diffusion representation"
 
 def represent(config: Representations, run: Run, trained: Path, noisy: Path) -> None:
     """A look at a run of `train_dra.py`, and at the one whose target was the noisy-input encoder: `result.json`."""
-    job = AnalysisJob(Analysis(run=str(trained), **asdict(config)), run.claim(config))
+    own = {field.name: getattr(config, field.name) for field in fields(config)}
+    job = AnalysisJob(Analysis(run=str(trained), **own), run.claim(config))
     job.features()
     probe, diffusion = job.probe, job.diffusion
     assert probe is not None, "the run has a diffusion model"

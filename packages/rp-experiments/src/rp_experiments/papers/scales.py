@@ -27,13 +27,17 @@ def plan_of(scale: str, weights: Sequence[str] = ()) -> Plan:
     table.pop("base", None)
     runs = {name: changed(TrainDra(), changes) for name, changes in table["runs"].items()}
     comparisons = {data: _comparison(data, changes) for data, changes in table["comparisons"].items()}
-    runs, comparisons = with_weights(runs, comparisons, parse_weights(weights))
+    adversarial = {data: changed(TrainDra(), changes) for data, changes in table.get("adversarial", {}).items()}
+    of = {**runs, **adversarial}
+    of, comparisons = with_weights(of, comparisons, parse_weights(weights))
+    runs, adversarial = ({name: of[name] for name in names} for names in (runs, adversarial))
     study = changed(ProbeStudy(), table["probe"])
     if "models" not in table["probe"]:
         study = replace(study, models=next(iter(runs.values())))
     views, first = table["views"], next(iter(comparisons))
     table |= {
         "runs": runs,
+        "adversarial": adversarial,
         "comparisons": comparisons,
         "probe": study,
         "views": paper_purifier_analysis() if views == "paper" else changed(PurifierAnalysis(), views),

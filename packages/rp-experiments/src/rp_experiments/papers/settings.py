@@ -1,18 +1,22 @@
 """Settings of the jobs that only the reproduction has; importing this does not import torch."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rp_attacks.radii import Norm, usual_radius
+from rp_attacks.radii import Norm, pgd200_step, usual_radius
 from rp_attacks.settings import Budget
 from rp_models.data.catalog import describe
-from rp_models.settings import require
+from rp_models.settings import InferenceSettings, require
+from rp_purify.settings import PurifierSettings
 
 from rp_experiments.recipes.compare_purifiers import TITLES, Comparison
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 
 PURIFIERS = ("diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
-Family = Literal["linf", "l2", "l1", "black-box", "short"]
+Family = Literal["linf", "l2", "l1", "black-box", "short", "table-1"]
+"""Gradient attacks of a norm, attacks without gradients, the two short ones that choose settings, those of Table 1."""
+_NORMS: Mapping[str, Norm] = {"l2": "l2", "l1": "l1"}  # of families; Linf of the others
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,9 @@ class AttackTable:
     budget: Budget = field(default_factory=Budget)
     passes: int = 20  # that report, and as many that select
     eps: dict[str, float] = field(default_factory=dict)  # radius of a norm; by default in proportion
+    published_step: bool = False  # PGD's step is that of Table 1 in every norm (`pgd200_step`), not the budget's
+    # what rows change in their purifier under the attacks of a norm, e.g. {"l2": {"diffpure": {"times": 75}}}
+    in_norm: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [case.name for case in self.cases]
@@ -55,6 +62,30 @@ class AttackTable:
         info, linf = describe(self.comparison.data), self.comparison.budget.eps
         shape = (info.channels, info.image_size, info.image_size)
         return self.eps.get(norm) or usual_radius(norm, shape=shape, linf=linf, convention="purification")
+
+    def budget_in(self, norm: Norm) -> Budget:
+        """The budget with PGD's step size in a norm."""
+        return (
+            replace(self.budget, step_size=pgd200_step(norm, self.radius(norm))) if self.published_step else self.budget
+        )
+
+    def purifier(self, case: Case, norm: Norm = "linf") -> PurifierSettings:
+        """The purifier of a case under the attacks of a norm."""
+        changes = {**case.changes, **self.in_norm.get(norm, {}).get(case.row, {})}
+        return replace(self.comparison.purifier(case.row), **changes)
+
+    def first_like(self, case: Case) -> Case:
+        """The first case that asks for the same, such as one whose changes are the row's own settings."""
+
+        def asked(one: Case) -> tuple[object, ...]:
+            return one.classifier, one.families, one.row, self.purifier(one)
+
+        return next(one for one in self.cases if asked(one) == asked(case))
+
+
+def norm_of(family: Family) -> Norm:
+    """The norm of a family's attacks."""
+    return _NORMS.get(family, "linf")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,3 +126,4 @@ class Representations:
     attack_steps: int = 20  # of PGD on the margin
     neighbours: int = 10  # k of CKNNA
     seed: int = 0
+    compute: InferenceSettings = field(default_factory=InferenceSettings)

@@ -22,7 +22,8 @@ from rp_experiments.recipes.pretrain_settings import (
 )
 from rp_experiments.recipes.table import read, recipes
 
-SHARED = ("steps", "eot", "curved_steps", "curved_eot", "draws", "queries", "query_passes")  # settings of both budgets
+SHARED = ("steps", "eot", "curved_steps", "curved_eot", "draws", "queries", "plain_queries", "query_passes")
+"""Settings of both budgets."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,7 @@ class Budget:
     curved_eot: int = 20  # passes averaged there
     draws: int = 10  # noises of a random purifier that each step of the selective attack draws
     queries: int = 1000  # of Square
+    plain_queries: int | None = None  # of Square without a purifier, each a single pass; None for `queries`
     query_passes: int = 20  # of a random purifier for each query
     # the authors' own attacks (column "as published") take at most so many steps, and passes a gradient
     published_steps: int = 1000

@@ -13,6 +13,8 @@ from rp_experiments.results import Limits, limits
 from rp_experiments.statistics import paired, separate
 from rp_experiments.tables import Row
 
+_ATTACKS = {"transfer": "transfer", "bpda": "BPDA", "pgd-exact": "PGD exact"}
+
 
 @item("mae-pure/fig-5", "sensitivity")
 def one_by_one(made: Mapping[str, Built]) -> Measured:
@@ -21,7 +23,7 @@ def one_by_one(made: Mapping[str, Built]) -> Measured:
     rows: list[Row] = []
     for setting, value, case in changed_one(table.read()["rows"]):
         ball = case["balls"]["linf"]
-        cells = {"transfer": ball["attacks"]["transfer"], "BPDA": ball["attacks"]["bpda"]}
+        cells = {title: ball["attacks"][name] for name, title in _ATTACKS.items() if name in ball["attacks"]}
         cells = {"clean": case["clean"], **cells, "worst of the two": ball["worst"]}
         shown = {title: limits(cell) for title, cell in cells.items()}
         rows.append({"setting": setting, "value": value, **shown})
@@ -109,5 +111,7 @@ def numbers_of_steps(made: Mapping[str, Built]) -> Measured:
             ("second most minus fewest", second, 0, 3),
         ):
             numbers[f"{row}, {name}"] = paired(right[one], right[other]) if len(right) >= least else None
-    title = "Number of steps: clean, and the worst of transfer and BPDA, %"
+    found = next(iter(made["sensitivity"].read()["rows"].values()))["balls"]["linf"]["attacks"]
+    attacks = " and ".join(title for name, title in _ATTACKS.items() if name in found)
+    title = f"Number of steps: clean, and the worst of {attacks}, %"
     return Measured(tables=[Table(title, rows, "sensitivity")], numbers=numbers)

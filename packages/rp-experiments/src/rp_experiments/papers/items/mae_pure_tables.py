@@ -74,7 +74,7 @@ def _trained(plan: "Plan") -> Mapping[str, Artifact]:
     for run in plan.runs.values():
         if "dm-at" in run.config.method:
             found.setdefault(run.config.data, run)
-    return found
+    return {**plan.adversarial, **found}
 
 
 @item(

@@ -1,0 +1,125 @@
+"""What `reproduce.py --scale paper` resolves to, against the papers' tables, figures and appendices."""
+
+import fnmatch
+from pathlib import Path
+
+import pytest
+from rp_attacks.radii import pgd200_step
+from rp_experiments.artifacts import in_order
+from rp_experiments.papers.items import ITEMS
+from rp_experiments.papers.scales import SCALES
+from rp_experiments.recipes.dra import RECIPES as RUNS
+from rp_experiments.recipes.generate import RECIPES as GENERATIONS
+from rp_models.data import describe
+from rp_models.shards import ShardPlan
+
+SMALL = ("cifar10", "cifar100", "svhn")
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return SCALES["paper"]()
+
+
+def settings(config, *names):
+    """Some values of nested settings: `budget.steps`."""
+    found = []
+    for name in names:
+        value = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        found.append(value)
+    return tuple(found)
+
+
+def test_table_12_and_figure_5_have_the_attack_and_the_points_of_table_1(plan):
+    table, tuned = plan.sensitivity.config, plan.comparisons["cifar10"].config
+    assert (table.comparison.data, table.comparison.images) == ("cifar10", 512)
+    assert {case.families for case in table.cases} == {("table-1",)}
+    assert settings(table.budget_in("linf"), "steps", "eot", "step_size") == (200, 20, 0.007)
+    points = {row: [case.changes for case in table.cases if case.row == row] for row in ("mae_pure", "rmaskdit_pure")}
+    assert [point["steps"] for point in points["rmaskdit_pure"]] == [15, 20, 25, 30]
+    usual = tuned.rows.mae_pure
+    for name, value in (("steps", 150), ("step_size", 1 / 255), ("mask_rate", 0.25)):
+        assert getattr(usual, name) == value
+        assert {name: value} in points["mae_pure"]
+    # the three are one system, which is attacked once
+    assert len({table.first_like(case).name for case in table.cases}) == len(table.cases) - 2
+
+
+def test_one_rule_gives_the_step_of_pgd_in_all_tables(plan):
+    for data, comparison in plan.comparisons.items():
+        eps = comparison.config.budget.eps
+        assert comparison.config.budget.step_size == pgd200_step("linf", eps) == pytest.approx(0.007 * eps * 255 / 8)
+        tables = (plan.norms[data], plan.unseen[data], plan.black_box[data], plan.before_larger.get(data))
+        for table in (one.config for one in tables if one is not None):
+            for norm in ("linf", "l2", "l1"):
+                assert table.budget_in(norm).step_size == pgd200_step(norm, table.radius(norm))
+    assert plan.classifiers.config.budget_in("l2").step_size == 0.05
+
+
+def test_square_has_5000_queries_without_a_purifier(plan):
+    for comparison in plan.comparisons.values():
+        assert comparison.config.budget.of_suite().plain_queries == 5000
+    assert all(table.config.budget.label_queries == 5000 for table in plan.black_box.values())
+
+
+def test_tables_6_and_7_have_the_large_classifier_and_adbm(plan):
+    for key in ("mae-pure/table-6", "mae-pure/table-7"):
+        products = ITEMS[key].products(plan)
+        table = next(iter(products.values())).config
+        assert (table.comparison.data, table.classifiers["larger"].standard.network) == ("cifar10", "wrn-70-16-swish")
+        assert {case.classifier for case in table.cases} == {"larger"}
+        assert {"adbm", "diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure"} < {
+            case.row for case in table.cases
+        }
+        assert {case.families for case in table.cases} == {("l2", "l1")}
+    products = ITEMS["mae-pure/table-6"].products(plan)
+    assert [name.partition(", ")[2] for name in products] == [*SMALL, "cifar10"]
+    assert not products["norms, svhn"].config.classifiers  # WRN-28-10
+    assert [plan.unseen["cifar10"].config.radius(norm) for norm in ("linf", "l2", "l1")] == [8 / 255, 1.0, 12.0]
+
+
+def test_diffpure_diffuses_less_in_l2(plan):
+    for data, table in ((data, table.config) for data, table in plan.norms.items()):
+        (case,) = (case for case in table.cases if case.row == "diffpure")
+        assert [table.purifier(case, norm).times for norm in ("linf", "l2", "l1")] == (
+            [150] * 3 if data == "imagenet" else [100, 75, 100]
+        )
+
+
+def test_table_3_has_three_data_sets_and_their_dm_at(plan):
+    products = ITEMS["mae-pure/table-3"].products(plan)
+    assert {name for name in products if name.startswith("run")} == {f"run, {data}" for data in SMALL}
+    run = products["run, svhn"].config
+    assert (run.data, run.classifier.network, run.training.epochs) == ("svhn", "wrn-28-10-swish-svhn", 400)
+    assert (run.training.crop_padding, run.training.flip) == (0, False)
+    assert not any(run.config.data == "svhn" for run in ITEMS["dra/table-1"].products(plan).values())
+
+
+def test_the_synthetic_images_of_imagenet_are_what_generate_writes():
+    config = GENERATIONS["imagenet-dra"]()
+    assert (config.images, config.compute.precision) == (4_000_000, "bf16")
+    stem = Path(describe(config.data).name).stem
+    shards = ShardPlan.of_batches(
+        config.images, config.shard_images, config.batch_size, Path("imagenet-256/images"), stem
+    )
+    for recipe in ("imagenet-convnext-b", "imagenet-vit-b16"):
+        (pattern,) = RUNS[recipe]().synthetic.paths
+        assert all(fnmatch.fnmatch(str(path), pattern) for path in shards.paths)
+
+
+def precisions(value, place=""):
+    """Every `compute.precision` in settings, with the name of the settings that it belongs to."""
+    for name in getattr(value, "__dataclass_fields__", ()):
+        one = getattr(value, name)
+        yield from [(place, one.precision)] if name == "compute" else precisions(one, name)
+
+
+def test_every_product_and_network_of_the_scale_says_its_precision(plan):
+    for product in in_order(one for item in ITEMS.values() for one in item.products(plan).values()):
+        config = RUNS[product.config.base]() if product.job == "sweep" else product.config
+        found = set(precisions(config))
+        assert found, product.job
+        unsaid = {place for place, precision in found if precision == "fp32"}
+        assert unsaid <= {"pretrain_edm"}, product.job  # the default, of ImageNet's comparison, which uses none
