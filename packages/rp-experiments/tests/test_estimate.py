@@ -5,12 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from rp_dra import ClassifierTrainer, objective_of
-from rp_experiments.estimate.cards import CARDS
+from rp_experiments.estimate import choice, fitted
+from rp_experiments.estimate.cards import CARDS, USABLE
 from rp_experiments.estimate.stages import Estimate, Stage
-from rp_experiments.estimate.steps import classifier_training
+from rp_experiments.estimate.steps import classifier_training, pretraining
 from rp_experiments.estimate.systems import pass_cost
 from rp_experiments.estimate.training import step_cost
+from rp_experiments.pretrain import pretrain
 from rp_experiments.recipes.dra import RECIPES
+from rp_experiments.recipes.pretrain_settings import MAE_RECIPES
 from rp_experiments.run import Run
 from rp_models import build
 from rp_models.arithmetic import Flops
@@ -24,7 +27,7 @@ from torch import nn
 
 @pytest.fixture
 def run(tmp_path):
-    return Run(folder=RunFolder(tmp_path, writes=False))
+    return Run(folder=RunFolder(tmp_path / "run"))
 
 
 def test_operations_of_a_layer_and_of_grouped_convolutions():
@@ -87,6 +90,49 @@ def test_a_micro_batch_is_chosen_that_fits(run):
     assert 32 % part.micro_batch == 0
     assert part.memory <= limit < part.whole
     assert step_cost(step, 32, limit=1.0, compute=ComputeSettings()).micro_batch == 0
+
+
+def test_blocks_are_computed_again_where_no_micro_batch_fits(run):
+    config = MAE_RECIPES["smoke"]()
+    plain = step_cost(pretraining(config, run), 2, limit=2**40, compute=replace(config.compute, micro_batch=1))
+    found = step_cost(pretraining(config, run), 2, limit=plain.memory - 1, compute=config.compute)
+    assert (found.micro_batch, found.checkpointing) == (1, True)
+    assert found.memory < plain.memory < found.whole
+    assert found.flop > plain.flop  # the blocks' forward passes once more
+
+
+def test_batch_norms_see_enough_images_and_pairs_stay_together(run):
+    config = RECIPES["smoke"]()
+    step, _ = classifier_training(config, "at", run)
+    whole = step_cost(step, 64, limit=2**40, compute=ComputeSettings())
+    compiled = ComputeSettings(compile=True)  # which goes with no checkpointing of batch norms
+    assert not step_cost(step, 64, limit=whole.fixed, compute=compiled).fits
+    limit = whole.fixed + 0.3 * (whole.whole - whole.fixed)
+    assert step_cost(step, 64, limit=limit, compute=compiled).micro_batch == 16
+    assert not step_cost(replace(step, divisible=False), 64, limit=limit, compute=compiled).fits
+
+
+def test_a_run_takes_and_records_the_micro_batch_that_fits_its_gpu(run, monkeypatch):
+    config = replace(MAE_RECIPES["smoke"](), half=False)
+    whole = step_cost(pretraining(config, run), 16, limit=2**40, compute=config.compute)
+    assert fitted.pretraining(config, run, "train") == config  # a CPU's memory is not asked for
+    monkeypatch.setattr(choice, "free_memory", lambda device: (whole.fixed + whole.whole) / 2 / USABLE)
+    pretrain(config, run)
+    (chosen,) = run.folder.memory().values()
+    assert chosen["micro_batch"] < chosen["batch"] == 16
+    assert chosen["counted_mib"] <= chosen["limit_mib"] < chosen["whole_mib"]
+    assert run.folder.read_json("result.json")["memory"] == {"train": chosen}
+    monkeypatch.setattr(choice, "step_cost", lambda *_, **__: pytest.fail("a resumed run counts nothing"))
+    assert fitted.pretraining(config, run, "train").compute.micro_batch == chosen["micro_batch"]
+
+
+def test_a_gpu_without_room_is_refused_with_what_to_do(run, monkeypatch):
+    monkeypatch.setattr(choice, "free_memory", lambda device: 1000)
+    config = MAE_RECIPES["smoke"]()
+    with pytest.raises(ValueError, match=r"train: the smallest micro-batch needs .* with activation checkpointing.*"):
+        fitted.pretraining(config, run, "train")
+    named = replace(config, compute=replace(config.compute, micro_batch=3))
+    assert fitted.pretraining(named, run, "train") == named
 
 
 def test_a_purifier_of_many_steps_is_reckoned_from_few():

@@ -88,6 +88,11 @@ class AlignmentSettings:
         """Whether features are aligned with the target's at any time of the training."""
         return (self.weight > 0 or (self.final_weight or 0) > 0) and self.stop > 0
 
+    @property
+    def pairs(self) -> bool:
+        """Whether the loss looks at pairs of a batch's images, which micro-batches would take apart."""
+        return self.loss in RELATIONAL or self.shuffle != "no"
+
     def _check_target(self) -> None:
         both = ("checkpoint", "autoencoder")
         needed: dict[str, tuple[str, ...]] = {"lightningdit": (*both, "latent_statistics"), "sit": both}

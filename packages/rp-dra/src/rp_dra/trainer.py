@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from rp_dra import rates
 from rp_dra.alignment import Alignment, alignment_loss, shuffled
-from rp_dra.alignment_settings import RELATIONAL
 from rp_dra.choice import objective_of as objective_of
 from rp_dra.classifier import build_classifier as build_classifier
 from rp_dra.classifier import feature_width
@@ -64,8 +63,7 @@ class ClassifierTrainer(BaseTrainer):
         objective.check_micro_batches(compute)
         self.training, self.objective, self.target, self.seed = training, objective, target, seed
         self.alignment = alignment or AlignmentSettings()
-        pairs = self.alignment.loss in RELATIONAL or self.alignment.shuffle != "no"
-        if compute is not None and compute.micro_batch is not None and target is not None and pairs:
+        if compute is not None and compute.micro_batch is not None and target is not None and self.alignment.pairs:
             raise ValueError(
                 "alignment.loss and alignment.shuffle look at pairs of a batch's images, which micro-batches would "
                 "take apart; leave out compute.micro_batch"

@@ -25,6 +25,7 @@ from torch import nn
 
 from rp_experiments import alignment_networks
 from rp_experiments.content import address, digest
+from rp_experiments.estimate import fitted
 from rp_experiments.networks import held
 from rp_experiments.pretrain import LOG_EVERY, trainer_of
 from rp_experiments.recipes.dra import TrainDra
@@ -103,7 +104,8 @@ class Diffusion:
         """Train the network, unless another run did so while this one waited."""
         run, config = self.run, self.config
         if not run.everywhere(cached.exists):
-            trainer = trainer_of(PretrainEdm(data=config.data, seed=config.seed, edm=config.edm), self.images, run)
+            settings = fitted.pretraining(PretrainEdm(data=config.data, seed=config.seed, edm=config.edm), run, "edm")
+            trainer = trainer_of(settings, self.images, run)
             options: dict[str, Any] = {"identity": identity, "log_every": LOG_EVERY}
             run.train(trainer, stage="edm", steps=config.edm.steps, seed=config.seed, **options)
             run.first(lambda: rp_models.save(trainer.average, cached, notes=identity))

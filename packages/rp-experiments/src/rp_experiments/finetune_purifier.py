@@ -37,6 +37,7 @@ from torch.nn import functional as F
 
 from rp_experiments import tables
 from rp_experiments.cautions import cautions, far_rates, tell
+from rp_experiments.estimate import fitted
 from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.results import Accuracy, classified
@@ -165,7 +166,7 @@ class FinetuneJob:
                 self.classifier,
                 self.train,
                 adversarial,
-                compute=config.compute,
+                compute=fitted.finetuning(config, run, stage, model, self.classifier),
                 processes=run.processes,
                 seed=config.seed,
             )

@@ -110,11 +110,13 @@ class _Pretraining:
 
     def trainer(self) -> Trainer:
         """A trainer whose network takes the data set's images, tried on one of them before anything is written."""
+        from rp_experiments.estimate import fitted  # which counts the trainers of this module
+
         batch, count = self.settings.batch_size, self.run.processes.count
         if batch % count:
             raise DataError(f"a batch of {batch} cannot be divided among {count} processes; change batch_size")
         try:
-            trainer = trainer_of(self.config, self.images, self.run)
+            trainer = trainer_of(fitted.pretraining(self.config, self.run, "train"), self.images, self.run)
             self.judge(trainer.average, subset(self.validation, 1))
         except DataError:
             raise

@@ -47,6 +47,7 @@ class Run:
     resume: bool = False  # whether a run that is there may go on
     progress: Progress = field(default_factory=Progress)
     config: Any = None  # what the folder was claimed for
+    memory: dict[str, Any] = field(default_factory=dict)  # by stage, the micro-batch chosen for a training to come
 
     @property
     def main(self) -> bool:
@@ -68,7 +69,7 @@ class Run:
 
     def inside(self, path: Path) -> "Run":
         """The same surroundings in another folder, whose run goes on if it is there."""
-        return replace(self, folder=RunFolder(path, writes=self.main), resume=True, config=None)
+        return replace(self, folder=RunFolder(path, writes=self.main), resume=True, config=None, memory={})
 
     def alone(self) -> "Run":
         """The same run for this process alone, while the others wait for it in `first`."""
@@ -131,6 +132,8 @@ class Run:
     def train(self, trainer: Trainer, *, stage: str, steps: int, seed: int, **options: Any) -> None:
         """Train to the end of a stage, together, from wherever it was stopped; options as of `train_stage`."""
         options = {"identity": {"config": self.config}, **options}
+        if chosen := self.memory.pop(stage, None):
+            self.first(lambda: self.folder.write_json(f"memory/{stage}.json", chosen))
         with self.timed(stage):
             train_stage(
                 trainer,
@@ -163,6 +166,7 @@ class Run:
             "device": describe_device(self.device),
             "environment": self.folder.read_json("environment.json"),
             "seconds": self.folder.seconds(),
+            **({"memory": chosen} if (chosen := self.folder.memory()) else {}),
         }
         self.first(lambda: self.folder.write_json(name, whole))
         return whole

@@ -28,6 +28,7 @@ from torch import nn
 
 from rp_experiments import alignment_networks, dra_judgement
 from rp_experiments.diffusion_model import Diffusion
+from rp_experiments.estimate import fitted
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.launch import Launcher
 from rp_experiments.recipes.dra import TrainDra
@@ -122,7 +123,7 @@ class TrainDraJob:
             validation=self.validation,
             target=self.target(denoiser, used) if uses_alignment(method) and config.alignment.aligns else None,
             alignment=config.alignment,
-            compute=config.compute,
+            compute=fitted.classifier(config, method, self.run),
             processes=self.run.processes,
             seed=config.seed,
         )

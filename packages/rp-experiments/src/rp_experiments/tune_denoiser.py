@@ -21,6 +21,7 @@ from rp_purify.tuning import DenoiserTuner
 from torch import Tensor, nn
 
 from rp_experiments import tables
+from rp_experiments.estimate import fitted
 from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.results import Accuracy, classified
@@ -35,7 +36,7 @@ class TuneJob:
 
     def __init__(self, config: Finetuning, run: Run) -> None:
         self.config, self.run = config, run
-        self.settings = config.adbm if config.kind == "adbm" else config.addt
+        self.settings = config.tuning
         self.info = describe(config.data)
         self.classifier = load_classifier(config.classifier or standard_classifier(config.data, run), self.info)
         self.classifier.to(run.device)
@@ -60,12 +61,13 @@ class TuneJob:
         config, run, name = self.config, self.run, self.config.product
         product = run.path / "checkpoints" / f"{name}.safetensors"
         if not run.has(f"checkpoints/{name}.safetensors"):
+            denoiser = self.original()
             trainer = DenoiserTuner(
                 self.settings,
-                self.original(),
+                denoiser,
                 self.classifier,
                 self.train,
-                compute=config.compute,
+                compute=fitted.tuning(config, run, name, denoiser, self.classifier),
                 processes=run.processes,
                 seed=config.seed,
             )

@@ -67,8 +67,9 @@ class ComputeSettings:
     cuda_graphs: bool = False  # replay compiled networks as CUDA graphs: for small ones, whose launches cost most
     channels_last: bool = False  # images and convolution weights with the channels innermost; for GPUs
     clip_norm: float | None = None  # largest norm of the gradient of all parameters together; None: any
-    # images of a step that one process computes at a time, their gradients added up; None: all of its part. The same
-    # numbers to rounding, but batch norms see each micro-batch for itself (ghost batches)
+    # images of a step that one process computes at a time, their gradients added up; None: all of its part, or on a GPU
+    # as many as its memory is reckoned to hold, which the run records. The same numbers to rounding, but batch norms
+    # see each micro-batch for itself (ghost batches)
     micro_batch: int | None = None
     checkpointing: bool = False  # keep the inputs of blocks alone, and compute them again in backward passes
     # which images batch norms see in several processes: all of a (micro-)batch, or those of their own process, whose

@@ -1,6 +1,7 @@
 """Counting on fake tensors: networks of full size whose weights are never allocated."""
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -77,6 +78,13 @@ def weights(modules: Iterable[nn.Module]) -> int:
     """Bytes of parameters and buffers, each once."""
     tensors = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def meta_copy(module: Module) -> Module:
+    """A network like another one, of the same size and mode, without values."""
+    tensors = {id(t): t.to("meta") for t in module.buffers()}
+    parameters = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, {**tensors, **parameters})
 
 
 def on_meta(build: Callable[[], Module]) -> Module:

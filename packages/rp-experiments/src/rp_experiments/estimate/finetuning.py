@@ -6,18 +6,19 @@ from dataclasses import asdict
 import torch
 from rp_attacks import PGD
 from rp_models.data import describe
-from rp_models.loading import load_classifier, load_mae, load_maskdit
+from rp_models.loading import load_classifier, load_denoiser, load_mae, load_maskdit
 from rp_models.training.standard import build_standard
 from rp_purify import Finetuner, Purifier, PurifierSettings, settings_of
 from rp_purify.build import purifier_around
+from rp_purify.tuning import DenoiserTuner
 from torch import Tensor, nn
 
 from rp_experiments.estimate.cards import Card
 from rp_experiments.estimate.counting import Sized, fake_images, on_meta
 from rp_experiments.estimate.stages import Stage
-from rp_experiments.estimate.steps import number_of
-from rp_experiments.estimate.systems import pass_cost
-from rp_experiments.estimate.training import Step
+from rp_experiments.estimate.steps import number_of, uncompiled
+from rp_experiments.estimate.systems import PassCost, pass_cost
+from rp_experiments.estimate.training import Step, modules_of, slots_of
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.recipes.standard_classifier import STANDARD
 from rp_experiments.run import Run
@@ -40,37 +41,87 @@ def finetuning(
     model: nn.Module | None = None,
     classifier: nn.Module | None = None,
 ) -> Iterator[Stage]:
-    """Both stages and the judgement; networks that are not given are read."""
+    """All stages and the judgement; networks that are not given are read."""
+    if classifier is None:
+        classifier = _standard(config)
+    if config.kind in ("adbm", "addt"):
+        yield from _tuned(config, run, card, training_stage, model, classifier)
+        return
     info = describe(config.data)
     if model is None:
         model = load_mae(config.mae, info) if config.kind == "mae" else load_maskdit(config.maskdit, info)
-    if classifier is None:
-        classifier = _standard(config)
-    trained, judged = _settings(config, through=True), _settings(config, through=False)
-    images, tests = number_of(info, "train", config.train_images), number_of(info, "test", config.images)
-    attack = config.attack
+    attack, images = config.attack, number_of(info, "train", config.train_images)
     rule = "exact" if config.through == "one-shot" else "identity"
-    cost = pass_cost(classifier, info, purifier=trained, networks=(model,), rules=(rule,), batch=config.batch_size)
     pgd = PGD(eps=attack.eps, step_size=attack.step_size, steps=attack.steps, grad=rule)
+    cost = _cost(config, _settings(config, through=True), model, classifier, rule)
     yield Stage(
         name=f"r{config.kind}: stage I", flop=images * (cost.of(pgd, info.num_classes) or 0.0), memory=cost.memory,
         batch=config.batch_size, disk=images * (info.channels * info.image_size**2 + 8), note=f"{images:,} images",
     )  # fmt: skip
-    model.requires_grad_(True)
-    step, settings = _step(config, model, classifier), config.finetune
-    yield training_stage(
-        f"r{config.kind}: stage II", step, settings.steps, settings.batch_size, config.compute, run, card
-    )
-    cost = pass_cost(classifier, info, purifier=judged, networks=(model,), rules=("identity",), batch=config.batch_size)
-    pgd = PGD(eps=attack.eps, steps=attack.judging_steps, eot=attack.eot, grad="identity")
+    step, settings = finetuning_step(config, model, classifier), config.finetune
+    name = f"r{config.kind}: stage II"
+    yield training_stage(name, step, settings.steps, settings.batch_size, config.compute, run, card)
+    yield _judgement(config, _settings(config, through=False), model, classifier, "identity")
+
+
+def _tuned(
+    config: Finetuning,
+    run: Run,
+    card: Card,
+    training_stage: Callable[..., Stage],
+    model: nn.Module | None,
+    classifier: nn.Module,
+) -> Iterator[Stage]:
+    """ADBM's or ADDT's training of a denoiser, and its judgement."""
+    if model is None:
+        model = load_denoiser(config.edm, describe(config.data))
+    step, settings = tuning_step(config, model, classifier), config.tuning
+    name = f"{config.kind}: training"
+    yield training_stage(name, step, settings.steps, settings.batch_size, config.compute, run, card)
+    options = {"steps" if config.kind == "adbm" else "reverse_steps": config.reverse_steps}
+    kind = "adbm" if config.kind == "adbm" else "diffpure"
+    judged = settings_of(kind, model="given", times=config.times, **options)
+    yield _judgement(config, judged, model, classifier, "exact")
+
+
+def _judgement(
+    config: Finetuning, judged: PurifierSettings, model: nn.Module, classifier: nn.Module, rule: str
+) -> Stage:
+    """The attacks on the purifier before and after."""
+    info, attack = describe(config.data), config.attack
+    tests = number_of(info, "test", config.images)
+    cost = _cost(config, judged, model, classifier, rule)
+    pgd = PGD(eps=attack.eps, steps=attack.judging_steps, eot=attack.eot, grad=rule)
     flop = 2 * tests * ((cost.of(pgd, info.num_classes) or 0.0) + 4 * cost.forward)
-    yield Stage(
-        name=f"r{config.kind}: judgement", flop=flop, memory=cost.memory, batch=config.batch_size,
+    return Stage(
+        name=f"{config.product}: judgement", flop=flop, memory=cost.memory, batch=config.batch_size,
         note=f"{tests:,} images, before and after",
     )  # fmt: skip
 
 
-def _step(config: Finetuning, model: nn.Module, classifier: nn.Module) -> Step:
+def _cost(
+    config: Finetuning, settings: PurifierSettings, model: nn.Module, classifier: nn.Module, rule: str
+) -> PassCost:
+    info, batch = describe(config.data), config.batch_size
+    return pass_cost(classifier, info, purifier=settings, networks=(model,), rules=(rule,), batch=batch)
+
+
+def tuning_step(config: Finetuning, denoiser: nn.Module, classifier: nn.Module) -> Step:
+    """A step of ADBM's or ADDT's training, around networks without values."""
+    info = describe(config.data)
+    images, compute = Sized(info, number_of(info, "train")), uncompiled(config.compute)
+    trainer = DenoiserTuner(config.tuning, denoiser, classifier, images, compute=compute, seed=config.seed)
+
+    def loss(count: int, attack_steps: int) -> Tensor:
+        del attack_steps
+        return trainer.loss(*fake_images(info, count))[0]
+
+    return Step(loss, modules_of(trainer), [classifier], slots=slots_of(trainer.state.optimizer))
+
+
+def finetuning_step(config: Finetuning, model: nn.Module, classifier: nn.Module) -> Step:
+    """A step of stage II, around networks without values."""
+    model.requires_grad_(True)
     info, made = describe(config.data), _trained(config, model)
     trainer = _Counted(config, made, model, classifier)
 

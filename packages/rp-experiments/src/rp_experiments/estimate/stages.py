@@ -18,6 +18,7 @@ class Stage:
     precision: str = "fp32"
     batch: int = 0  # images on each card at a time
     micro_batch: int | None = None  # of these, through the network at a time; 0: not even one fits; None: not asked
+    checkpointing: bool = False  # whether blocks are computed again in the backward pass
     whole: float = 0.0  # bytes, if the whole batch went through at once
     disk: float = 0.0  # bytes that it leaves
     note: str = ""
@@ -77,7 +78,9 @@ class Estimate:
 
 
 def _micro(stage: Stage) -> int | str | None:
-    return "does not fit" if stage.micro_batch == 0 else stage.micro_batch
+    if stage.micro_batch == 0:
+        return "does not fit"
+    return f"{stage.micro_batch}, checkpointed" if stage.checkpointing else stage.micro_batch
 
 
 def _gib(size: float) -> str:

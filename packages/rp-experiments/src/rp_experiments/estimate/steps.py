@@ -15,6 +15,7 @@ from rp_models import zoo
 from rp_models.checkpoint import CheckpointError
 from rp_models.data import DatasetInfo, describe
 from rp_models.networks.vae import LatentNormalization
+from rp_models.settings import ComputeSettings
 from rp_models.training.edm import build_edm
 from rp_models.training.minibatches import Minibatch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ def number_of(info: DatasetInfo, split: str, given: int | None = None) -> int:
 def pretraining(config: Pretrain, run: Run) -> Step:
     """A step of `pretrain.py`."""
     info = describe(config.data)
+    config = replace(config, compute=uncompiled(config.compute))
     with torch.device("meta"):
         trainer: Any = trainer_of(config, Sized(info, number_of(info, "train")), run)
 
@@ -67,7 +69,7 @@ def classifier_training(config: TrainDra, method: Method, run: Run) -> tuple[Ste
             synthetic=synthetic if used else None,
             target=target,
             alignment=config.alignment,
-            compute=replace(config.compute, compile=False, cuda_graphs=False),
+            compute=uncompiled(config.compute),
             processes=run.processes,
             seed=config.seed,
         )
@@ -81,9 +83,21 @@ def classifier_training(config: TrainDra, method: Method, run: Run) -> tuple[Ste
         trainer.objective.begin_step(trainer.model, step=last, steps_per_epoch=1, epochs=last + 1)
         return trainer.loss(*fake_images(info, count))[0]
 
-    frozen = [target] if target is not None else []
-    attack_steps = int(getattr(whole, "steps", 0))
-    return Step(loss, modules_of(trainer), frozen, attack_steps, slots_of(trainer.state.optimizer)), trainer.steps
+    step = Step(
+        loss,
+        modules_of(trainer),
+        [target] if target is not None else [],
+        attack_steps=int(getattr(whole, "steps", 0)),
+        slots=slots_of(trainer.state.optimizer),
+        divisible=whole.additive and not (target is not None and config.alignment.pairs),
+        checkpointable=target is None or config.alignment.loss != "tokens",
+    )
+    return step, trainer.steps
+
+
+def uncompiled(compute: ComputeSettings) -> ComputeSettings:
+    """The settings as they are counted: a compiled network does the same, on tensors that have values."""
+    return replace(compute, compile=False, cuda_graphs=False)
 
 
 def _target(config: TrainDra, info: DatasetInfo, synthetic: bool) -> FrozenTarget:

@@ -7,12 +7,17 @@ from typing import Any
 
 import torch
 from rp_models.settings import ComputeSettings
+from rp_models.training.checkpointing import checkpoint_blocks
 from rp_models.training.trainer import BaseTrainer
 from torch import nn
 
 from rp_experiments.estimate.counting import counted, faked, weights
 
 FEW = 4  # images of a step whose operations are counted
+GHOST = (
+    16  # the fewest images whose statistics a batch norm may take: below, its error grows (arXiv:1803.08494, Fig. 1)
+)
+_TOO_MANY = 1.2  # times the limit: what a size is expected to need for which nobody counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +27,10 @@ class StepCost:
     flop: float  # of an image
     fixed: float  # bytes of weights, averages, gradients and the optimizer's state
     batch: int  # images of the card
-    micro_batch: int  # images that go through the network at a time
+    micro_batch: int  # images that go through the network at a time; 0 if not even the fewest fit
+    checkpointing: bool  # whether blocks are computed again in the backward pass
     memory: float  # bytes at the largest moment, with the micro-batch
-    whole: float  # the same if the whole batch went through at once
+    whole: float  # the same if the whole batch went through at once, as the settings have it
 
     @property
     def fits(self) -> bool:
@@ -41,39 +47,91 @@ class Step:
     frozen: Sequence[nn.Module] = ()
     attack_steps: int = 0
     slots: int = 2  # numbers that the optimizer keeps for a parameter
+    divisible: bool = True  # whether the loss is a mean over images, which micro-batches leave as it is
+    checkpointable: bool = True  # whether blocks may be computed again
 
 
 def step_cost(step: Step, batch: int, *, limit: float, compute: ComputeSettings, processes: int = 1) -> StepCost:
-    """Count a step of so many images on one card, and find the largest micro-batch that stays below `limit` bytes.
+    """Count a step of so many images on one card, in the micro-batch that the settings name.
 
-    The micro-batch divides the batch; 0 if not even single images fit.
+    Where they name none it is chosen: the largest divisor of the batch with which a step stays below `limit` bytes;
+    where none does, the largest one with activation checkpointing.
     """
     with faked([*step.trained, *step.frozen]):
         parameters = sum(p.numel() * p.element_size() for m in step.trained for p in m.parameters() if p.requires_grad)
         fixed = weights([*step.trained, *step.frozen]) + parameters * (step.slots + 1 + (processes > 1))
         resting = fixed - parameters  # the gradients are made inside
         short = min(step.attack_steps, 1)
-        flop = float(_run(step, compute, FEW, short).total)
-        if step.attack_steps > 1:  # each further step of the attack takes what the second one took
-            flop += (step.attack_steps - 1) * (_run(step, compute, FEW, 2).total - flop)
 
         def memory(images: int) -> float:
             return resting + _run(step, compute, images, short).peak
 
-        whole = needed = memory(batch)
-        chosen, each = batch, (whole - resting) / batch
-        for smaller in _divisors(batch)[1:]:
-            if needed <= limit:
-                break
-            chosen = smaller
-            if resting + each * smaller < 1.5 * limit or smaller == 1:  # else far too many
-                needed = memory(smaller)
-        if needed > limit:
-            chosen = 0
+        if compute.checkpointing:
+            checkpoint_blocks(nn.ModuleList(step.trained))
+        whole = memory(batch)
+        chosen, needed, again = _chosen(step, compute, batch, whole, limit, resting, memory)
+        flop = float(_run(step, compute, FEW, short).total)
+        if step.attack_steps > 1:  # each further step of the attack takes what the second one took
+            flop += (step.attack_steps - 1) * (_run(step, compute, FEW, 2).total - flop)
     gc.collect()
     return StepCost(
-        flop=flop / FEW, fixed=float(fixed), batch=batch, micro_batch=chosen, memory=float(needed), whole=float(whole)
-    )
+        flop=flop / FEW, fixed=float(fixed), batch=batch, micro_batch=chosen, checkpointing=again,
+        memory=float(needed), whole=float(whole),
+    )  # fmt: skip
+
+
+def _chosen(
+    step: Step,
+    compute: ComputeSettings,
+    batch: int,
+    whole: float,
+    limit: float,
+    resting: float,
+    memory: Callable[[int], float],
+) -> tuple[int, float, bool]:
+    """Micro-batch, its memory, and whether blocks are computed again, which they are from now on."""
+    if compute.micro_batch is not None:
+        size = min(compute.micro_batch, batch)
+        return size, whole if size == batch else memory(size), compute.checkpointing
+    sizes = _sizes(step, batch)
+    found = _largest(sizes, whole, limit, resting, memory)
+    if found[0] or compute.checkpointing or not _checkpointable(step, compute):
+        return *found, compute.checkpointing
+    checkpoint_blocks(nn.ModuleList(step.trained))
+    return *_largest(sizes, memory(batch), limit, resting, memory), True
+
+
+def _largest(
+    sizes: Sequence[int], whole: float, limit: float, resting: float, memory: Callable[[int], float]
+) -> tuple[int, float]:
+    """The largest size that stays below the limit, and what it needs; 0, with the need of the smallest, if none does.
+
+    The first size is the whole batch.
+    """
+    needed, each = whole, (whole - resting) / sizes[0]
+    if whole <= limit:
+        return sizes[0], whole
+    for size in sizes[1:]:
+        if resting + each * size < _TOO_MANY * limit or size == sizes[-1]:
+            needed = memory(size)
+            if needed <= limit:
+                return size, needed
+    return 0, needed
+
+
+def _sizes(step: Step, batch: int) -> list[int]:
+    """Possible micro-batches, the largest first: divisors of the batch that leave batch norms enough images."""
+    fewest = min(GHOST if _normed(step) else 1, batch) if step.divisible else batch
+    return [n for n in range(batch, fewest - 1, -1) if batch % n == 0]
+
+
+def _checkpointable(step: Step, compute: ComputeSettings) -> bool:
+    """Whether the engine would compute blocks again."""
+    return step.checkpointable and not (compute.compile and _normed(step))
+
+
+def _normed(step: Step) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for t in step.trained for m in t.modules())
 
 
 def _run(step: Step, compute: ComputeSettings, images: int, attack_steps: int) -> Any:
@@ -89,10 +147,6 @@ def _run(step: Step, compute: ComputeSettings, images: int, attack_steps: int) -
     for module in step.trained:
         module.zero_grad(set_to_none=True)
     return found
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(number, 0, -1) if number % n == 0]
 
 
 def modules_of(trainer: BaseTrainer) -> list[nn.Module]:

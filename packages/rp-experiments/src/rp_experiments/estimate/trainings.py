@@ -37,8 +37,8 @@ def training_stage(
     state = 4 * trainable(step.trained) * (len(step.trained) + step.slots)
     return Stage(
         name=name, flop=cost.flop * batch * count, memory=cost.memory, precision=compute.precision,
-        batch=cost.batch, micro_batch=cost.micro_batch, whole=cost.whole, disk=STATE_COPIES * state,
-        note=f"{count:,} steps",
+        batch=cost.batch, micro_batch=cost.micro_batch, checkpointing=cost.checkpointing, whole=cost.whole,
+        disk=STATE_COPIES * state, note=f"{count:,} steps",
     )  # fmt: skip
 
 

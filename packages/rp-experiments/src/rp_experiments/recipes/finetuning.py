@@ -97,6 +97,11 @@ class Finetuning:
         )
 
     @property
+    def tuning(self) -> ADBMTuningSettings | ADDTTuningSettings:
+        """The training of kind adbm or addt."""
+        return self.adbm if self.kind == "adbm" else self.addt
+
+    @property
     def product(self) -> str:
         """What the network is called that comes out."""
         return self.kind if self.kind in ("adbm", "addt") else f"r{self.kind}"

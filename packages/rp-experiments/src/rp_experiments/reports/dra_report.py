@@ -50,6 +50,7 @@ def write(
             "methods": dict(rows),
             "published": {method: row._asdict() for method in rows if (row := published(recipe, method)) is not None},
             "seconds": seconds,
+            **({"memory": chosen} if (chosen := folder.memory()) else {}),
             "config": asdict(config),
             "environment": folder.read_json("environment.json"),
         },

@@ -138,6 +138,11 @@ class RunFolder:
         """Seconds spent in each stage so far."""
         return dict(self.read_json("stages.json")) if (self.path / "stages.json").exists() else {}
 
+    def memory(self) -> dict[str, Any]:
+        """The micro-batches that were chosen for trainings, by stage; empty where none had to be."""
+        files = sorted((self.path / "memory").glob("*.json"))
+        return {file.stem: self.read_json(f"memory/{file.name}") for file in files}
+
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append one line to `metrics.jsonl`."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
