@@ -27,7 +27,8 @@ from rp_experiments import alignment_networks
 from rp_experiments.content import address, digest
 from rp_experiments.estimate import fitted
 from rp_experiments.networks import held
-from rp_experiments.pretrain import LOG_EVERY, trainer_of
+from rp_experiments.pretrain import LOG_EVERY
+from rp_experiments.pretrain_kinds import trainer_of
 from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainEdm
 from rp_experiments.run import Run

@@ -1,57 +1,26 @@
 """The work of `pretrain.py`: train, judge on the validation split, draw sheets, write a model card."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import rp_models
 import torch
-from rp_analysis.plots import Plot
-from rp_models import training
 from rp_models.checkpoint import read_header
 from rp_models.data import DataError, Images, open_images, subset
 from rp_models.model_card import model_card
 from rp_models.settings import EdmSettings, MaeSettings, MaskDitSettings, StandardSettings
 from rp_models.training import TensorBoard, state_path
-from rp_models.training.edm import edm_held_out
-from rp_models.training.mae import mae_loss
-from rp_models.training.maskdit import maskdit_held_out
-from rp_models.training.standard import standard_held_out
-from rp_purify.nim import NIMLoss
-from rp_purify.nim_training import NIMTrainer, nim_held_out
 from torch import nn
 
 from rp_experiments import pretrain_figures as figures
-from rp_experiments.recipes.pretrain_settings import (
-    Pretrain,
-    PretrainClassifier,
-    PretrainEdm,
-    PretrainMae,
-    PretrainMaskDit,
-    PretrainNim,
-)
+from rp_experiments.estimate import fitted
+from rp_experiments.pretrain_kinds import KINDS, Kind, Trainer, trainer_of
+from rp_experiments.recipes.pretrain_settings import Pretrain
 from rp_experiments.run import Run
 
 LOG_EVERY = 20  # steps between two lines of metrics.jsonl
-
-
-class Trainer(training.Trainer, Protocol):
-    """What all trainers have."""
-
-    @property
-    def average(self) -> nn.Module:
-        """The model that one uses."""
-
-
-class Kind(NamedTuple):
-    """What can be trained: its settings' name, its trainer, how it is judged, and what shows what it has learnt."""
-
-    settings: str
-    trainer: Callable[..., Trainer]
-    judge: Callable[[Any, Any, Images], dict[str, float]]  # "validation_loss" is among them, the lower the better
-    figures: Callable[[Any, Any, Images], dict[str, Plot]]
-    options: Callable[[Any], dict[str, Any]] = lambda config: {}  # of the trainer, beside its settings
 
 
 def pretrain(config: Pretrain, run: Run, *, tensorboard: bool = False) -> None:
@@ -68,14 +37,6 @@ def pretrain(config: Pretrain, run: Run, *, tensorboard: bool = False) -> None:
     if run.main:
         state_path(run.folder, "train").unlink(missing_ok=True)
         job.report()
-
-
-def trainer_of(config: Pretrain, images: Images, run: Run) -> Trainer:
-    """A fresh trainer of what a configuration is for."""
-    kind = KINDS[type(config)]
-    settings = getattr(config, kind.settings)
-    options = {"seed": config.seed, "compute": config.compute, "processes": run.processes, **kind.options(config)}
-    return kind.trainer(settings, images, **options)
 
 
 @dataclass(frozen=True)
@@ -110,8 +71,6 @@ class _Pretraining:
 
     def trainer(self) -> Trainer:
         """A trainer whose network takes the data set's images, tried on one of them before anything is written."""
-        from rp_experiments.estimate import fitted  # which counts the trainers of this module
-
         batch, count = self.settings.batch_size, self.run.processes.count
         if batch % count:
             raise DataError(f"a batch of {batch} cannot be divided among {count} processes; change batch_size")
@@ -202,74 +161,3 @@ class _Pretraining:
     def _dtype(self) -> torch.dtype | None:
         """In which type weights are stored; None for that of the model."""
         return torch.float16 if self.config.half else None
-
-
-def _show_samples(config: PretrainEdm | PretrainMaskDit, model: Any, validation: Images) -> dict[str, Plot]:
-    """Samples of each class."""
-    steps, seed = config.sampler_steps, config.seed
-    return {"samples": figures.samples(model, validation.info, steps=steps, seed=seed)}
-
-
-def _nim_objective(config: PretrainNim) -> NIMLoss:
-    """The loss, with the noise of these settings."""
-    return NIMLoss(shape=config.noise_shape, scale=config.noise_scale)
-
-
-def _judge_nim(config: PretrainNim, model: Any, images: Images) -> dict[str, float]:
-    """The training loss."""
-    rate, objective = config.mae.mask_rate, _nim_objective(config)
-    return {"validation_loss": nim_held_out(model, images, objective, mask_rate=rate, seed=config.seed)}
-
-
-def _judge_maskdit(config: PretrainMaskDit, model: Any, images: Images) -> dict[str, float]:
-    """The training loss with masks, and (all patches visible) without."""
-    settings = config.maskdit
-    masked, plain = (
-        maskdit_held_out(model, images, mask_rate=rate, mae_weight=settings.mae_weight, seed=config.seed)
-        for rate in (settings.mask_rate, 0.0)
-    )
-    return {"validation_loss": masked, "validation_denoising_loss": plain}
-
-
-def _show_maskdit(config: PretrainMaskDit, model: Any, validation: Images) -> dict[str, Plot]:
-    """Samples of each class, and reconstructions of held-out images."""
-    plots, rate = _show_samples(config, model, validation), config.maskdit.mask_rate
-    if rate > 0:
-        plots["reconstructions"] = figures.maskdit_reconstructions(model, validation, mask_rate=rate, seed=config.seed)
-    return plots
-
-
-KINDS: dict[type[Pretrain], Kind] = {
-    PretrainMae: Kind(
-        "mae",
-        training.MaeTrainer,
-        # the reconstruction loss, one mask an image
-        lambda config, *of: {"validation_loss": mae_loss(*of, mask_rate=config.mae.mask_rate, seed=config.seed)},
-        lambda config, *of: {
-            "samples": figures.mae_reconstructions(*of, mask_rate=config.mae.mask_rate, seed=config.seed)
-        },
-    ),
-    PretrainNim: Kind(
-        "mae",
-        NIMTrainer,
-        _judge_nim,
-        lambda config, *of: {
-            "samples": figures.denoised(*of, std=config.noise_shape * config.noise_scale, seed=config.seed)
-        },
-        lambda config: {"objective": _nim_objective(config)},
-    ),
-    PretrainEdm: Kind(
-        "edm",
-        training.EdmTrainer,
-        # the denoising loss, at several noise levels an image
-        lambda config, *of: {"validation_loss": edm_held_out(*of, seed=config.seed)},
-        _show_samples,
-    ),
-    PretrainMaskDit: Kind("maskdit", training.MaskDitTrainer, _judge_maskdit, _show_maskdit),
-    PretrainClassifier: Kind(
-        "standard",
-        training.StandardTrainer,
-        lambda config, *of: dict(zip(("validation_loss", "validation_accuracy"), standard_held_out(*of), strict=True)),
-        lambda config, *of: {"samples": figures.mistakes(*of)},
-    ),
-}

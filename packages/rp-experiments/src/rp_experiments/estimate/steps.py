@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rp_experiments.estimate.counting import Sized, fake_images
 from rp_experiments.estimate.training import Step, modules_of, slots_of
-from rp_experiments.pretrain import KINDS, trainer_of
+from rp_experiments.pretrain_kinds import KINDS, trainer_of
 from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.pretrain_settings import Pretrain
 from rp_experiments.run import Run
