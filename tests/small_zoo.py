@@ -62,9 +62,14 @@ class Zoo(NamedTuple):
     images: Tensor  # uint8
 
 
-def make_zoo(folder: Path, monkeypatch: pytest.MonkeyPatch, *, images: int = 24) -> Zoo:
-    """Write the files, and let the table hold the small entries in the places of the full-size ones."""
-    entries = {name: _small(name, small) for name, small in SMALL.items()}
+def make_zoo(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, images: int = 24, wanted: Mapping[str, Small] = SMALL
+) -> Zoo:
+    """Write the files, and let the table hold the small entries in the places of the full-size ones.
+
+    The labels are what the first network says, but for one.
+    """
+    entries = {name: _small(name, small) for name, small in wanted.items()}
     replaced = {(entry.dataset, entry.threat, entry.name): entry for entry in entries.values()}
     known = tuple(replaced.get((e.dataset, e.threat, e.name), e) for e in table.entries())
     for module in (table, zoo_similarity):
@@ -72,9 +77,9 @@ def make_zoo(folder: Path, monkeypatch: pytest.MonkeyPatch, *, images: int = 24)
     monkeypatch.setenv("RP_ROBUSTBENCH", str(folder / "models"))
     pixels = np.random.default_rng(0).integers(0, 256, (images, 3072), dtype=np.uint8)
     x = torch.from_numpy(pixels).reshape(-1, 3, 32, 32) / 255
-    networks = {name: _write(entry, SMALL[name], folder / "models", x) for name, entry in entries.items()}
+    networks = {name: _write(entry, wanted[name], folder / "models", x) for name, entry in entries.items()}
     with torch.no_grad():
-        labels = networks["Standard"](x).argmax(dim=1).tolist()
+        labels = next(iter(networks.values()))(x).argmax(dim=1).tolist()
     labels[1] = (labels[1] + 1) % 10  # one mistake
     (folder / "data" / "cifar-10-batches-py").mkdir(parents=True)
     content = pickle.dumps({b"data": pixels, b"labels": labels}, protocol=2)

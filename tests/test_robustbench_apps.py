@@ -6,10 +6,10 @@ import pytest
 import torch
 from rp_attacks import AutoAttack
 from rp_experiments.recipes.evaluation import Evaluation
-from rp_models.robustbench.entries import entries
+from rp_models.robustbench.entries import entries, find_entry
 
 from .running import app
-from .small_zoo import make_zoo
+from .small_zoo import Small, make_zoo
 
 BUILT = [entry for entry in entries() if not entry.missing]
 
@@ -137,6 +137,65 @@ def test_a_run_in_autoattacks_own_batches_is_autoattacks(tmp_path, monkeypatch):
     assert result["per_image"]["linf 0.255/255"]["worst"] == (answers == y).float().tolist()
     assert 1 < (answers == y).sum() < 6
     torch.testing.assert_close(load_images(tmp_path / "run" / "evaluation", "apgd-ce"), images, rtol=0, atol=1e-6)
+
+
+def test_entries_for_corrupted_images_are_judged_on_all_sets(tmp_path, monkeypatch):
+    import numpy as np
+    from rp_models.data.shifts import corruptions
+
+    name = "Hendrycks2020AugMix_WRN"
+    zoo = make_zoo(
+        tmp_path, monkeypatch, images=6, wanted={name: Small({"depth": 10, "width": 1}, threat="corruptions")}
+    )
+    folder, rng = zoo.data / "CIFAR-10-C", np.random.default_rng(0)
+    folder.mkdir()
+    labels = rng.integers(0, 10, 6)
+    np.save(folder / "labels.npy", labels)
+    pixels = {part: rng.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8) for part in corruptions("cifar10-c")}
+    words = (
+        "--model",
+        f"robustbench:corruptions/{name}",
+        "--suite",
+        "robustbench",
+        "--data-root",
+        zoo.data,
+        "--images",
+        4,
+    )
+    assert "no gaussian_noise.npy" in app("evaluate", *words, cwd=tmp_path, status=2).message
+    for part, images in pixels.items():
+        np.save(folder / f"{part}.npy", images)
+    done = app("evaluate", *words, cwd=tmp_path)
+    run = tmp_path / "runs" / "evaluate" / f"{name}-robustbench"
+    result = json.loads((run / "result.json").read_text())
+    rights = []
+    for part, images in pixels.items():
+        for level in range(5):
+            x = torch.from_numpy(images[6 * level : 6 * level + 4].transpose(0, 3, 1, 2).copy()) / 255
+            with torch.no_grad():
+                right = int((zoo.networks[name](x).argmax(dim=1).numpy() == labels[:4]).sum())
+            assert result["sets"][f"cifar10-c/{part}/{level + 1}"]["right"] == right
+            rights.append(right)
+    assert len(result["sets"]) == 75
+    mean = sum(rights) / 300
+    assert result["mean"]["estimate"] == pytest.approx(mean)
+    assert result["minus_published"]["robust"]["estimate"] == pytest.approx(
+        mean - find_entry(name, threat="corruptions").robust / 100
+    )
+    assert result["clean"]["right"] == 3
+    place = run / "model_info" / "cifar10" / "corruptions"
+    info = json.loads((place / f"{name}.json").read_text())
+    assert (info["clean_acc"], info["corruptions_acc"], info["eps"]) == ("75.00", f"{100 * mean:.2f}", None)
+    rows = [line.split(",") for line in (place / "unaggregated_results.csv").read_text().splitlines()]
+    assert rows[0][:6] == ["corruption", *["gaussian_noise"] * 5]
+    assert rows[1][:6] == ["severity", "1", "2", "3", "4", "5"]
+    assert [float(value) for value in rows[2][1:]] == [right / 4 for right in rights]
+    assert f"mean over 75 sets {100 * mean:.2f}" in done.stdout
+    for more, message in {
+        ("--robustbench.corruptions", "3d"): "no 3d corruptions of cifar10; of its corrupted sets there is cifar10-c",
+        ("--robustbench.state", "state.json"): "a state file is of attacks, not of corrupted images",
+    }.items():
+        assert message in app("evaluate", *words, *more, cwd=tmp_path, status=2).message
 
 
 def diffusion_model(path):

@@ -24,6 +24,7 @@ from rp_experiments.train_dra import TrainDraJob, train_dra
 from rp_models.checkpoint import CheckpointError, read_tensors
 from rp_models.data import describe
 from rp_models.data.datasets import DataError
+from rp_models.robustbench.imagenet import picture_list
 from rp_models.training import RunFolder, init_distributed
 
 LARGE = [name for name in RECIPES if name.startswith(("cifar", "imagenet"))]
@@ -75,6 +76,8 @@ def test_the_recipes_follow_the_paper(name, batch, epochs, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters
     imagenet = name.startswith("imagenet")
     assert config.evaluation.eps == training.eps == (4 / 255 if imagenet else 8 / 255)
+    judged = ("robustbench", 5_000) if imagenet else ("drawn", None)
+    assert (config.evaluation.order, config.evaluation.images) == judged
     assert (training.attack_steps, training.beta) == ((3, 10.0) if imagenet else (10, 5.0))
     assert config.alignment.weight == 1.2
     if "rn-" in name:
@@ -184,7 +187,7 @@ def files(tmp_path_factory):
 
 
 def _imagenet(root):
-    """A thousand classes: one test picture each, and twelve training pictures in the first eight."""
+    """A thousand classes: a test picture each, four of RobustBench's, training pictures, most in the first eight."""
     from PIL import Image
 
     root.mkdir()
@@ -198,6 +201,9 @@ def _imagenet(root):
             (root / split / synset).mkdir(parents=True)
             for image in range(count):
                 os.link(pictures[(number + image) % 5], root / split / synset / f"{synset}_{image}.JPEG")
+    synsets = sorted(folder.name for folder in (root / "val").iterdir())
+    for number, label in picture_list()[:4]:
+        os.link(pictures[0], root / "val" / synsets[label] / f"ILSVRC2012_val_{number:08d}.JPEG")
     for picture in pictures:
         picture.unlink()
 

@@ -10,6 +10,7 @@ from PIL import Image
 from rp_models.data.datasets import DataError
 from rp_models.data.decode import view_picture
 from rp_models.robustbench.imagenet import imagenet_images, imagenet_view, picture_list
+from rp_models.robustbench.images import benchmark_images
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
@@ -72,6 +73,24 @@ def test_the_pictures_come_in_their_order_with_their_labels(tmp_path: Path, layo
         imagenet_images("Crop288", 4, root=folder)
     with pytest.raises(DataError, match="5000 pictures of ImageNet, got count=0"):
         imagenet_images("Crop288", 0, root=folder)
+
+
+def test_corrupted_pictures_are_the_same_ones(tmp_path: Path) -> None:
+    folder = tmp_path / "ImageNet-C" / "fog" / "2"
+    for synset in SYNSETS:
+        (folder / synset).mkdir(parents=True)
+    for number, label in picture_list()[:2]:
+        picture(224, 224).save(folder / SYNSETS[label] / f"ILSVRC2012_val_{number:08d}.JPEG")
+    picture(224, 224).save(folder / SYNSETS[0] / "ILSVRC2012_val_99999999.JPEG")  # not among the 5,000
+    images = benchmark_images("imagenet-c/fog/2", 2, root=tmp_path)
+    x, labels = images.batch(torch.arange(2))
+    assert x.shape == (2, 3, 224, 224)
+    assert labels.tolist() == [label for _, label in picture_list()[:2]]
+    with pytest.raises(DataError, match="one of RobustBench's 5000 of ImageNet's validation set"):
+        benchmark_images("imagenet-c/fog/2", root=tmp_path)
+    (folder / SYNSETS[999]).rmdir()
+    with pytest.raises(DataError, match="expected 1000 folders of classes, found 999"):
+        benchmark_images("imagenet-c/fog/2", 2, root=tmp_path)
 
 
 def test_a_part_of_the_synsets_is_refused(tmp_path: Path) -> None:

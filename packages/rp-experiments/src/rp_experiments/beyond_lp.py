@@ -19,7 +19,7 @@ from torch import Tensor
 from rp_experiments import tables
 from rp_experiments.evaluate import EvaluationJob
 from rp_experiments.recipes.evaluation import Evaluation
-from rp_experiments.results import Accuracy, counted, percent
+from rp_experiments.results import LIMITS, Accuracy, counted, percent
 from rp_experiments.run import Run
 
 STEPS = 100  # of the patch attack and of StAdv
@@ -105,7 +105,7 @@ def _leave(config: Evaluation, report: Report, sets: Sequence[str], job: Evaluat
     found = {name: run.folder.read_json(f"shifts/{name}.json") for name in sets}
     threats = {name: run.folder.read_json(f"threats/{name}.json") for name in ("patch", "stadv")}
     radii = run.folder.read_json("radii.json")
-    means = {kind: _mean(kind, found) for kind in dict.fromkeys(name.partition("/")[0] for name in sets)}
+    means = {kind: shift_mean(kind, found) for kind in dict.fromkeys(name.partition("/")[0] for name in sets)}
     run.finish(
         {
             "data": config.data,
@@ -127,7 +127,7 @@ def _leave(config: Evaluation, report: Report, sets: Sequence[str], job: Evaluat
     for kind, mean in means.items():
         several = corruptions(kind)
         if several:
-            said = f"{100 * mean['accuracy']:.1f}" + (f", mCE {100 * mean['mCE']:.1f}" if "mCE" in mean else "")
+            said = f"{100 * mean['estimate']:.1f}" + (f", mCE {100 * mean['mCE']:.1f}" if "mCE" in mean else "")
             rows.append({"images": kind, "threat": f"mean of {mean['sets']} sets", "accuracy %": said})
         for name in (name for name in sets if name.partition("/")[0] == kind):
             one = found[name]
@@ -142,12 +142,18 @@ def _row(images: str, threat: str, accuracy: Mapping[str, Any]) -> tables.Row:
     return {"images": images, "threat": threat, "accuracy %": percent(accuracy)}
 
 
-def _mean(kind: str, found: dict[str, Accuracy]) -> dict[str, float]:
-    """The plain mean over a kind's sets, and the mCE of ImageNet-C where all 75 are there."""
-    own = {name: one["estimate"] for name, one in found.items() if name.partition("/")[0] == kind}
-    mean = {"accuracy": sum(own.values()) / len(own), "sets": len(own)}
+def shift_mean(kind: str, found: Mapping[str, Accuracy]) -> dict[str, float]:
+    """The plain mean over a kind's sets, and the mCE of ImageNet-C where all 75 are there.
+
+    The limits are the means of the sets' own: right if a classifier errs on the same images in all of them, and wider
+    than needed otherwise.
+    """
+    own = {name: one for name, one in found.items() if name.partition("/")[0] == kind}
+    mean = {key: sum(one[key] for one in own.values()) / len(own) for key in LIMITS} | {"sets": len(own)}
     names = corruptions(kind)
     if kind == "imagenet-c" and len(own) == len(names) * len(SEVERITIES):
-        errors = {part: 1 - sum(own[f"{kind}/{part}/{level}"] for level in SEVERITIES) / 5 for part in names}
+        errors = {
+            part: 1 - sum(own[f"{kind}/{part}/{level}"]["estimate"] for level in SEVERITIES) / 5 for part in names
+        }
         mean["mCE"] = mean_corruption_error(errors)
     return mean

@@ -56,16 +56,20 @@ def evaluate(config: Evaluation, run: Run, *, tensorboard: bool = False) -> None
         _leave(report, attacked, run.alone())
 
 
+def classifier_of(config: Evaluation, model: str, run: Run) -> nn.Module:
+    """The network of a name or file, where the run computes, in the precision that the settings name."""
+    use(config.compute)
+    return in_precision(load_classifier(model, describe(config.data)).to(run.device), config.compute.precision)
+
+
 class EvaluationJob:
     """A classifier, perhaps behind a purifier, the images on which it is attacked, and the attacks."""
 
     def __init__(self, config: Evaluation, model: str, run: Run) -> None:
         self.folder, self.processes = run.path / "evaluation", run.processes.count
         self.config = config
-        info = describe(config.data)
-        compute = config.compute
-        use(compute)
-        classifier = in_precision(load_classifier(model, info).to(run.device), compute.precision)
+        info, compute = describe(config.data), config.compute
+        classifier = classifier_of(config, model, run)
         self.model: Classifier = classifier
         one_shot = None
         if config.defended:

@@ -13,9 +13,9 @@ import torch
 from rp_attacks import AutoAttack, Report, suite
 from rp_attacks.defence import LogProbabilities
 from rp_attacks.problem import Attack
-from rp_models.data import DatasetInfo, Images, open_images
+from rp_models.data import DatasetInfo
 from rp_models.networks.ensemble import SoftmaxEnsemble
-from rp_models.robustbench.imagenet import COUNT, imagenet_images
+from rp_models.robustbench.images import benchmark_images
 from torch import Tensor, nn
 
 from rp_experiments.autoattack_files import State, log_text, radius_text, read_state, write_model_info
@@ -23,14 +23,19 @@ from rp_experiments.evaluate import EvaluationJob
 from rp_experiments.recipes.evaluation import Evaluation
 from rp_experiments.recipes.robustbench import THREATS, usual_radius
 from rp_experiments.results import LIMITS, Limits, judged, points
+from rp_experiments.robustbench_corruptions import judge_corrupted
 from rp_experiments.run import Run
 from rp_experiments.statistics import paired
 
 
 def judge(config: Evaluation, run: Run) -> None:
-    """Evaluate, leave `result.json`, `autoattack.log`, `model_info/` and the images, and print the report."""
-    if config.entry is not None and config.entry.norm is None:
-        raise ValueError(f"{config.entry.title} is judged on corrupted images: --suite beyond-lp has them")
+    """Evaluate, leave `result.json`, `autoattack.log`, `model_info/` and the images, and print the report.
+
+    Entries for corrupted images are judged on these.
+    """
+    if config.corrupted is not None:
+        judge_corrupted(config, run)
+        return
     job = StandardJob.of(config, run)
     report = job.shared_report(run)
     if report is not None:
@@ -49,13 +54,9 @@ class StandardJob(EvaluationJob):
 
     def images(self, run: Run) -> tuple[Tensor, Tensor, Tensor]:
         """The first images in RobustBench's order."""
-        config, entry, wanted = self.config, self.config.entry, self.config.sizes.images
-        if config.data == "imagenet":
-            view = (entry and entry.preprocessing) or config.robustbench.preprocessing
-            images: Images = imagenet_images(view, min(wanted or COUNT, COUNT), root=run.root)
-        else:
-            images = open_images(config.data, self.split, root=run.root)
-        index = torch.arange(min(wanted or len(images), len(images)))
+        config = self.config
+        images = benchmark_images(config.data, config.sizes.images, preprocessing=config.preprocessing, root=run.root)
+        index = torch.arange(len(images))
         x, y = images.batch(index)
         return x.to(run.device), y.to(run.device), index.to(run.device)
 

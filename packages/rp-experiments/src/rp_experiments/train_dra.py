@@ -23,6 +23,7 @@ from rp_dra.targets.build import alignment_target
 from rp_models.checkpoint import CheckpointError, save_tensors
 from rp_models.data import Images, open_images, subset
 from rp_models.data.datasets import DataError
+from rp_models.robustbench.images import benchmark_images
 from rp_models.training import state_path
 from torch import nn
 
@@ -72,7 +73,9 @@ class TrainDraJob:
         self.train, self.validation, self.test = (self._images(split) for split in ("train", "validation", "test"))
         if config.train_images is not None:
             self.train = subset(self.train, config.train_images)
-        if config.evaluation.images is not None:
+        if config.evaluation.order == "robustbench":
+            self.test = benchmark_images(config.data, config.evaluation.images, root=run.root).to(run.device)
+        elif config.evaluation.images is not None:
             self.test = subset(self.test, config.evaluation.images)
         self.diffusion = Diffusion(config, run, self.train)
 

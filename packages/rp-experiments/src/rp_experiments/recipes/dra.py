@@ -32,7 +32,9 @@ class EvaluationSettings:
     norm: Literal["linf", "l2"] = "linf"  # of the ball
     eps: float = 8 / 255  # radius, in [0, 1] pixel units
     attacks: tuple[AttackName, ...] = AUTOATTACK  # fewer are quicker, and no AutoAttack figure any more
-    images: int | None = None  # only that many test images, drawn once and for all; None for all
+    images: int | None = None  # only that many test images; None for all
+    # which ones: the field's fixed draw, or RobustBench's first ones, of ImageNet among its 5,000
+    order: Literal["drawn", "robustbench"] = "drawn"
     batch_size: int = 128  # images attacked at a time
     probes: int = 32  # images on which signs of masked gradients are looked for, by SPSA among others; 0 for none
     neighbours: int = 10  # k of CKNNA

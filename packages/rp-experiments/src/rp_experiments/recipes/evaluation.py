@@ -19,7 +19,7 @@ from rp_purify.settings import (
     PurifierSettings,
 )
 
-from rp_experiments.recipes.robustbench import THREATS, RobustBenchSettings, named_entry
+from rp_experiments.recipes.robustbench import THREATS, RobustBenchSettings, corrupted, named_entry
 
 
 class Sizes(NamedTuple):
@@ -95,6 +95,8 @@ class Evaluation:
             require(not self.defended, "RobustBench takes no purifiers; --suite purifier attacks one")
             require(self.norm in THREATS, f"suite robustbench has norm linf or l2, got {self.norm}")
             require(self.split in (None, "test"), f"suite robustbench is of the test split, got --split {self.split}")
+            of_attacks = self.robustbench.state is not None
+            require(not (of_attacks and self.corrupted), "a state file is of attacks, not of corrupted images")
         at_least(self, probes=0, images=1, passes=1, batch_size=1, block_size=1)
 
     def _complete(self, entry: Entry) -> None:
@@ -114,6 +116,19 @@ class Evaluation:
     def entry(self) -> Entry | None:
         """The entry of RobustBench that the model is, if it is one."""
         return named_entry(self.model, self.data, self.norm) if is_spec(self.model) else None
+
+    @property
+    def corrupted(self) -> str | None:
+        """The kind of corrupted images that the suite robustbench judges on; None where it attacks."""
+        chosen, entry = self.robustbench.corruptions, self.entry
+        if chosen is None and entry is not None and entry.norm is None:
+            chosen = "common"
+        return None if chosen is None else corrupted(self.data, chosen)
+
+    @property
+    def preprocessing(self) -> str:
+        """Of ImageNet's pictures in the suite robustbench."""
+        return (self.entry and self.entry.preprocessing) or self.robustbench.preprocessing
 
     @property
     def ball(self) -> Norm:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rp_models.data.class_folder import Listing, classes_of, list_images
+from rp_models.data.class_folder import classes_of, list_images
 from rp_models.data.decode import View
 from rp_models.data.errors import DataError
 from rp_models.data.folder_images import FolderImages
@@ -43,7 +43,8 @@ def open_shifted(shift: Shift, info: DatasetInfo, *, root: str | Path | None = N
         folder = _place(shift).find(names[:1], root=root)
         images, labels = (_array(folder / name) for name in names)
         return _set(images, labels, info, folder / names[0])
-    return FolderImages.of(*_pictures(shift, info, root))
+    folder, synsets, view = picture_folder(shift, info, root)
+    return FolderImages.of(list_images(folder, synsets), replace(info, class_names=synsets), view)
 
 
 def _place(shift: Shift) -> Place:
@@ -84,8 +85,13 @@ def _set(images: np.ndarray, labels: np.ndarray, info: DatasetInfo, origin: Path
     return ImageSet(rows, torch.from_numpy(labels.astype(np.int64)), info)
 
 
-def _pictures(shift: Shift, info: DatasetInfo, root: str | Path | None) -> tuple[Listing, DatasetInfo, View]:
-    """Listing, description and view of a set of picture files below synset folders, or below numbered ones."""
+def picture_folder(
+    shift: Shift, info: DatasetInfo, root: str | Path | None = None
+) -> tuple[Path, tuple[str, ...], View]:
+    """The folder of a set of picture files, its folders in the order of the classes, and the pictures' view.
+
+    Raises DataError as `open_shifted` does.
+    """
     inside = {
         "imagenet-c": f"{shift.part}/{shift.severity}",
         "imagenet-3dcc": f"{shift.part}/{shift.severity}",
@@ -103,8 +109,7 @@ def _pictures(shift: Shift, info: DatasetInfo, root: str | Path | None) -> tuple
         found = tuple(sorted(found, key=_number))
         if found != tuple(map(str, range(len(found)))):
             raise DataError(f"{folder}: expected folders 0 to {len(found) - 1}, the numbers of the classes")
-    view = _CORRUPTED if shift.severity else _PUBLISHED
-    return list_images(folder, found), replace(info, class_names=found), view
+    return folder, found, _CORRUPTED if shift.severity else _PUBLISHED
 
 
 def _number(name: str) -> int:

@@ -9,12 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from rp_models.data.catalog import CATALOG
+from rp_models.data.catalog import CATALOG, describe
 from rp_models.data.class_folder import Listing
 from rp_models.data.decode import View
 from rp_models.data.errors import DataError
 from rp_models.data.folder_images import FolderImages
 from rp_models.data.imagenet import validation_folder
+from rp_models.data.info import DatasetInfo
+from rp_models.data.shifted import picture_folder
+from rp_models.data.shifts import Shift
 
 COUNT = 5000
 _LIST = Path(__file__).with_name("imagenet_5000.txt")
@@ -50,18 +53,27 @@ def imagenet_images(
     pictures, sorted into the 1,000 synset folders or all in one folder. Raises DataError if the pictures are nowhere,
     one is missing, or the folder holds some of the synsets only.
     """
+    view = imagenet_view(preprocessing)
+    return _images(*validation_folder(root), view, count, CATALOG["imagenet"])
+
+
+def corrupted_images(shift: Shift, count: int = COUNT, *, root: str | Path | None = None) -> FolderImages:
+    """The same pictures as ImageNet-C or ImageNet-3DCC has them, of one corruption and severity; errors likewise."""
+    info = describe(shift.name)
+    return _images(*picture_folder(shift, info, root), count, info)
+
+
+def _images(folder: Path, synsets: tuple[str, ...], view: View, count: int, info: DatasetInfo) -> FolderImages:
+    """The first pictures of the list in a folder, below its synsets where it has any."""
     if not 1 <= count <= COUNT:
         raise DataError(f"RobustBench has {COUNT} pictures of ImageNet, got count={count}")
-    view = imagenet_view(preprocessing)
-    folder, synsets = validation_folder(root)
     numbers, labels = zip(*picture_list()[:count], strict=True)
     files = (f"ILSVRC2012_val_{number:08d}.JPEG" for number in numbers)
     names = tuple(f"{synsets[label]}/{file}" if synsets else file for file, label in zip(files, labels, strict=True))
     absent = next((name for name in names if not (folder / name).is_file()), None)
     if absent is not None:
         raise DataError(f"{folder}: no picture {absent}, one of RobustBench's {COUNT} of ImageNet's validation set")
-    info = replace(CATALOG["imagenet"], image_size=view.size, split_sizes={"test": COUNT})
-    info = replace(info, class_names=synsets or info.class_names)
+    info = replace(info, image_size=view.size, split_sizes={"test": COUNT}, class_names=synsets or info.class_names)
     return FolderImages.of(Listing(folder, info.class_names, names, labels), info, view)
 
 
