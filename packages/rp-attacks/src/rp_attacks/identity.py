@@ -9,7 +9,7 @@ import dis
 import functools
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -24,6 +24,7 @@ from rp_attacks.defence import Classifier, Randomised, query
 from rp_attacks.rng import PrivateStream
 
 IMAGES = 8  # asked, spread over those of the evaluation
+_FETCHED = 2**26  # bytes of weights that are fetched from a device together
 TOLERANCE = 1e-3  # of answers, which devices round differently, relative to their size
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), Enum, np.generic, torch.dtype)
 _ELSEWHERE = (torch.device, torch.Generator, Path)  # where a model is, not what it is
@@ -32,13 +33,43 @@ _MODULE_INTERNALS = frozenset(vars(nn.Module()))
 
 def fingerprint(*values: Tensor | np.ndarray[Any, Any]) -> str:
     """A short hash of shapes, types of number and values."""
+    tensors = iter(_bytes([value for value in values if isinstance(value, Tensor)]))
     digest = hashlib.blake2b(digest_size=8)
     for value in values:
-        digest.update(f"{value.dtype} {tuple(value.shape)} ".removeprefix("torch.").encode())
-        if isinstance(value, Tensor):  # as bytes, since numpy has no bfloat16
-            value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest.update(np.ascontiguousarray(value).tobytes())
+        _add(digest, value, next(tensors) if isinstance(value, Tensor) else value)
     return digest.hexdigest()
+
+
+def _fingerprints(values: Sequence[Tensor]) -> Iterator[str]:
+    """The fingerprint of each tensor by itself."""
+    for value, content in zip(values, _bytes(values), strict=True):
+        digest = hashlib.blake2b(digest_size=8)
+        _add(digest, value, content)
+        yield digest.hexdigest()
+
+
+def _add(digest: "hashlib.blake2b", value: Tensor | np.ndarray[Any, Any], content: np.ndarray[Any, Any]) -> None:
+    digest.update(f"{value.dtype} {tuple(value.shape)} ".removeprefix("torch.").encode())
+    digest.update(np.ascontiguousarray(content).tobytes())
+
+
+def _bytes(values: Sequence[Tensor]) -> Iterator[np.ndarray[Any, Any]]:
+    """The bytes of each tensor, since numpy has no bfloat16; those of a device are fetched many at a time."""
+    waiting: list[Tensor] = []
+    for value in values:
+        if waiting and (value.device != waiting[0].device or sum(map(len, waiting)) > _FETCHED):
+            yield from _fetched(waiting)
+            waiting = []
+        waiting.append(value.detach().contiguous().reshape(-1).view(torch.uint8))
+    if waiting:
+        yield from _fetched(waiting)
+
+
+def _fetched(values: list[Tensor]) -> Iterator[np.ndarray[Any, Any]]:
+    if values[0].device.type == "cpu":
+        yield from (value.numpy() for value in values)
+    else:
+        yield from (part.numpy() for part in torch.cat(values).cpu().split([len(value) for value in values]))
 
 
 def identify(model: Classifier, x: Tensor, index: Tensor) -> dict[str, Any]:
@@ -92,9 +123,11 @@ def settings(thing: Any) -> dict[str, str]:
 
     Private attributes are state and not settings, and so is the seed of a random module: the caller draws its noise.
     """
-    found: dict[str, str] = {}
+    found: dict[str, str | Tensor] = {}
     _walk(thing, "", found, set())
-    return found
+    tensors = {path: value for path, value in found.items() if isinstance(value, Tensor)}
+    hashes = dict(zip(tensors, _fingerprints([*tensors.values()]), strict=True))
+    return {path: hashes[path] if isinstance(value, Tensor) else value for path, value in found.items()}
 
 
 def modules(thing: Any) -> dict[str, nn.Module]:
@@ -104,11 +137,11 @@ def modules(thing: Any) -> dict[str, nn.Module]:
     return found
 
 
-def _walk(thing: Any, path: str, found: dict[str, str], seen: set[int]) -> None:
+def _walk(thing: Any, path: str, found: "dict[str, str | Tensor]", seen: set[int]) -> None:
     thing = _unwrapped(thing)
     if isinstance(thing, _ELSEWHERE):
         return
-    found[path] = _value(thing)
+    found[path] = thing if isinstance(thing, Tensor) else _value(thing)
     if isinstance(thing, (*_PLAIN, Tensor, np.ndarray)) or id(thing) in seen:
         return
     seen.add(id(thing))
@@ -130,7 +163,7 @@ def _walk_modules(thing: Any, path: str, found: dict[str, nn.Module], seen: set[
 def _value(thing: Any) -> str:
     if isinstance(thing, _PLAIN):
         return f"{type(thing).__name__} {thing!r}"
-    if isinstance(thing, Tensor) or (isinstance(thing, np.ndarray) and thing.dtype.kind in "biufc"):
+    if isinstance(thing, np.ndarray) and thing.dtype.kind in "biufc":
         return fingerprint(thing)
     if isinstance(thing, Set):
         return f"{type(thing).__name__} {sorted(map(repr, thing))}"

@@ -195,8 +195,10 @@ class _Made:
         self.seconds[rows] = (time.perf_counter() - began) / len(rows)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """All but the images, by the names of `Record`."""
-        return {name: value.cpu().numpy() for name, value in vars(self).items() if name != "images"}
+        """All but the images, by the names of `Record`; fetched from their device together."""
+        kept = {name: value for name, value in vars(self).items() if name != "images"}
+        fetched = torch.stack([value.float() for value in kept.values()]).cpu()
+        return {name: row.to(kept[name].dtype).numpy() for name, row in zip(kept, fetched, strict=True)}
 
 
 def _check_result(name: str, attack: Attack, x_adv: Tensor, x: Tensor) -> None:
