@@ -1,6 +1,18 @@
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pytest
-from rp_attacks.intervals import accuracy_interval, bootstrap_interval, paired_comparison, wilson_interval
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rp_attacks.intervals import (
+    accuracy_interval,
+    bootstrap_interval,
+    clopper_pearson_lower,
+    paired_comparison,
+    sign_test,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(("successes", "low", "high"), [(207, 0.363, 0.447), (259, 0.463, 0.549), (318, 0.578, 0.662)])
@@ -74,3 +86,28 @@ def test_bad_counts_are_refused() -> None:
         wilson_interval(1, 4, level=95)
     with pytest.raises(ValueError, match="one number for each of the same images"):
         paired_comparison([1, 0], [1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3000), st.data())
+def test_the_bound_is_the_beta_quantile(n, data) -> None:
+    successes = data.draw(st.integers(1, n))
+    alpha = data.draw(st.sampled_from([0.001, 0.05, 0.5]))
+    scipy_stats = pytest.importorskip("scipy.stats")
+    expected = float(scipy_stats.beta.ppf(alpha, successes, n - successes + 1))
+    assert clopper_pearson_lower(successes, n, alpha) == pytest.approx(expected, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "most"), [(100, 1.50), (1_000, 2.46), (10_000, 3.20), (100_000, 3.81)])
+def test_the_largest_radius_of_so_many_draws(n, most) -> None:
+    lower = clopper_pearson_lower(n, n, 0.001)
+    assert lower == pytest.approx(0.001 ** (1 / n), rel=1e-10)
+    assert NormalDist().inv_cdf(lower) == pytest.approx(most, abs=0.005)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (4, 0), (7, 3), (3, 7), (40, 61), (5, 5)])
+def test_the_sign_test_counts_all_ways_to_toss_a_coin(first: int, second: int) -> None:
+    n = first + second
+    ways = sum(math.comb(n, k) for k in range(min(first, second) + 1))
+    assert sign_test(first, second) == pytest.approx(min(1.0, 2 * ways / 2**n), rel=1e-12)
+    assert 0 < sign_test(60_000, 59_000) < 0.005  # also of counts that no table holds

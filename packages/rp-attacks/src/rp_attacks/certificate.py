@@ -5,7 +5,6 @@ They hold for the vote of many passes, not for one pass, in L2 alone, and for ea
 Sources: Cohen et al. 2019, arXiv:1902.02918 (smoothing); Carlini et al. 2022, arXiv:2206.10550 (denoised smoothing).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rp_attacks.defence import COPY_STRIDE, Classifier, Randomised, query
-from rp_attacks.intervals import Interval, wilson_interval
+from rp_attacks.intervals import Interval, clopper_pearson_lower, sign_test, wilson_interval
 from rp_attacks.noise import derive_seed
 
 ABSTAINED = -1
@@ -128,29 +127,8 @@ def vote(
     for row in range(len(x)):
         votes = _votes(model, x[row : row + 1], numbers[row : row + 1], n, derive_seed(seed, "vote"), batch_size)
         first, second = (int(count) for count in votes.sort(descending=True).values[:2])
-        p_value = min(1.0, 2 * math.exp(_log_tail(first, first + second, 0.5)))
-        answers.append(int(votes.argmax()) if p_value <= alpha else ABSTAINED)
+        answers.append(int(votes.argmax()) if sign_test(first, second) <= alpha else ABSTAINED)
     return torch.tensor(answers, dtype=torch.int64)
-
-
-def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
-    """The one-sided lower bound of a share at level 1 - alpha, exact.
-
-    It is the p at which so many successes or more have probability alpha. Source: Clopper & Pearson 1934, Biometrika
-    26, 404-413.
-    """
-    if not 0 <= successes <= n or n < 1:
-        raise ValueError(f"successes must be in 0..n with n >= 1, got {successes} of {n}")
-    if successes == 0:
-        return 0.0
-    low, high = 0.0, successes / n
-    for _ in range(60):  # to the last bit
-        middle = (low + high) / 2
-        if _log_tail(successes, n, middle) < math.log(alpha):
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 @torch.no_grad()
@@ -172,12 +150,3 @@ def _radii(lower: Tensor, std: float) -> Tensor:
     """Std Phi^-1(p), 0 where p is at most 1/2."""
     normal = NormalDist()
     return torch.tensor([std * normal.inv_cdf(p) if p > 0.5 else 0.0 for p in lower.tolist()], dtype=torch.float64)
-
-
-def _log_tail(successes: int, n: int, p: float) -> float:
-    """The logarithm of the probability of so many successes or more among n."""
-    if p <= 0:
-        return -math.inf
-    k = torch.arange(successes, n + 1, dtype=torch.float64)
-    log_choose = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-    return float(torch.logsumexp(log_choose + k * math.log(p) + (n - k) * math.log1p(-p) if p < 1 else log_choose, 0))

@@ -27,7 +27,7 @@ from rp_attacks.norms import AnyNorm
 from rp_attacks.problem import Attack, check_positive
 from rp_attacks.record import Record, is_random
 from rp_attacks.report import Report, ThreatReport
-from rp_attacks.runner import Progress, Stages
+from rp_attacks.runner import Progress, Settings, Stages
 from rp_attacks.store import Pixels, Store, from_pixels, to_pixels, usual_block_size
 from rp_attacks.validation import admit, check_shard, describe, plain
 from rp_attacks.watch import Watcher, watched
@@ -69,21 +69,13 @@ def evaluate(
         attacks: by name.
         seed: of attacks, controls and verdicts.
         index: int64 (n,), each image's number in its data set; by default 0, 1, 2, ...
-        batch_size: images per model call.
-        block_size: images per saved file, the unit of sharing between processes; by default those of the folder, or
-            at most 128 and so few that each process has a block. Inside a block the state of attacks is saved too.
-        passes: verdict passes K; by default 1, or 20 where two passes of the model differ.
-        exhaustive: run every attack on every image, for its own accuracy, also those that repeat another one: a robust
-            defence costs little more, of a weak one most passes are on images that fell long ago (see `forecast`).
-        pixels: "uint8" keeps and judges adversarial images that an image file can hold; x must be such images.
+        batch_size, block_size, passes, exhaustive, pixels, level: see `Settings`.
         folder: where blocks are saved, and an interrupted evaluation resumes.
         shard: (rank, processes): this process does every processes-th block; needs a folder. A last call with
             (0, 1) gathers them. A process that gets no block reports on no image.
         source: an undefended classifier, from which the diagnostics try transfer.
         probes: images on which the diagnostics run; 0 for none.
-        full_precision: a block inside which a model that computes in lower precision computes in float32, backward
-            passes too; then the signs of its gradient are compared with those.
-        level: of the intervals.
+        full_precision: a block inside which a model of lower precision computes in float32; its signs are compared.
         progress: called after every block, and after every check that the findings come from.
         watcher: sees every step of every attack (see `rp_attacks.watch.Step`).
 
@@ -93,35 +85,58 @@ def evaluate(
     Raises:
         ValueError: bad input, an attack that leaves its ball, or a folder of another problem.
     """
+    how = Settings(
+        batch_size=batch_size, block_size=block_size, passes=passes, exhaustive=exhaustive, pixels=pixels, shard=shard,
+        level=level,
+    )  # fmt: skip
+    stages = _stages(model, x, y, attacks, index, source, seed, how, folder, progress)
+    with watched(watcher):
+        report = _attacked(stages, attacks)
+    if shard[1] > 1:  # a part of the images is not diagnosed
+        return report
+    return _diagnosed(report, stages, attacks, source=source, probes=probes, full_precision=full_precision)
+
+
+def _stages(
+    model: Classifier,
+    x: Tensor,
+    y: Tensor,
+    attacks: Mapping[str, Attack],
+    index: Tensor | None,
+    source: Classifier | None,
+    seed: int,
+    how: Settings,
+    folder: str | Path | None,
+    progress: Callable[[Progress], None] | None,
+) -> Stages:
+    """The checked problem, with what the settings leave open filled in."""
     folder = None if folder is None else Path(folder)
-    check_shard(shard, folder)
-    block_size = block_size or usual_block_size(folder, len(x), shard[1])
-    check_positive(batch_size=batch_size, block_size=block_size, passes=1 if passes is None else passes)
+    check_shard(how.shard, folder)
+    block_size = how.block_size or usual_block_size(folder, len(x), how.shard[1])
+    check_positive(batch_size=how.batch_size, block_size=block_size, passes=1 if how.passes is None else how.passes)
     x, y, index = plain(x), plain(y), None if index is None else plain(index)
-    index = admit(model, x, y, attacks, index, pixels=pixels, others={"the source": source})
+    index = admit(model, x, y, attacks, index, pixels=how.pixels, others={"the source": source})
     random = is_random(model, x, index=index)
-    passes = passes or (RANDOM_PASSES if random else 1)
+    passes = how.passes or (RANDOM_PASSES if random else 1)
     problem = describe(
         model, x, y, index, attacks,
-        seed=seed, block_size=block_size, passes=passes, exhaustive=exhaustive, pixels=pixels,
+        seed=seed, block_size=block_size, passes=passes, exhaustive=how.exhaustive, pixels=how.pixels,
     )  # fmt: skip
-    stages = Stages(
-        model=model, x=x, y=y, index=index, seed=seed, passes=passes, random=random, batch_size=batch_size,
-        block_size=block_size, shard=shard, pixels=pixels, store=Store(folder, problem), progress=progress,
+    return Stages(
+        model=model, x=x, y=y, index=index, seed=seed, random=random, block_size=block_size, passes=passes, how=how,
+        store=Store(folder, problem), progress=progress,
     )  # fmt: skip
+
+
+def _attacked(stages: Stages, attacks: Mapping[str, Attack]) -> Report:
+    """All controls and attacks, and no findings yet."""
     clean, rows = stages.clean(), stages.rows
-    with watched(watcher):
-        threats = tuple(
-            _one_threat(stages, clean, ball, group, exhaustive) for ball, group in _by_ball(attacks).items()
-        )
-    report = Report(
-        index=index.cpu().numpy()[rows], labels=y.cpu().numpy()[rows], clean=clean, threats=threats, findings=(),
-        passes=passes, random=random, level=level, problem=problem, seconds=perf_counter() - stages.began,
-        network=network_calls(model, x[:1], index[:1]),
+    threats = tuple(_one_threat(stages, clean, ball, group) for ball, group in _by_ball(attacks).items())
+    return Report(
+        index=stages.index.cpu().numpy()[rows], labels=stages.y.cpu().numpy()[rows], clean=clean, threats=threats,
+        findings=(), passes=stages.passes, random=stages.random, level=stages.how.level, problem=stages.store.problem,
+        seconds=perf_counter() - stages.began, network=network_calls(stages.model, stages.x[:1], stages.index[:1]),
     )  # fmt: skip
-    whole = shard[1] == 1  # a part of the images is not diagnosed
-    options = {"source": source, "probes": probes, "full_precision": full_precision}
-    return _diagnosed(report, stages, attacks, **options) if whole else report
 
 
 def _diagnosed(report: Report, stages: Stages, attacks: Mapping[str, Attack], **options: Any) -> Report:
@@ -134,7 +149,7 @@ def _diagnosed(report: Report, stages: Stages, attacks: Mapping[str, Attack], **
 
     findings = diagnose(
         stages.model, stages.x, stages.y, stages.index, clean=report.clean, threats=report.threats, attacks=attacks,
-        seed=stages.seed, random=stages.random, batch_size=stages.batch_size, progress=tell,
+        seed=stages.seed, random=stages.random, batch_size=stages.how.batch_size, progress=tell,
         differentiable=stages.store.problem["model"]["gradients"] is not None, **options,
     )  # fmt: skip
     return replace(report, findings=tuple(findings), seconds=perf_counter() - stages.began)
@@ -148,21 +163,19 @@ def _by_ball(attacks: Mapping[str, Attack]) -> dict[tuple[AnyNorm, float], dict[
 
 
 def _one_threat(
-    stages: Stages, clean: Record, ball: tuple[AnyNorm, float], attacks: Mapping[str, Attack], exhaustive: bool
+    stages: Stages, clean: Record, ball: tuple[AnyNorm, float], attacks: Mapping[str, Attack]
 ) -> ThreatReport:
     """All attacks of one ball, each on the images that the ones before it left standing."""
-    norm, eps = ball
+    (norm, eps), exhaustive = ball, stages.how.exhaustive
     noise = stages.noise(norm, eps)
     worst, chosen = clean, np.full(len(clean), "clean", dtype=object)
-    images = to_pixels(stages.x[torch.from_numpy(stages.rows)], stages.pixels)
+    images = to_pixels(stages.x[torch.from_numpy(stages.rows)], stages.how.pixels)
     same = {} if exhaustive else same_attacks(stages.model, stages.x, stages.y, stages.index, attacks)
     records: dict[str, Record] = {}
     for name, attack in attacks.items():
         if name in same:
             continue
-        records[name], made = stages.attack(
-            name, attack, clean if exhaustive else worst, exhaustive=exhaustive, worst=images
-        )
+        records[name], made = stages.attack(name, attack, clean if exhaustive else worst, worst=images)
         worse = records[name].worse_than(worst) & records[name].tried
         worst = records[name].where(worse, worst)
         images[worse], chosen[worse] = made[worse], name

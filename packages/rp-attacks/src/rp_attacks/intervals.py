@@ -33,6 +33,41 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))  # despite rounding
 
 
+def clopper_pearson_lower(successes: int, n: int, alpha: float) -> float:
+    """The one-sided lower bound of a share at level 1 - alpha, exact.
+
+    It is the p at which so many successes or more have probability alpha. Source: Clopper & Pearson 1934, Biometrika
+    26, 404-413.
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"successes must be in 0..n with n >= 1, got {successes} of {n}")
+    if successes == 0:
+        return 0.0
+    low, high = 0.0, successes / n
+    for _ in range(60):  # to the last bit
+        middle = (low + high) / 2
+        if _log_tail(successes, n, middle) < math.log(alpha):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def sign_test(first: int, second: int) -> float:
+    """The two-sided p-value of an exact binomial test that two counts have the same expectation."""
+    return min(1.0, 2 * math.exp(_log_tail(max(first, second), first + second, 0.5)))
+
+
+def _log_tail(successes: int, n: int, p: float) -> float:
+    """The logarithm of the probability of so many successes or more among n."""
+    if p <= 0 or p >= 1:
+        return 0.0 if p >= 1 or successes == 0 else -math.inf
+    log_factorial = np.concatenate([[0.0], np.log(np.arange(1, n + 1)).cumsum()])
+    k = np.arange(successes, n + 1)
+    log_choose = log_factorial[n] - log_factorial[k] - log_factorial[n - k]
+    return float(np.logaddexp.reduce(log_choose + k * math.log(p) + (n - k) * math.log1p(-p)))
+
+
 def bootstrap_interval(values: npt.ArrayLike, level: float = 0.95, *, seed: int, resamples: int = 2000) -> Interval:
     """Percentile bootstrap interval of a mean over images.
 
@@ -93,13 +128,7 @@ def paired_comparison(first: npt.ArrayLike, second: npt.ArrayLike, level: float 
     right_a, right_b = a > 0.5, b > 0.5
     only_first, only_second = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
     difference = bootstrap_interval(a - b, level, seed=seed)
-    return Comparison(difference, only_first, only_second, _mcnemar(only_first, only_second))
-
-
-def _mcnemar(first: int, second: int) -> float:
-    n = first + second
-    tail = sum(math.comb(n, k) for k in range(min(first, second) + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    return Comparison(difference, only_first, only_second, sign_test(only_first, only_second))
 
 
 def _quantile(level: float) -> float:

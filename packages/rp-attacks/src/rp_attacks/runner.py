@@ -45,6 +45,23 @@ class Progress(NamedTuple):
     """Images of the blocks done."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How an evaluation is made."""
+
+    batch_size: int = 128  # images per model call
+    # images per saved file, the unit of sharing between processes; None: those of the folder, or at most 128 and so few
+    # that each process has a block; inside a block the state of attacks is saved too
+    block_size: int | None = None
+    passes: int | None = None  # verdict passes K; None: 1, or 20 where two passes of the model differ
+    # run every attack on every image, for its own accuracy, also those that repeat another one: a robust defence costs
+    # little more, of a weak one most passes are on images that fell long ago (see `rp_attacks.forecast`)
+    exhaustive: bool = False
+    pixels: Pixels = "float"  # "uint8" keeps and judges images that an image file can hold; the clean ones must be such
+    shard: tuple[int, int] = (0, 1)  # (rank, processes)
+    level: float = 0.95  # of the intervals
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stages:
     """The fixed parts of one evaluation; every method is one stage over all blocks of this process."""
@@ -54,12 +71,10 @@ class Stages:
     y: Tensor
     index: Tensor
     seed: int
-    passes: int
     random: bool
-    batch_size: int
     block_size: int
-    shard: tuple[int, int]
-    pixels: Pixels
+    passes: int
+    how: Settings
     store: Store
     progress: Callable[[Progress], None] | None
     began: float = field(default_factory=time.perf_counter)
@@ -71,7 +86,7 @@ class Stages:
         return [
             (number, slice(start, min(start + self.block_size, len(self.x))))
             for number, start in enumerate(starts)
-            if number % self.shard[1] == self.shard[0]
+            if number % self.how.shard[1] == self.how.shard[0]
         ]
 
     @property
@@ -94,7 +109,7 @@ class Stages:
         return self._stage(f"noise-{norm}-{eps:.4g}", norm, make)[0]
 
     def attack(
-        self, name: str, attack: Attack, known: Record, *, exhaustive: bool, worst: npt.NDArray[Any]
+        self, name: str, attack: Attack, known: Record, *, worst: npt.NDArray[Any]
     ) -> tuple[Record, npt.NDArray[Any]]:
         """Run and judge one attack; gives its record and its images.
 
@@ -107,17 +122,17 @@ class Stages:
         def make(number: int, part: slice, rows: Tensor) -> _Made:
             made = _Made(self.x[part].clone())
             stream = PrivateStream(derive_seed(self.seed, "stream", name, number))
-            size = max(len(rows), 1) if getattr(attack, "shares_randomness", False) else self.batch_size
+            size = max(len(rows), 1) if getattr(attack, "shares_randomness", False) else self.how.batch_size
             batches = rows.nonzero().flatten().split(size) if rows.any() else ()
             for batch in resumable("batches", len(batches), made):
                 chosen = batches[batch]
                 x, y, index = (whole[part][chosen] for whole in (self.x, self.y, self.index))
                 first = from_pixels(worst[self._place(part)][chosen.cpu().numpy()]).to(x)
-                fitted = fit_chunk(attack, len(chosen), self.batch_size)
+                fitted = fit_chunk(attack, len(chosen), self.how.batch_size)
                 with (
                     stream(x.device),
                     named(name),
-                    starting_at(None if exhaustive else first),
+                    starting_at(None if self.how.exhaustive else first),
                     made.noted(index, chosen),
                 ):
                     seed = derive_seed(self.seed, "attack", name)
@@ -128,7 +143,7 @@ class Stages:
                 made.images[chosen] = found.detach().to(made.images.dtype)
             return made
 
-        return self._stage(name, attack.norm, make, known, exhaustive=exhaustive)
+        return self._stage(name, attack.norm, make, known)
 
     def _place(self, part: slice) -> slice:
         """Where the images of one of this process's blocks are among all of its images."""
@@ -136,16 +151,16 @@ class Stages:
         return slice(before, before + part.stop - part.start)
 
     def _stage(
-        self, name: str, norm: AnyNorm, make: Make, known: Record | None = None, *, exhaustive: bool = True
+        self, name: str, norm: AnyNorm, make: Make, known: Record | None = None
     ) -> tuple[Record, npt.NDArray[Any]]:
         # both begin with no image, which is all that a process without a block has
-        records, images = [Record.empty(self.passes)], [to_pixels(self.x[:0], self.pixels)]
+        records, images = [Record.empty(self.passes)], [to_pixels(self.x[:0], self.how.pixels)]
         standing = seen = 0
         for finished, (number, part) in enumerate(self.blocks, start=1):
             done = self.store.load(name, number)
             if done is None:
                 mine = None if known is None else known.take(self._place(part))
-                done = self._one_block(name, number, norm, make, mine, exhaustive)
+                done = self._one_block(name, number, norm, make, mine)
                 self.store.save(name, number, *done)
             records.append(done[0])
             images.append(done[1])
@@ -156,22 +171,22 @@ class Stages:
         return Record.join(records), np.concatenate(images)
 
     def _one_block(
-        self, stage: str, number: int, norm: AnyNorm, make: Make, known: Record | None, exhaustive: bool
+        self, stage: str, number: int, norm: AnyNorm, make: Make, known: Record | None
     ) -> tuple[Record, npt.NDArray[Any]]:
         part = dict(self.blocks)[number]
         x, y, index = self.x[part], self.y[part], self.index[part]
         rows = torch.ones_like(y, dtype=torch.bool)
-        if known is not None and not exhaustive:
+        if known is not None and not self.how.exhaustive:
             rows = torch.from_numpy(known.standing).to(y.device)
         with keeping(self.store.partial(stage, number)):
             made = make(number, part, rows)
             x_adv = made.images
-            stored = to_pixels(on_byte_grid(x_adv, x) if self.pixels == "uint8" else x_adv, self.pixels)
+            stored = to_pixels(on_byte_grid(x_adv, x) if self.how.pixels == "uint8" else x_adv, self.how.pixels)
             x_adv = from_pixels(stored).to(x)  # what is judged is what is stored
             record = judge(
                 self.model, x_adv, y, distance=norms.size(x_adv - x, norm), seed=derive_seed(self.seed, "verdict"),
                 index=index, passes=self.passes, random=self.random and not stage.startswith("noise-"),
-                batch_size=self.batch_size, tried=rows, known=known, whole=exhaustive,
+                batch_size=self.how.batch_size, tried=rows, known=known, whole=known is None or self.how.exhaustive,
             )  # fmt: skip
         return replace(record, **made.arrays()), stored
 
