@@ -56,7 +56,7 @@ def test_the_maskdit_takes_the_classifiers_images_and_no_labels(apps, data) -> N
 
 
 def test_each_network_of_the_analysis_has_its_own_steps(apps) -> None:
-    analysis = apps.paper.paper_purifier_analysis()
+    analysis = apps.paper.paper_purifier_analyses()["cifar10"]
     steps = {name: analysis.descent_of(name).steps for name in ("mae", "rmae", "maskdit", "rmaskdit")}
     assert steps == {"mae": 150, "rmae": 90, "maskdit": 25, "rmaskdit": 25}
     assert not analysis.descent_of("maskdit").halve

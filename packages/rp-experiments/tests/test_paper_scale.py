@@ -97,6 +97,25 @@ def test_table_3_has_three_data_sets_and_their_dm_at(plan):
     assert not any(run.config.data == "svhn" for run in ITEMS["dra/table-1"].products(plan).values())
 
 
+def test_the_figures_are_on_the_papers_data_sets_under_autoattack(plan):
+    data = {
+        "mae-pure/fig-1": ["svhn"],
+        "mae-pure/fig-2-8": ["imagenet"],
+        "mae-pure/fig-4": ["cifar10", "cifar100", "imagenet"],
+    }
+    others = ("fig-6", "fig-7", "theorem-3.1", "theorem-3.2")
+    data |= {f"mae-pure/{key}": ["cifar10"] for key in others}
+    for key, expected in data.items():
+        configs = [product.config for product in ITEMS[key].products(plan).values()]
+        assert [config.data for config in configs] == expected
+        assert {settings(config, "attack", "images") for config in configs} == {("autoattack", 100)}
+        assert all(config.eps == (4 if config.data == "imagenet" else 8) / 255 for config in configs)
+    # the figures of further data sets wait for no fine-tuning
+    (needed,) = plan.views["imagenet"].needs.values()
+    assert needed.config.roles == ("classifier", "mae")
+    assert plan.networks["imagenet"].needs["seen"] == needed
+
+
 def test_the_synthetic_images_of_imagenet_are_what_generate_writes():
     config = GENERATIONS["imagenet-dra"]()
     assert (config.images, config.compute.precision) == (4_000_000, "bf16")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from rp_analysis.plots import plot_amv_over_iterations, plot_layer_amv, plot_loss_and_amv
-from rp_attacks import PGD
+from rp_attacks import PGD, AutoAttack
 from rp_models import noise
 from rp_models.data import DatasetInfo, describe
 from rp_models.data.datasets import DataError, open_subset
@@ -188,10 +188,13 @@ class PurifierAnalysisJob(Sections):
     def theorem_3_2(self) -> None:
         """How often the inequality of Theorem 3.2 holds."""
         self.page.section("Theorem 3.2: is the loss bounded from below by AMV?")
+        weak, strong = self.config.weak_steps, self.config.attack_steps
+        library = self.config.attack == "autoattack"
         images = {NOISY: self.images.noisy} | {
             f"PGD-{steps}": functools.partial(self.images.attacked, steps=steps)
-            for steps in sorted({*self.config.weak_steps, self.config.attack_steps})
+            for steps in sorted({*weak} if library else {*weak, strong})
         }
+        images |= {"AutoAttack": self.images.attacked} if library else {}
         rows, plot = figures.inequality(self._autoencoders(), self.x, self.index, images, self._few_radii())
         self.result["theorem_3_2"] = rows
         text = "the largest constant H C_A with which it holds for 95% of the images, c_rec = 0; negative: with none"
@@ -234,24 +237,28 @@ class PurifierAnalysisJob(Sections):
 
 
 class PerturbedImages:
-    """Images (b, c, h, w) that PGD on a classifier attacks, each strength once; their indices choose the noise."""
+    """Images (b, c, h, w) that a classifier is attacked on, each strength once; their indices choose the noise."""
 
     def __init__(self, classifier: nn.Module, x: Tensor, y: Tensor, index: Tensor, config: PurifierAnalysis) -> None:
         self.classifier, self.x, self.y, self.index, self.config = classifier, x, y, index, config
-        self._attacked = dict[tuple[float, int], Tensor]()
+        self._attacked = dict[tuple[float, int | None], Tensor]()
 
     def attacked(self, eps: float, steps: int | None = None) -> Tensor:
-        """The images after PGD of so many steps (None: the configured ones) within an Linf radius in [0, 1] units."""
-        steps = steps or self.config.attack_steps
+        """The images after PGD of so many steps (None: the configured attack) within an Linf radius, [0, 1] units."""
         if eps == 0:
             return self.x
         if (eps, steps) not in self._attacked:
-            pgd = PGD(eps=eps, step_size=min(2.5 / steps, 1) * eps, steps=steps)
-            seed = noise.derive_seed(self.config.seed, "attack")
+            attack, seed = self._attack(eps, steps), noise.derive_seed(self.config.seed, "attack")
             self._attacked[eps, steps] = self.batched(
-                lambda rows: pgd(self.classifier, self.x[rows], self.y[rows], seed=seed, index=self.index[rows])
+                lambda rows: attack(self.classifier, self.x[rows], self.y[rows], seed=seed, index=self.index[rows])
             )
         return self._attacked[eps, steps]
+
+    def _attack(self, eps: float, steps: int | None) -> PGD | AutoAttack:
+        if steps is None and self.config.attack == "autoattack":
+            return AutoAttack(eps=eps, batch_size=self.config.batch_size)
+        steps = steps or self.config.attack_steps
+        return PGD(eps=eps, step_size=min(2.5 / steps, 1) * eps, steps=steps)
 
     def noisy(self, eps: float) -> Tensor:
         """The control: the images with every value moved by the radius up or down at random, inside [0, 1]."""

@@ -95,6 +95,15 @@ class Item:
         """Estimated minutes of everything that it needs, on one CPU core."""
         return sum(product.minutes for product in self.needed(plan))
 
+    def _pictures(self, made: Iterable[str]) -> list[Figure]:
+        """The item's own figures in the products that are there; one for each data set of `views, cifar10`."""
+        return [
+            figure._replace(product=role)
+            for figure in self.figures
+            for role in made
+            if role == figure.product or role.startswith(f"{figure.product}, ")
+        ]
+
     def judgements(self, measured: Measured | None) -> list[Judgement]:
         """The verdict on each claim; None for a scale that has nothing to make the item from."""
         if measured is None:
@@ -121,7 +130,7 @@ class Item:
             "item": self.key,
             "scale": plan.scale,
             "tables": [table._asdict() for table in shown.tables],
-            "figures": [figure._asdict() for figure in shown.figures],
+            "figures": [figure._asdict() for figure in (*self._pictures(made), *shown.figures)],
             "numbers": dict(shown.numbers),
             "claims": [
                 {"text": claim.text, **judgement._asdict()}

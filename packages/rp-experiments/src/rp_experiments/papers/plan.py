@@ -53,7 +53,7 @@ class Plan:
     classifiers: Artifact  # attacks on purifiers behind other classifiers
     before_larger: Mapping[str, Artifact]  # behind a larger one; the first is `classifiers`
     sensitivity: Artifact  # attacks on other settings of the purifiers
-    views: Artifact  # of analyze_purifier.py
+    views: Mapping[str, Artifact]  # of analyze_purifier.py
     timings: Mapping[str, Artifact]
     descent: Artifact  # Theorem J.1
 
@@ -71,7 +71,7 @@ class Sizes:
     sweep_images: int | None = None
     weights: tuple[str, ...] = ("0", "0.3", "0.6", "1.2", "2.4")
     probe: probe.ProbeStudy
-    views: analyze_purifier.PurifierAnalysis
+    views: Mapping[str, analyze_purifier.PurifierAnalysis]  # by data set; of further ones the autoencoder alone
     table_images: int | None = None  # of the attack tables; None as many as the comparison
     budget: Budget  # of the attack tables
     published_step: bool = False  # PGD's step there is Table 1's in every norm
@@ -134,11 +134,21 @@ def _others(sizes: Sizes, name: str, config: TrainDra) -> dict[str, Artifact]:
 
 def _purifier_products(sizes: Sizes) -> dict[str, Any]:
     """What the MAE-Pure paper's items are made from, by field of the plan."""
-    networks = {
-        data: _product(sizes, "networks", Networks(comparison=comparison, roles=_roles(comparison)))
-        for data, comparison in sizes.comparisons.items()
-    }
     first, comparison = next(iter(sizes.comparisons.items()))
+    seen = {  # what figures on further data sets need, and no more
+        data: _product(sizes, "networks", Networks(comparison=sizes.comparisons[data], roles=("classifier", "mae")))
+        for data in sizes.views
+        if data != first
+    }
+    networks = {
+        data: _product(
+            sizes,
+            "networks",
+            Networks(comparison=of, roles=_roles(of)),
+            **({"seen": seen[data]} if data in seen else {}),
+        )
+        for data, of in sizes.comparisons.items()
+    }
 
     def table(data: str, cases: tuple[Case, ...], kind: str, **options: Any) -> Artifact:
         of = sizes.comparisons[data]
@@ -178,7 +188,10 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
         "classifiers": classifiers,
         "before_larger": {first: classifiers} | elsewhere,
         "sensitivity": table(first, _sensitivity(sizes), "sensitivity"),
-        "views": look("views", sizes.views),
+        "views": {
+            data: _product(sizes, "views", config, networks=seen.get(data, networks[first]))
+            for data, config in sizes.views.items()
+        },
         "timings": each(
             lambda data, of: look("timing", Timing(comparison=of, repeats=sizes.timing_repeats), data),
         ),

@@ -13,7 +13,7 @@ from rp_experiments.papers.plan import Plan, Sizes, build
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.dra import TrainDra
-from rp_experiments.recipes.paper_scale import paper_comparison, paper_purifier_analysis
+from rp_experiments.recipes.paper_scale import paper_comparison, paper_purifier_analyses
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 from rp_experiments.recipes.probe import ProbeStudy
 from rp_experiments.recipes.table import changed, read
@@ -40,7 +40,7 @@ def plan_of(scale: str, weights: Sequence[str] = ()) -> Plan:
         "adversarial": adversarial,
         "comparisons": comparisons,
         "probe": study,
-        "views": paper_purifier_analysis() if views == "paper" else changed(PurifierAnalysis(), views),
+        "views": paper_purifier_analyses() if views == "paper" else {first: changed(PurifierAnalysis(), views)},
         "budget": Budget(**table["budget"]),
         "sensitivity": {row: _one_by_one(values) for row, values in table["sensitivity"].items()},
         "larger": {name: _other(comparisons[first], changes) for name, changes in table["larger"].items()},

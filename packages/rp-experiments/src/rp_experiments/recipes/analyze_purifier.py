@@ -1,7 +1,7 @@
 """Recipes of `analyze_purifier.py`; importing this does not import torch."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rp_models.data.catalog import describe
@@ -27,7 +27,9 @@ class PurifierAnalysis:
     images: int | None = 150  # so many test images, the field's fixed draw; None for all
     eps: float | None = None  # Linf radius in [0, 1] pixel units; None for the data set's usual one
     radii: tuple[float, ...] = (0.0, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the curves, multiples of eps
-    attack_steps: int = 20  # of PGD on the classifier, step size 2.5 eps / steps
+    # on the classifier; images that AutoAttack cannot break stay as they are, and its random numbers are a batch's
+    attack: Literal["pgd", "autoattack"] = "pgd"
+    attack_steps: int = 20  # of PGD, step size 2.5 eps / steps
     weak_steps: tuple[int, ...] = (1, 5)  # of weaker attacks, for Theorem 3.2
     mask_rate: float = 0.5  # hidden share when AMV and loss are measured
     sigma: float = 0.34  # noise level of the MaskDiT, in the units of [-1, 1]
@@ -40,7 +42,7 @@ class PurifierAnalysis:
     examples: int = 3  # images on the attention maps
     sheet: int = 8  # images on the sheet of reconstructions
     seed: int = 0  # of attacks, masks and noise
-    batch_size: int = 64  # images at a time; changes no number beyond rounding
+    batch_size: int = 64  # images at a time; changes no number beyond rounding, but for AutoAttack's
     compute: InferenceSettings = field(default_factory=InferenceSettings)  # of the networks that are looked at
 
     def __post_init__(self) -> None:

@@ -135,16 +135,24 @@ def paper_finetuning(recipe: str) -> Finetuning:
     return replace(found, classifier="", mae="" if not kind else found.mae, maskdit="", edm="")
 
 
-def paper_purifier_analysis() -> PurifierAnalysis:
-    """Figures 1, 2, 4, 6 and 7 on CIFAR-10: 150 images, half of the patches hidden, each network with its own steps."""
+def paper_purifier_analyses() -> dict[str, PurifierAnalysis]:
+    """The data sets of Figures 1 (SVHN), 2 and 8 (ImageNet), 4 (all but SVHN), 6 and 7 (CIFAR-10) and the theorems.
+
+    100 images under AutoAttack, as Section 4.1 says; half of the patches hidden, each network with its own steps.
+    """
+    return {data: _purifier_analysis(data) for data in ("cifar10", "cifar100", "svhn", "imagenet")}
+
+
+def _purifier_analysis(data: str) -> PurifierAnalysis:
     others: tuple[Variant, ...] = ("rmae", "maskdit", "rmaskdit")
     return PurifierAnalysis(
-        data="cifar10",
-        eps=EPS["cifar10"],
-        images=150,
+        data=data,
+        eps=EPS[data],
+        images=100,
+        attack="autoattack",
         compute=_ATTACKED,
-        descent=_descent("cifar10", "mae"),
-        descents={variant: _descent("cifar10", variant) for variant in others},
+        descent=_descent(data, "mae"),
+        descents={variant: _descent(data, variant) for variant in others},
     )
 
 

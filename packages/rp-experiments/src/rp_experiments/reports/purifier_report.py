@@ -8,7 +8,7 @@ from rp_experiments.purifier_figures import Curves
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 
 CAUTION = (
-    "The attack is PGD on the classifier alone; it does not know the purifier. Nothing here is a robust accuracy: "
+    "The attack is on the classifier alone; it does not know the purifier. Nothing here is a robust accuracy: "
     "compare_purifiers.py and evaluate.py measure that."
 )
 ADVERSARIAL, NOISY, CLEAN, PURIFIED = "adversarial", "random signs", "clean", "purified"
@@ -21,12 +21,19 @@ def setting(config: PurifierAnalysis, models: Iterable[str], images: int) -> dic
         "split": "test",
         "images": images,
         "models": {name: str(getattr(config, name.lower())) for name in models},
-        "attack": f"PGD-{config.attack_steps} on the classifier, cross-entropy",
+        "attack": attack_of(config),
         "norm": "linf",
         "eps": config.radius,
         "amv": "Frobenius norm of each head's difference, mean over heads; last decoder layer, class token kept",
         "seed": config.seed,
     }
+
+
+def attack_of(config: PurifierAnalysis) -> str:
+    """The attack in words."""
+    if config.attack == "autoattack":
+        return "AutoAttack (standard) on the classifier"
+    return f"PGD-{config.attack_steps} on the classifier, cross-entropy"
 
 
 def sentence(config: PurifierAnalysis, setting: Mapping[str, Any]) -> str:

@@ -34,6 +34,11 @@ def first(products: Mapping[str, Artifact]) -> Artifact:
     return next(iter(products.values()))
 
 
+def views_of(data: str = "") -> Callable[["Plan"], Products]:
+    """What the networks look like on the data set that the paper takes, or on the scale's first one."""
+    return lambda plan: {"views": plan.views.get(data, first(plan.views))}
+
+
 def on_data(kinds: Mapping[str, Mapping[str, Artifact]], *data: str) -> dict[str, Artifact]:
     """Products of several kinds, by role, on the scale's first data set and on the named ones: `comparison, svhn`.
 

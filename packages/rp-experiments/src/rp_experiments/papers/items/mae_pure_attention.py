@@ -7,7 +7,7 @@ from typing import Any
 from rp_experiments.artifacts import Built
 from rp_experiments.papers.claims import FAILED, HELD, OPEN, Check, Verdict, between, decided, rule, together
 from rp_experiments.papers.item import Look, Measured, Table
-from rp_experiments.papers.items.looks import item
+from rp_experiments.papers.items.looks import by_data, item, on_data, views_of
 from rp_experiments.results import Limits
 from rp_experiments.statistics import of_means, rank_test, share_of
 from rp_experiments.tables import Row
@@ -29,7 +29,7 @@ def _minus(first: Point, second: Point, what: str) -> Limits:
     return of_means((1.0, first[what], first[f"{what}_error"]), (-1.0, second[what], second[f"{what}_error"]))
 
 
-@item("mae-pure/fig-1", "views")
+@item("mae-pure/fig-1", products=views_of("svhn"))
 def reconstructions(made: Mapping[str, Built]) -> Measured:
     """The reconstruction loss of clean, attacked and purified images."""
     result = made["views"].read()
@@ -64,7 +64,7 @@ def _removed(clean: Point, attacked: Point, purified: Point) -> Limits | None:
     return {key: removed + value - terms["estimate"] for key, value in terms.items()}
 
 
-@item("mae-pure/fig-2-8", "views")
+@item("mae-pure/fig-2-8", products=views_of("imagenet"))
 def attention(made: Mapping[str, Built]) -> Measured:
     """Where the attention of a hidden patch goes."""
     result = made["views"].read()
@@ -100,8 +100,10 @@ def _curves(model: str) -> Look:
     return look
 
 
-item("mae-pure/fig-4", "views")(_curves("MAE"))
-item("mae-pure/fig-7", "views")(_curves("MaskDiT"))
+item("mae-pure/fig-4", products=lambda plan: on_data({"views": plan.views}, "cifar100", "imagenet"))(
+    by_data(_curves("MAE"))
+)
+item("mae-pure/fig-7", products=views_of())(_curves("MaskDiT"))
 
 
 def _slopes(curve: Sequence[Point]) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def move_together(model: str, axis: str, sign: int) -> Check:
     return together(names, sign, _RANK, f"{model}, rank correlation with the {axis}")
 
 
-@item("mae-pure/fig-6", "views")
+@item("mae-pure/fig-6", products=views_of())
 def fine_tuned(made: Mapping[str, Built]) -> Measured:
     """AMV of plain and fine-tuned networks before and after purification."""
     rows: list[Row] = []
