@@ -29,6 +29,11 @@ def test_the_analysis_of_a_run_is_one_page(tmp_path):
     assert "http" not in page.replace("http://www.w3.org", "")  # nothing from outside
     rows = json.loads((folder / "tables" / "similarity.json").read_text())
     assert [row["method"] for row in rows] == ["dm-at", "dm-at+dra"]
+    sparse = ("--sections", "sparse", "--out", "sparse", "--sae-batch", 256)
+    app("analyze", "--run", run, *small, *sparse, cwd=tmp_path)
+    alone = json.loads((tmp_path / "sparse" / "tables" / "sae.json").read_text())
+    assert alone == json.loads((folder / "tables" / "sae.json").read_text())
+    assert not (tmp_path / "sparse" / "tables" / "similarity.json").exists()
     job = AnalysisJob(Analysis(run=str(run), images=20), Run(folder=RunFolder(tmp_path / "other")))
     assert [part.sigma for part in job.target.targets] == [0.1, 0.3]
     shutil.rmtree(run)

@@ -116,6 +116,16 @@ def test_the_figures_are_on_the_papers_data_sets_under_autoattack(plan):
     assert plan.networks["imagenet"].needs["seen"] == needed
 
 
+def test_figure_6_of_dra_ends(plan):
+    (product,) = ITEMS["dra/fig-6"].products(plan).values()
+    assert product.config.sections == ("sparse",)  # no attack, no diffusion model, images batch by batch
+    assert product.needs["run"].config.method == ("at", "dm-at", "dm-at+dra")
+    assert product.config.sae_k == (8, 16, 32)
+    steps = 1_271_167 // product.config.sae_batch * product.config.sae_epochs
+    assert 1_000 < steps < 10_000  # of each of 27 autoencoders
+    assert "sparse" not in plan.analysis.config.sections
+
+
 def test_the_synthetic_images_of_imagenet_are_what_generate_writes():
     config = GENERATIONS["imagenet-dra"]()
     assert (config.images, config.compute.precision) == (4_000_000, "bf16")

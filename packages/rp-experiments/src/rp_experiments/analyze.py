@@ -43,13 +43,14 @@ from rp_dra.targets.build import alignment_target
 from rp_models import noise
 from rp_models.data import Images, open_images
 from rp_models.data.datasets import open_subset
+from rp_models.data.folder_images import FolderImages
 from rp_models.loading import load_network, pooled_features
 from rp_models.precision import in_precision, use
 from rp_models.training import RunFolder
 from torch import Tensor, nn
 
 from rp_experiments.pages import Sections
-from rp_experiments.recipes.analysis import Analysis, ZooComparison
+from rp_experiments.recipes.analysis import SECTIONS, Analysis, ZooComparison
 from rp_experiments.run import Run
 from rp_experiments.zoo_similarity import compare_models
 
@@ -78,19 +79,31 @@ class AnalysisJob(Sections):
         setting = self.result["config"]
         self.eps, self.norm = float(setting["evaluation"]["eps"]), setting["evaluation"]["norm"]
         self.train: Images = open_images(setting["data"], "train", root=run.root).to(run.device)
-        self.test, self.index = open_subset(setting["data"], "test", config.images, device=run.device, root=run.root)
+        self.test, self.index = self._judged(setting["data"])
         use(config.compute)
         kept, precision = self.trained.path / "checkpoints", config.compute.precision
         self.models = {
             name: in_precision(rp_models.load(kept / f"{name}.safetensors", device=run.device), precision)
             for name in self.result["methods"]
         }
-        self.target = self._target(setting)
+        self.target = None if self.sparse_alone else self._target(setting)
+
+    @property
+    def sparse_alone(self) -> bool:
+        """Whether nothing is asked for that attacks images or looks at the diffusion model."""
+        return set(self.config.sections) == {"sparse"}
+
+    def _judged(self, data: str) -> tuple[Images, Tensor]:
+        """The test images and their positions; all of a folder's are decoded batch by batch."""
+        if self.config.images is None:
+            whole = open_images(data, "test", root=self.run.root)
+            if isinstance(whole, FolderImages):
+                return whole.to(self.device), torch.arange(len(whole), device=self.device)
+        return open_subset(data, "test", self.config.images, device=self.device, root=self.run.root)
 
     def analyze(self) -> None:
         """All sections, each with its time, then `result.json` and the page."""
-        sections = [self.features, self.similarity, self.geometry, self.curves]
-        sections += [self.frequency, self.dimension, self.sparse]
+        sections = [self.features, *(getattr(self, name) for name in SECTIONS if name in self.config.sections)]
         setting = self.result["setting"]
         judged = setting["images"] if "images" in setting else len(self.test)
         attack = f"PGD on the margin, {self.config.attack_steps} steps"
@@ -210,7 +223,9 @@ class AnalysisJob(Sections):
         for name, model in self.models.items():
             train = self._clean_features(model, self.train)
             width = int(train.shape[1] * self.config.sae_expansion)
-            config = SaeConfig(expansion=self.config.sae_expansion, epochs=self.config.sae_epochs, batch=256)
+            config = SaeConfig(
+                expansion=self.config.sae_expansion, epochs=self.config.sae_epochs, batch=self.config.sae_batch
+            )
             ks = [k for k in self.config.sae_k if k <= width]
             runs[name] = sae_sweep(train, self.clean[name], config, ks=ks, seeds=self.config.sae_seeds)
         rows = [
@@ -237,10 +252,12 @@ class AnalysisJob(Sections):
     def features(self) -> None:
         """Features of clean and adversarial test images, of every classifier and of the diffusion model."""
         self.clean = {name: self._clean_features(model, self.test) for name, model in self.models.items()}
+        self.diffusion = self.probe = None
+        if self.sparse_alone:
+            return
         self.adversarial = {
             name: self.each(partial(self._adversarial_features, model)) for name, model in self.models.items()
         }
-        self.diffusion = self.probe = None
         if self.target is not None:
             self.diffusion = self.each(lambda rows, x, y: self.diffusion_features(rows, x))
             self.probe = fit_probe(self.target, self.train, seed=self.config.seed)

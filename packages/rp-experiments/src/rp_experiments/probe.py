@@ -31,6 +31,7 @@ from rp_experiments.tables import text
 from rp_experiments.train_dra import TrainDraJob
 
 PROBE = "diffusion probe"
+BATCH = 128  # images at a time; changes no number beyond rounding
 ENCODERS = ("noisy encoder", "fine-tuned encoder")  # baselines that are made of the diffusion model's encoder
 
 
@@ -90,11 +91,16 @@ class ProbeJob:
         rows = []
         for sigma in self.config.sigmas:
             probe = fit_probe(self._target(denoiser, sigma), self.models.train, seed=self.seed)
-            x, y = self.models.validation.batch(slice(None))
-            with torch.no_grad():
-                accuracy = float((probe(x).argmax(dim=1) == y).float().mean())
-            rows.append({"sigma": sigma, "accuracy": accuracy})
+            rows.append({"sigma": sigma, "accuracy": self._validated(probe)})
         return rows
+
+    @torch.no_grad()
+    def _validated(self, probe: nn.Module) -> float:
+        """Accuracy on the validation images, a few at a time."""
+        images = self.models.validation
+        batches = map(images.batch, torch.arange(len(images), device=images.device).split(BATCH))
+        right = sum(int((probe(x).argmax(dim=1) == y).sum()) for x, y in batches)
+        return right / len(images)
 
     def curves(self, denoiser: nn.Module, baselines: Mapping[str, Classifier]) -> dict[str, dict[str, Any]]:
         """Accuracy over the radius under PGD on the margin; all noise is fixed, and known to the attack."""

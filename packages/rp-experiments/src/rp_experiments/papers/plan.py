@@ -87,6 +87,7 @@ class Sizes:
     timing_repeats: int = 5
     eps: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by data set and norm
     analysis: Mapping[str, object] = field(default_factory=dict)
+    sparse: Mapping[str, object] = field(default_factory=dict)  # where the analysis for Fig. 6 differs
 
 
 def build(sizes: Sizes) -> Plan:
@@ -106,6 +107,7 @@ def _classifier_products(sizes: Sizes) -> dict[str, Any]:
     )
     noisy_run = _product(sizes, "train_dra", noisy, kind="noisy", encoder=study)
     analysis = changed(Analysis(run="filled in when it is made"), sizes.analysis)
+    sparse = changed(analysis, sizes.sparse)
     features = Representations(
         images=analysis.images,
         attack_steps=analysis.attack_steps,
@@ -119,7 +121,7 @@ def _classifier_products(sizes: Sizes) -> dict[str, Any]:
         "noisy": noisy_run,
         "probe": study,
         "analysis": _product(sizes, "analyze", analysis, run=runs[name]),
-        "sparse": _product(sizes, "analyze", analysis, run=runs[sizes.sparse_run or name]),
+        "sparse": _product(sizes, "analyze", sparse, run=runs[sizes.sparse_run or name]),
         "representations": _product(sizes, "representations", features, run=runs[name], noisy=noisy_run),
         "sweep": _product(sizes, "sweep", _sweep(sizes)),
     }

@@ -1,10 +1,13 @@
 """Settings of `analyze.py`; importing this does not import torch."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from rp_models.robustbench.entries import PREFIX, Entry, find_entry, resolve
 from rp_models.settings import InferenceSettings, at_least, require, within
+
+Section = Literal["similarity", "geometry", "curves", "frequency", "dimension", "sparse"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,6 +15,7 @@ class Analysis:
     """Everything that determines an analysis' numbers."""
 
     run: str = "runs/train_dra/digits"  # folder of a finished run of train_dra.py
+    sections: tuple[Section, ...] = SECTIONS  # what is looked at; sparse alone needs no attack and no diffusion model
     images: int | None = None  # only that many test images, the field's fixed draw; None for all
     neighbours: int = 10  # k of CKNNA and mutual nearest neighbours
     permutations: int = 200  # of the null distribution of CKNNA
@@ -20,12 +24,14 @@ class Analysis:
     sae_k: tuple[int, ...] = (8, 16, 32)  # active latents of the sparse autoencoders
     sae_expansion: float = 8.0  # latents over features
     sae_epochs: int = 200  # passes over the training features
+    sae_batch: int = 256  # features in a step
     sae_seeds: tuple[int, ...] = (0, 1, 2)  # one autoencoder each
     seed: int = 0  # of attacks and noise
     compute: InferenceSettings = field(default_factory=InferenceSettings)  # of classifiers and targets
 
     def __post_init__(self) -> None:
-        at_least(self, images=20, neighbours=2, attack_steps=1, sae_epochs=1)
+        at_least(self, images=20, neighbours=2, attack_steps=1, sae_epochs=1, sae_batch=1)
+        require(len(self.sections) > 0, f"sections must name at least one of {', '.join(SECTIONS)}")
         require(len(self.sae_k) > 0 and min(self.sae_k) >= 1, f"sae_k must name positive numbers, got {self.sae_k}")
         require(
             all(a < b for a, b in zip(self.radii, self.radii[1:], strict=False)) and self.radii[:1] >= (0.0,),
