@@ -123,6 +123,25 @@ def test_claims_say_whether_the_paper_s_order_is_reached() -> None:
     assert "not told apart" in same["rmae_pure>mae_pure"]["text"]
 
 
+def test_every_row_s_network_is_known_and_the_page_names_it_with_what_a_row_is() -> None:
+    config = recipes.RECIPES["digits"]()
+    roles = {getattr(config.purifier(name), key, None) for name in config.known for key in ("mae", "model")} - {None}
+    assert roles == set(recipes.NETWORKS) - {"classifier"}
+    assert config.pretrain_dmae.noise_std == 0.25
+    tuning = config.finetune_atop
+    assert (tuning.attack.on, tuning.attack.start, tuning.attack.steps) == ("classifier", "clean", 1)
+    assert (tuning.attack.step_size, tuning.finetune.class_weight, tuning.finetune.mu) == (config.budget.eps, 0.05, 1)
+    of_purifier = (config.rows.atop.mask_rate, config.rows.atop.noise_std, config.rows.atop.keep_visible)
+    assert of_purifier == (tuning.one_shot_mask_rate, tuning.one_shot_noise_std, tuning.one_shot_keep_visible)
+    setting = {"data": "digits", "images": 8, "eps": 8 / 255, "seed": 0, "budget": asdict(recipes.Budget())}
+    rows = {"atop": row([0.5] * 8) | {"purifier": asdict(config.rows.atop)}}
+    page = compare_report.markdown({"setting": setting, "rows": rows}, figure="x.png")
+    assert "- AToP with an MAE: network atop, mask_rate 0.25, noise_std 0.25, keep_visible True" in page
+    assert f"- AToP with an MAE: {recipes.NOTES['atop']}.\n" in page
+    assert f"- atop: {recipes.NETWORKS['atop']}.\n" in page
+    assert "- edm:" not in page
+
+
 def test_a_refused_number_is_not_shown() -> None:
     result = {"rows": {"none": row([0.5] * 8)}}
     assert "REFUSED" not in compare_report.table(result)

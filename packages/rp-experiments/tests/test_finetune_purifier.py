@@ -99,3 +99,23 @@ def test_images_in_files_are_fine_tuned_on_without_loading_them(classifier, tmp_
     assert read_synthetic(tmp_path / "run" / "adversarial", work.train.info).labels.tolist() == list(
         work.train.batch(slice(None))[1]
     )
+
+
+def test_atops_images_are_fgsm_on_the_classifier_alone(classifier, tmp_path) -> None:
+    """Its one step goes from the clean image, so all pixels move by the radius or stop at black or white."""
+    base = finetuning.RECIPES["digits-atop"]()
+    attack = replace(base.attack, eps=0.1, step_size=0.1)
+    work = job(classifier, tmp_path, attack=attack, finetune=replace(base.finetune, steps=1, batch_size=8))
+    images, (x, y) = work.adversarial().batch(slice(None))[0], work.train.batch(slice(None))
+    leaf = x.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(work.classifier(leaf), y, reduction="sum")
+    (g,) = torch.autograd.grad(loss, leaf)
+    expected = to_bytes((x + 0.1 * g.sign()).clamp(0, 1))
+    differ = to_bytes(images) != expected
+    assert float(differ.float().mean()) < 0.001  # signs of gradients near zero, in batches of another size
+    one_shot = work.purifiers(work.load_original()).one_shot
+    assert (one_shot.std, one_shot.keep_visible) == (0.0, False)
+    settings = {"one_shot_noise_std": 0.25, "one_shot_keep_visible": True}
+    work.config = replace(work.config, **settings)
+    one_shot = work.purifiers(work.load_original()).one_shot
+    assert (one_shot.std, one_shot.keep_visible) == (0.25, True)

@@ -113,6 +113,7 @@ def test_draws_belong_to_the_image_and_the_levels_have_their_distribution() -> N
     sigma = 255 * NIMLoss().draw((1, 4, 4), seed=3, index=index).sigma
     assert float(sigma.mean()) == pytest.approx(75, abs=2.5)  # 400 draws of deviation 15: standard error 0.75
     assert float(sigma.std()) == pytest.approx(15, abs=2)
+    assert NIMLoss(std=0.25).draw((1, 4, 4), seed=3, index=index).sigma.unique().tolist() == [0.25]
     levels = ADDTLoss().draw((1, 4, 4), seed=3, index=index).sigma.log()
     assert float(levels.mean()) == pytest.approx(-1.2, abs=0.2)
 
@@ -171,5 +172,7 @@ def test_the_adversary_inside_spares_modes_and_weights_and_the_leak_is_off_by_de
             BridgeLoss(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="whole shape"):
         NIMLoss(shape=0)
+    with pytest.raises(ValueError, match="std must be positive"):
+        NIMLoss(std=0.0)
     with pytest.raises(ValueError, match="needs patch_stats='none'"):
         NIMReconstruction(tiny_mae(), patch_stats="input")

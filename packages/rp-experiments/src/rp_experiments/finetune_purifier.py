@@ -106,7 +106,12 @@ class FinetuneJob:
         """The purifiers around one network."""
         config, rate = self.config, self.config.descent.mask_rate
         if isinstance(model, MaskedAutoencoder):
-            one_shot: MAEReconstruction | OneStepDenoise = MAEReconstruction(model, mask_rate=config.one_shot_mask_rate)
+            one_shot: MAEReconstruction | OneStepDenoise = MAEReconstruction(
+                model,
+                mask_rate=config.one_shot_mask_rate,
+                std=config.one_shot_noise_std,
+                keep_visible=config.one_shot_keep_visible,
+            )
             pure: Callable[..., SignDescent] = partial(MAEPure, model)
             view: MAEView | MaskDiTView = MAEView(model=model, mask_rate=rate)
         else:
@@ -128,21 +133,23 @@ class FinetuneJob:
         """Make the files of stage I that are not there; processes share them."""
         with self.run.timed("stage I"):
             self.run.progress.start("stage I", len(self.train))
-            defended = Defended(self.purifiers(self.load_original()).trained, self.classifier)
+            attacked = self.classifier
+            if self.config.attack.on == "system":
+                attacked = Defended(self.purifiers(self.load_original()).trained, self.classifier)
             for number, file in self.run.share(list(enumerate(files))):
                 if not file.exists():
-                    x, y = zip(*self._attacked(defended, number), strict=True)
+                    x, y = zip(*self._attacked(attacked, number), strict=True)
                     write_synthetic(torch.cat(x), torch.cat(y), file)
             self.run.progress.finish()
 
-    def _attacked(self, defended: Defended, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _attacked(self, attacked: nn.Module, block: int) -> Iterator[tuple[Tensor, Tensor]]:
         """A block's images with Gaussian noise, attacked (Eq. 5 of MAE-Pure), as bytes, and labels, batch by batch.
 
         Those of `rp_purify.adversarial_images`, to the byte.
         """
         config, settings = self.config, self.config.attack
-        grad = "exact" if config.through == "one-shot" else "identity"
-        pgd = PGD(eps=settings.eps, step_size=settings.step_size, steps=settings.steps, grad=grad)
+        grad = "exact" if config.through == "one-shot" or settings.on == "classifier" else "identity"
+        pgd = PGD(eps=settings.eps, step_size=settings.step_size, steps=settings.steps, start=settings.start, grad=grad)
         attack_seed = noise.derive_seed(config.seed, "stage I")
         for number in range(block * BLOCK, (block + 1) * BLOCK):
             rows = slice(number * config.batch_size, min((number + 1) * config.batch_size, len(self.train)))
@@ -150,7 +157,7 @@ class FinetuneJob:
                 return
             attack = partial(pgd, seed=noise.derive_seed(attack_seed, number + 1))  # random numbers of its own
             std = config.finetune.noise_std
-            x, y = adversarial_batch(defended, self.train, attack, rows, noise_std=std, seed=config.seed)
+            x, y = adversarial_batch(attacked, self.train, attack, rows, noise_std=std, seed=config.seed)
             self.run.progress.advance(rows.stop)
             yield to_bytes(x), y
 

@@ -16,7 +16,7 @@ from rp_experiments.run import Run
 
 
 def pretrained(kind: str, config: Pretrain, run: Run) -> str:
-    """The checkpoint of a network by `pretrain.py`'s code: classifier, mae, maskdit or edm."""
+    """The checkpoint of a network by `pretrain.py`'s code: the kind names it in the cache."""
     folder = f"{kind}-{Path(config.data).stem}-{address([asdict(config)])}"
     return made(run, folder, "checkpoints/model.safetensors", lambda inside: pretrain(config, inside))
 

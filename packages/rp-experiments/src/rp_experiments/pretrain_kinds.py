@@ -60,7 +60,7 @@ def _show_samples(config: PretrainEdm | PretrainMaskDit, model: Any, validation:
 
 def _nim_objective(config: PretrainNim) -> NIMLoss:
     """The loss, with the noise of these settings."""
-    return NIMLoss(shape=config.noise_shape, scale=config.noise_scale)
+    return NIMLoss(shape=config.noise_shape, scale=config.noise_scale, std=config.noise_std)
 
 
 def _judge_nim(config: PretrainNim, model: Any, images: Images) -> dict[str, float]:
@@ -102,7 +102,7 @@ KINDS: dict[type[Pretrain], Kind] = {
         NIMTrainer,
         _judge_nim,
         lambda config, *of: {
-            "samples": figures.denoised(*of, std=config.noise_shape * config.noise_scale, seed=config.seed)
+            "samples": figures.denoised(*of, std=_nim_objective(config).level, seed=config.seed)
         },
         lambda config: {"objective": _nim_objective(config)},
     ),

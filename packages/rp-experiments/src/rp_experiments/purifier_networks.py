@@ -7,13 +7,13 @@ from typing import Any
 from rp_experiments.content import address, digest
 from rp_experiments.finetune_purifier import job_of
 from rp_experiments.networks import made, pretrained
-from rp_experiments.recipes.compare_purifiers import Comparison
+from rp_experiments.recipes.compare_purifiers import NETWORKS, Comparison
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.recipes.table import changed
 from rp_experiments.run import Run
 
-PRETRAINED = ("classifier", "mae", "nim", "maskdit", "edm")
-FINETUNED = ("rmae", "rmaskdit", "rmae_once", "rmaskdit_once", "adbm", "addt")  # see `Rows`
+PRETRAINED = ("classifier", "mae", "nim", "dmae", "maskdit", "edm")
+FINETUNED = tuple(role for role in NETWORKS if role not in PRETRAINED)
 
 
 class PurifierNetworks:

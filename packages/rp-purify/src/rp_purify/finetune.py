@@ -67,14 +67,14 @@ def adversarial_images(
 
 
 def adversarial_batch(
-    defended: Defended, images: Images, attack: Attack, rows: slice, *, noise_std: float, seed: int
+    attacked: nn.Module, images: Images, attack: Attack, rows: slice, *, noise_std: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Some rows of `adversarial_images`, for those who store them as they come."""
+    """Some rows of `adversarial_images`, for those who store them as they come, or attack the classifier alone."""
     x, y = images.batch(rows)
     index = torch.arange(rows.start, rows.start + len(x), device=x.device)
     unit = noise.normal(x.shape[1:], seed=seed, purpose="stage I noise", index=index)
-    with frozen(defended):
-        return attack(defended, (x + noise_std * unit).clamp(0, 1), y).detach(), y
+    with frozen(attacked):
+        return attack(attacked, (x + noise_std * unit).clamp(0, 1), y).detach(), y
 
 
 class Pairs(NamedTuple):

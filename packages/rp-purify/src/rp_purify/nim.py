@@ -89,25 +89,41 @@ class NIMDraws(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class NIMLoss:
-    """The squared error of the predicted clean patches, all of them; levels are Gamma-distributed.
+    """The squared error of the predicted clean patches, all of them; levels are Gamma-distributed, or one for all.
 
     Attributes:
         shape: of the Gamma distribution, a whole number.
         scale: of it, in [0, 1] pixel units; the mean is shape times scale.
+        std: the one level of all images, in [0, 1] pixel units, as in DMAE (0.25); None for the distribution.
     """
 
     shape: int = 25
     scale: float = 3 / 255
+    std: float | None = None
 
     def __post_init__(self) -> None:
         if self.shape < 1 or self.shape != int(self.shape) or self.scale <= 0:
             raise ValueError(f"expected a whole shape of at least 1 and a positive scale, got {self}")
+        if self.std is not None and self.std <= 0:
+            raise ValueError(f"std must be positive, or None for levels of the Gamma distribution, got {self.std}")
+
+    @property
+    def level(self) -> float:
+        """The mean level, in [0, 1] pixel units."""
+        return self.shape * self.scale if self.std is None else self.std
 
     def draw(self, shape: Sequence[int], *, seed: int, index: Tensor) -> NIMDraws:
         """The random numbers of a batch of images of that shape, by (seed, index of each draw)."""
+        return NIMDraws(
+            self.sigma(seed=seed, index=index), noise.normal(shape, seed=seed, purpose="nim noise", index=index)
+        )
+
+    def sigma(self, *, seed: int, index: Tensor) -> Tensor:
+        """The level of each image (b,)."""
+        if self.std is not None:
+            return torch.full(index.shape, self.std, device=index.device)
         uniform = noise.uniform((int(self.shape),), seed=seed, purpose="nim level", index=index, dtype=torch.float64)
-        sigma = -self.scale * (1 - uniform).log().sum(dim=1)  # a sum of exponential draws
-        return NIMDraws(sigma.float(), noise.normal(shape, seed=seed, purpose="nim noise", index=index))
+        return (-self.scale * (1 - uniform).log().sum(dim=1)).float()  # a sum of exponential draws
 
     def __call__(self, mae: MaskedAutoencoder, x: Tensor, draws: NIMDraws, mask: Mask | None = None) -> Tensor:
         """The loss (b,) of images in [0, 1]; `mask` hides patches from the encoder as well, None hides none."""

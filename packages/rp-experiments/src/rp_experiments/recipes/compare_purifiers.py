@@ -64,6 +64,24 @@ PROTOCOLS: dict[str, Protocol] = {
     name: Protocol(**row["published"]) for name, row in _ROWS.items() if "published" in row
 }
 """How the authors of a row's purifier attacked it."""
+NOTES: dict[str, str] = {name: row["note"] for name, row in _ROWS.items() if "note" in row}
+"""What a row is of the method that it stands for, where it is not all of it."""
+NETWORKS = {
+    "classifier": "the one that is defended",
+    "mae": "a masked autoencoder",
+    "nim": "an autoencoder of noisy images",
+    "dmae": "an autoencoder of noisy images with hidden patches",
+    "maskdit": "a MaskDiT without classes",
+    "edm": "a denoiser without classes",
+    "rmae": "mae, robustly fine-tuned through sign steps",
+    "rmaskdit": "maskdit, robustly fine-tuned through sign steps",
+    "rmae_once": "mae, robustly fine-tuned through one reconstruction",
+    "rmaskdit_once": "maskdit, robustly fine-tuned through one denoising step",
+    "atop": "mae, fine-tuned as AToP does, on FGSM against the classifier",
+    "adbm": "edm, tuned by ADBM's bridge against the classifier",
+    "addt": "edm, tuned by ADDT's perturbed denoising against the classifier",
+}
+"""The networks of the rows, by role."""
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {name: row["tried"] for name, row in _ROWS.items() if "tried" in row}
 """What `--tune` tries on the validation split, for each row of a purifier that has settings."""
 
@@ -76,15 +94,16 @@ def _purifier(row: str) -> PurifierSettings:
 class Rows:
     """The purifier of each row, its networks named by their roles.
 
-    mae, nim, maskdit, edm: pre-trained. rmae, rmaskdit: robustly fine-tuned through sign steps; rmae_once,
-    rmaskdit_once: through one reconstruction or denoising step. adbm, addt: the denoiser edm, tuned by these.
+    See `NETWORKS`.
     """
 
     none: PurifierSettings = field(default_factory=partial(_purifier, "none"))
     noise: PurifierSettings = field(default_factory=partial(_purifier, "noise"))
     mae_reconstruction: PurifierSettings = field(default_factory=partial(_purifier, "mae_reconstruction"))
     rmae_reconstruction: PurifierSettings = field(default_factory=partial(_purifier, "rmae_reconstruction"))
+    atop: PurifierSettings = field(default_factory=partial(_purifier, "atop"))
     nim: PurifierSettings = field(default_factory=partial(_purifier, "nim"))
+    dmae: PurifierSettings = field(default_factory=partial(_purifier, "dmae"))
     maskdit_denoise: PurifierSettings = field(default_factory=partial(_purifier, "maskdit_denoise"))
     rmaskdit_denoise: PurifierSettings = field(default_factory=partial(_purifier, "rmaskdit_denoise"))
     soap: PurifierSettings = field(default_factory=partial(_purifier, "soap"))
@@ -126,17 +145,20 @@ class Comparison:
     classifier: str = ""  # checkpoint of the classifier; by default a standard one is trained
     mae: str = ""  # of the masked autoencoder, a file or a shipped name; by default pre-trained
     nim: str = ""  # of the autoencoder of noisy images (NIM-MAE); by default pre-trained
+    dmae: str = ""  # of the autoencoder of noisy images with hidden patches (DMAE); by default pre-trained
     maskdit: str = ""  # of the MaskDiT; by default pre-trained
     edm: str = ""  # of an unconditional EDM network; by default pre-trained
     pretrain_classifier: PretrainClassifier = field(default_factory=PretrainClassifier)
     pretrain_mae: PretrainMae = field(default_factory=PretrainMae)
     pretrain_nim: PretrainNim = field(default_factory=PretrainNim)
+    pretrain_dmae: PretrainNim = field(default_factory=PretrainNim)
     pretrain_maskdit: PretrainMaskDit = field(default_factory=PretrainMaskDit)
     pretrain_edm: PretrainEdm = field(default_factory=PretrainEdm)
     finetune_mae: Finetuning = field(default_factory=Finetuning)  # makes rmae
     finetune_maskdit: Finetuning = field(default_factory=Finetuning)  # makes rmaskdit
     finetune_mae_once: Finetuning = field(default_factory=Finetuning)  # makes rmae_once
     finetune_maskdit_once: Finetuning = field(default_factory=Finetuning)  # makes rmaskdit_once
+    finetune_atop: Finetuning = field(default_factory=Finetuning)
     finetune_adbm: Finetuning = field(default_factory=partial(Finetuning, kind="adbm"))
     finetune_addt: Finetuning = field(default_factory=partial(Finetuning, kind="addt"))
     budget: Budget = field(default_factory=Budget)

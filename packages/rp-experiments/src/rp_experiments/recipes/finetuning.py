@@ -12,11 +12,13 @@ from rp_experiments.recipes.table import recipes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttackSettings:
-    """PGD in the maximum norm, on classifier and purifier together."""
+    """PGD in the maximum norm, on classifier and purifier together; judging starts anywhere in the ball."""
 
     eps: float = 8 / 255  # radius, in [0, 1] pixel units
     step_size: float = 2 / 255  # in [0, 1] pixel units
     steps: int = 10  # of an attack that makes training images
+    on: Literal["system", "classifier"] = "system"  # what that attack sees; AToP's sees the classifier alone
+    start: Literal["uniform", "clean"] = "uniform"  # of that attack; one step of eps from clean is FGSM
     judging_steps: int = 20  # of the attacks that judge before and after
     eot: int = 2  # passes of the random purifier whose gradients are averaged, when judging
 
@@ -70,6 +72,8 @@ class Finetuning:
     images: int | None = 200  # only that many test images, the field's fixed draw; None for all
     through: Literal["one-shot", "steps"] = "one-shot"  # one reconstruction, or the sign steps of `unrolled`
     one_shot_mask_rate: float = 0.5  # of the one-shot reconstruction, for kind mae
+    one_shot_noise_std: float = 0.0  # of noise before it, in [0, 1] pixel units
+    one_shot_keep_visible: bool = False  # keep the patches that it sees
     sigma: float = 0.34  # noise level in the units of [-1, 1], for kind maskdit
     seed: int = 0  # of attacks, batches, masks and noise
     batch_size: int = 128  # images attacked at a time
@@ -89,6 +93,10 @@ class Finetuning:
         require(
             0 < self.one_shot_mask_rate < 1,
             f"one_shot_mask_rate must be between 0 and 1, got {self.one_shot_mask_rate}",
+        )
+        require(
+            0 <= self.one_shot_noise_std <= 1,
+            f"one_shot_noise_std must be in [0, 1] pixel units, got {self.one_shot_noise_std}",
         )
         require(self.sigma > 0, f"sigma must be positive, got {self.sigma}")
         require(

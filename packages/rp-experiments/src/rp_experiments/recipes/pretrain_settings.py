@@ -45,16 +45,21 @@ class PretrainMae(Pretrain):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainNim(Pretrain):
-    """Everything that determines the weights of an autoencoder that is trained to denoise (NIM-MAE)."""
+    """Everything that determines the weights of an autoencoder that is trained to denoise (NIM-MAE, DMAE)."""
 
     mae: MaeSettings = field(default_factory=lambda: MaeSettings(mask_rate=0.0))
     noise_shape: int = 25  # of the Gamma distribution of the noise's standard deviation
     noise_scale: float = 3 / 255  # of it, in [0, 1] pixel units; the mean is shape times scale
+    noise_std: float | None = None  # the one standard deviation of all images in its place, as in DMAE (0.25)
 
     def __post_init__(self) -> None:
         Pretrain.__post_init__(self)
         at_least(self, noise_shape=1)
         within(self, noise_scale="positive")
+        require(
+            self.noise_std is None or self.noise_std > 0,
+            f"noise_std must be positive, in [0, 1] pixel units, got {self.noise_std}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

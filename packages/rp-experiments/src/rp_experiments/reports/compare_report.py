@@ -9,7 +9,7 @@ from rp_analysis.plots.style import COLOURS, Plot, new_figure, style
 from rp_attacks.intervals import paired_comparison
 
 from rp_experiments import pages, tables
-from rp_experiments.recipes.compare_purifiers import PROTOCOLS, TITLES, Budget, Comparison, title
+from rp_experiments.recipes.compare_purifiers import NETWORKS, NOTES, PROTOCOLS, TITLES, Budget, Comparison, title
 from rp_experiments.recipes.published import CLAIMS
 from rp_experiments.recipes.published import PURIFIERS as PAPER
 from rp_experiments.recipes.table import read
@@ -155,6 +155,8 @@ def markdown(result: Mapping[str, Any], *, figure: str) -> str:
         paper=paper_table(),
         columns=PAPER,
         settings={title(name): _settings(row["purifier"]) for name, row in result["rows"].items()},
+        notes={title(name): NOTES[name] for name in result["rows"] if name in NOTES},
+        networks={role: words for role, words in NETWORKS.items() if role in _roles(result)},
     )
 
 
@@ -162,6 +164,12 @@ def _unfinished(result: Mapping[str, Any]) -> list[str]:
     """What a table of the rows so far leaves out, in a sentence."""
     names = "; ".join(title(name) for name in result.get("unfinished", ()))
     return [f"Not done yet, and so not in the table: {names}."] if names else []
+
+
+def _roles(result: Mapping[str, Any]) -> set[str]:
+    """The networks that the rows name."""
+    named = {row["purifier"].get(key) for row in result["rows"].values() for key in ("mae", "model")}
+    return {"classifier", *filter(None, named)}
 
 
 def _protocols(result: Mapping[str, Any]) -> dict[str, str]:
@@ -305,6 +313,9 @@ def _worst_of_each_image(row: Row) -> list[float]:
 
 
 def _settings(values: Mapping[str, Any]) -> str:
-    """The settings that count in a line, networks left out."""
-    shown = {key: value for key, value in values.items() if key not in ("kind", "mae", "model")}
-    return ", ".join(f"{key} {tables.cell(value)}" for key, value in shown.items() if value is not None) or "as it is"
+    """The settings that count, in a line; the network by its role."""
+    shown = {"network" if key in ("mae", "model") else key: value for key, value in values.items() if key != "kind"}
+    return (
+        ", ".join(f"{key} {tables.cell(value)}" for key, value in shown.items() if value not in (None, ""))
+        or "as it is"
+    )
