@@ -23,7 +23,13 @@ from .running import APPS, ROOT, app, process, two_processes
 sys.path.insert(0, str(APPS))
 
 from pretrain import KINDS
-from rp_experiments.recipes.pretrain_settings import CLASSIFIER_RECIPES, EDM_RECIPES, MAE_RECIPES, MASKDIT_RECIPES
+from rp_experiments.recipes.pretrain_settings import (
+    CLASSIFIER_RECIPES,
+    EDM_RECIPES,
+    MAE_RECIPES,
+    MASKDIT_RECIPES,
+    NIM_RECIPES,
+)
 from rp_models.model_card import model_card
 
 
@@ -188,7 +194,7 @@ RECIPES = [
     pytest.param(kind, recipe, id=f"{kind}-{name}")
     for kind, recipes in (
         *(("mae", MAE_RECIPES), ("edm", EDM_RECIPES), ("maskdit", MASKDIT_RECIPES)),
-        ("classifier", CLASSIFIER_RECIPES),
+        *(("classifier", CLASSIFIER_RECIPES), ("nim", NIM_RECIPES)),
     )
     for name, recipe in recipes.items()
 ]
@@ -200,7 +206,7 @@ def test_every_recipe_s_network_can_be_built_and_suits_its_data(kind, recipe):
     images = SimpleNamespace(info=describe(config.data))
     size, channels = images.info.image_size, images.info.channels
     with torch.device("meta"):
-        if kind == "mae":
+        if kind in ("mae", "nim"):
             model = build_mae(config.mae)
             assert model.tokens * model.patch_size**2 == size**2
             assert model.patch_embed.proj.in_channels == channels

@@ -11,7 +11,7 @@ from typing import Literal
 from rp_attacks.radii import pgd200_step
 from rp_models.settings import ComputeSettings, InferenceSettings
 from rp_purify.presets import EPS, FINETUNE_EPOCHS, Variant, preset
-from rp_purify.rival_presets import RIVALS
+from rp_purify.rival_presets import ATOP_FINETUNING, RIVALS
 from rp_purify.settings import (
     ADBMTuningSettings,
     ADDTTuningSettings,
@@ -82,12 +82,14 @@ def paper_comparison(data: str) -> Comparison:
         pretrain_classifier=_classifier(data),
         pretrain_mae=recipe(PretrainMae, data),
         pretrain_nim=recipe(PretrainNim, data),
+        pretrain_dmae=recipe(PretrainNim, f"{data}-dmae"),
         pretrain_maskdit=_maskdit(data),
         pretrain_edm=PretrainEdm() if imagenet else _edm(data),
         finetune_mae=tuned("rmae", "steps"),
         finetune_maskdit=tuned("rmaskdit", "steps"),
         finetune_mae_once=tuned("rmae", "one-shot"),
         finetune_maskdit_once=tuned("rmaskdit", "one-shot"),
+        finetune_atop=_atop(data),
         finetune_adbm=_tuned(data, "adbm"),
         finetune_addt=_tuned(data, "addt"),
         budget=Budget(eps=EPS[data], step_size=pgd200_step("linf", EPS[data]), plain_queries=5000),
@@ -123,6 +125,15 @@ def _tuned(data: str, kind: Literal["adbm", "addt"]) -> Finetuning:
         data=data, kind=kind, edm="edm", classifier="classifier", attack=AttackSettings(eps=eps), adbm=adbm, addt=addt,
         compute=compute,
     )  # fmt: skip
+
+
+def _atop(data: str) -> Finetuning:
+    """AToP's weights and adversary in robust fine-tuning of the comparison's own autoencoder."""
+    tuning = _finetuning(data, "rmae", "one-shot")
+    fgsm = AttackSettings(eps=EPS[data], step_size=EPS[data], steps=1, on="classifier", start="clean")
+    settings = replace(tuning.finetune, **ATOP_FINETUNING, noise_std=0.0, mask_rate=0.25)
+    corrupted = {"one_shot_mask_rate": 0.25, "one_shot_noise_std": 0.25, "one_shot_keep_visible": True}
+    return replace(tuning, attack=fgsm, finetune=settings, **corrupted)
 
 
 def paper_finetuning(recipe: str) -> Finetuning:

@@ -314,8 +314,6 @@ def _worst_of_each_image(row: Row) -> list[float]:
 
 def _settings(values: Mapping[str, Any]) -> str:
     """The settings that count, in a line; the network by its role."""
-    shown = {"network" if key in ("mae", "model") else key: value for key, value in values.items() if key != "kind"}
-    return (
-        ", ".join(f"{key} {tables.cell(value)}" for key, value in shown.items() if value not in (None, ""))
-        or "as it is"
-    )
+    shown = {key: value for key, value in values.items() if key != "kind" and value not in (None, "")}
+    words = (f"{'network' if key in ('mae', 'model') else key} {tables.cell(value)}" for key, value in shown.items())
+    return ", ".join(words) or "as it is"
