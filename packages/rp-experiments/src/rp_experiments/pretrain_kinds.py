@@ -101,9 +101,7 @@ KINDS: dict[type[Pretrain], Kind] = {
         "mae",
         NIMTrainer,
         _judge_nim,
-        lambda config, *of: {
-            "samples": figures.denoised(*of, std=_nim_objective(config).level, seed=config.seed)
-        },
+        lambda config, *of: {"samples": figures.denoised(*of, std=_nim_objective(config).level, seed=config.seed)},
         lambda config: {"objective": _nim_objective(config)},
     ),
     PretrainEdm: Kind(

@@ -84,9 +84,6 @@ NOTES = {
 }
 """What an entry is not."""
 
-ATOP_FINETUNING = {"class_weight": 0.05, "mu": 1.0}
-"""AToP's weights in robust fine-tuning; its adversary is FGSM on the classifier alone."""
-
 
 def names() -> list[str]:
     """All presets, as data/name."""

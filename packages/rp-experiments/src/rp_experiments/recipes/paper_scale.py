@@ -11,7 +11,7 @@ from typing import Literal
 from rp_attacks.radii import pgd200_step
 from rp_models.settings import ComputeSettings, InferenceSettings
 from rp_purify.presets import EPS, FINETUNE_EPOCHS, Variant, preset
-from rp_purify.rival_presets import ATOP_FINETUNING, RIVALS
+from rp_purify.rival_presets import RIVALS
 from rp_purify.settings import (
     ADBMTuningSettings,
     ADDTTuningSettings,
@@ -131,9 +131,11 @@ def _atop(data: str) -> Finetuning:
     """AToP's weights and adversary in robust fine-tuning of the comparison's own autoencoder."""
     tuning = _finetuning(data, "rmae", "one-shot")
     fgsm = AttackSettings(eps=EPS[data], step_size=EPS[data], steps=1, on="classifier", start="clean")
-    settings = replace(tuning.finetune, **ATOP_FINETUNING, noise_std=0.0, mask_rate=0.25)
-    corrupted = {"one_shot_mask_rate": 0.25, "one_shot_noise_std": 0.25, "one_shot_keep_visible": True}
-    return replace(tuning, attack=fgsm, finetune=settings, **corrupted)
+    settings = replace(tuning.finetune, class_weight=0.05, mu=1.0, noise_std=0.0, mask_rate=0.25)
+    return replace(
+        tuning, attack=fgsm, finetune=settings, one_shot_mask_rate=0.25, one_shot_noise_std=0.25,
+        one_shot_keep_visible=True,
+    )  # fmt: skip
 
 
 def paper_finetuning(recipe: str) -> Finetuning:
