@@ -9,7 +9,7 @@ from rp_testing.pretended_gpu import bare
 from torch.utils._pytree import tree_leaves
 
 from tests.gpu_cases import CASES
-from tests.gpu_cases.budgets import FILE, gpu
+from tests.gpu_cases.budgets import FILE, collectives, gpu
 
 BUDGETS = json.loads(FILE.read_text())
 SLOW = (
@@ -67,6 +67,11 @@ def test_it_runs_there_gives_what_the_cpu_gives_and_waits_no_more_than_before(na
         # sums are grouped otherwise, of which a training in bfloat16 makes more
         tolerance = 2e-3 if name.startswith("train/") else 1e-4
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance / 10)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("train/") and "probe" not in name])
+def test_a_step_exchanges_no_more_than_before(name):
+    assert collectives(name) <= BUDGETS[name]["collectives"]
 
 
 def test_every_case_has_a_ceiling_and_every_ceiling_a_case():

@@ -10,6 +10,8 @@ import torch
 from rp_models import build
 from rp_models.data import ImageSet, load_images, subset
 from rp_models.settings import ComputeSettings
+from rp_models.training.distributed import ALONE, Processes
+from torch import distributed
 
 Step = Callable[[int], Any]
 CASES: dict[str, Callable[[str], Step]] = {}
@@ -31,6 +33,11 @@ def digits(device: str, count: int = 64, split: str = "train") -> ImageSet:
 
 def batch(device: str, count: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
     return digits(device, count, "test").batch(slice(0, count))
+
+
+def group() -> Processes:
+    """Two processes where torch.distributed runs, of which this is the first; see `budgets.collectives`."""
+    return Processes(0, 2) if distributed.is_initialized() else ALONE
 
 
 def tiny_edm(labels: int = 10) -> torch.nn.Module:

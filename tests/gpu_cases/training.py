@@ -1,6 +1,7 @@
 """Every trainer."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,39 @@ import torch
 from rp_models import build
 from rp_models.data import load_images, read_synthetic, write_synthetic
 from rp_models.settings import ComputeSettings, EdmSettings, MaeSettings, MaskDitSettings, StandardSettings
+from rp_models.training.distributed import Processes
+from rp_models.training.trainer import BaseTrainer
 
-from tests.gpu_cases.case import FAST, Step, case, classifier, digits, tiny_edm
+from tests.gpu_cases.case import FAST, Step, case, classifier, digits, group, tiny_edm
+
+TRAINERS: dict[str, Callable[[str, ComputeSettings, Processes], BaseTrainer]] = {}
+SIZES = {"batch_size": 16, "epochs": 2}
+
+
+def trainer(
+    name: str, compute: ComputeSettings = FAST
+) -> Callable[[Callable[..., BaseTrainer]], Callable[..., BaseTrainer]]:
+    """Register a function of (device, compute, processes) that makes a trainer, and the case of its steps."""
+
+    def keep(make: Callable[..., BaseTrainer]) -> Callable[..., BaseTrainer]:
+        TRAINERS[name] = make
+        case(f"train/{name}")(lambda device: make(device, compute, group()).step)
+        return make
+
+    return keep
 
 
 def _dra(
-    device: str, *, synthetic: Any, target: Any = None, method: str = "dm-at", classifier_: Any = None, **recipe: Any
-) -> Step:
+    device: str,
+    compute: ComputeSettings,
+    processes: Processes,
+    *,
+    synthetic: Any = None,
+    target: Any = None,
+    method: str = "at",
+    classifier_: Any = None,
+    **recipe: Any,
+) -> BaseTrainer:
     from rp_dra import AlignmentSettings, ClassifierSettings, ClassifierTrainer, TrainingSettings, objective_of
 
     settings = TrainingSettings(
@@ -30,7 +57,7 @@ def _dra(
             **recipe,
         }
     )
-    trainer = ClassifierTrainer(
+    return ClassifierTrainer(
         classifier_ or ClassifierSettings(depth=10, width=1),
         settings,
         digits(device, 64),
@@ -39,51 +66,40 @@ def _dra(
         validation=digits(device, 32, "validation"),
         target=target,
         alignment=AlignmentSettings(hidden=16),
-        compute=FAST,
+        compute=compute,
+        processes=processes,
         seed=0,
     )
 
-    def step(number: int) -> Any:
-        return trainer.step(number)
 
-    step.trainer = trainer  # type: ignore[attr-defined]
-    return step
-
-
-@case("train/dra wrn trades+edm target, all images on the device")
-def _(device: str) -> Step:
+@trainer("dra wrn trades+edm target, all images on the device")
+def _(device: str, *how: Any) -> BaseTrainer:
     from rp_dra import EdmTarget
 
-    target = EdmTarget(tiny_edm(), random_level=True, precision="bf16").to(device)
-    return _dra(device, synthetic=digits(device, 48, "validation"), target=target)
+    target = EdmTarget(tiny_edm(), random_level=True, precision=how[0].precision).to(device)
+    return _dra(device, *how, method="dm-at", synthetic=digits(device, 48, "validation"), target=target)
 
 
-@case("train/dra wrn trades, synthetic images mapped from files")
-def _(device: str) -> Step:
+@trainer("dra wrn trades, synthetic images mapped from files")
+def _(device: str, *how: Any) -> BaseTrainer:
     folder = Path(tempfile.mkdtemp())
     images = load_images("digits", "train")
     write_synthetic(images.images[:200], images.labels[:200], folder / "s.npz")
-    return _dra(device, synthetic=read_synthetic(folder / "s.npz", images.info).to(device))
+    synthetic = read_synthetic(folder / "s.npz", images.info).to(device)
+    return _dra(device, *how, method="dm-at", synthetic=synthetic)
 
 
-@case("train/dra vit trades")
-def _(device: str) -> Step:
+@trainer("dra vit trades")
+def _(device: str, *how: Any) -> BaseTrainer:
     from rp_dra import ClassifierSettings
 
-    return _dra(
-        device,
-        synthetic=None,
-        method="at",
-        classifier_=ClassifierSettings(network="vit-digits", arguments={"depth": 2}),
-        optimizer="lion",
-        lr=1e-4,
-        schedule="cosine",
-        undecayed="vectors",
-    )
+    vit = ClassifierSettings(network="vit-digits", arguments={"depth": 2})
+    rest = {"optimizer": "lion", "lr": 1e-4, "schedule": "cosine", "undecayed": "vectors"}
+    return _dra(device, *how, classifier_=vit, **rest)
 
 
-@case("train/dra wrn + lightningdit target")
-def _(device: str) -> Step:
+@trainer("dra wrn + lightningdit target")
+def _(device: str, *how: Any) -> BaseTrainer:
     from rp_dra.targets import LightningDitTarget
     from rp_models.networks.lightningdit import LightningDiT
     from rp_models.networks.vae import AutoencoderKL, LatentNormalization
@@ -92,27 +108,27 @@ def _(device: str) -> Step:
     vae = AutoencoderKL(width=32, multipliers=[1, 2], attention=[False, False], z_channels=4, in_channels=1, blocks=1)
     dit = LightningDiT(image_size=4, in_channels=4, width=48, depth=2, heads=2, num_classes=10, patch_size=1)
     target = LightningDitTarget(dit, vae, LatentNormalization(4), blocks=1, zero_channels=(1,)).to(device)
-    return _dra(device, synthetic=None, method="at+dra", target=target)
+    return _dra(device, *how, method="at+dra", target=target)
 
 
-@case("train/dra adr")
-def _(device: str) -> Step:
-    return _dra(device, synthetic=None, method="at+adr")
+@trainer("dra adr")
+def _(device: str, *how: Any) -> BaseTrainer:
+    return _dra(device, *how, method="at+adr")
 
 
-@case("train/dra ikl")
-def _(device: str) -> Step:
-    return _dra(device, synthetic=None, method="at+ikl")
+@trainer("dra ikl")
+def _(device: str, *how: Any) -> BaseTrainer:
+    return _dra(device, *how, method="at+ikl")
 
 
 @case("train/dra validation (32 images, 4 steps)")
 def _(device: str) -> Step:
-    trainer = _dra(device, synthetic=None, method="at").trainer  # type: ignore[attr-defined]
-    return lambda number: trainer.after_step(4 * (number + 1))
+    made: Any = _dra(device, FAST, group())
+    return lambda number: made.after_step(4 * (number + 1))
 
 
-@case("train/edm")
-def _(device: str) -> Step:
+@trainer("edm")
+def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
     from rp_models.training import EdmTrainer
 
     settings = EdmSettings(
@@ -124,19 +140,29 @@ def _(device: str) -> Step:
         steps=10,
         batch_size=16,
     )
-    return EdmTrainer(settings, digits(device), seed=0, compute=FAST).step
+    return EdmTrainer(settings, digits(device), seed=0, compute=compute, processes=processes)
 
 
-@case("train/mae")
-def _(device: str) -> Step:
+MAE = MaeSettings(network="mae-digits", steps=10, batch_size=16, warmup_steps=1, crop_scale=0.5, flip=True)
+BF16 = ComputeSettings(precision="bf16")
+
+
+@trainer("mae", BF16)
+def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
     from rp_models.training import MaeTrainer
 
-    settings = MaeSettings(network="mae-digits", steps=10, batch_size=16, warmup_steps=1, crop_scale=0.5, flip=True)
-    return MaeTrainer(settings, digits(device), seed=0, compute=ComputeSettings(precision="bf16")).step
+    return MaeTrainer(MAE, digits(device), seed=0, compute=compute, processes=processes)
 
 
-@case("train/maskdit")
-def _(device: str) -> Step:
+@trainer("nim", BF16)
+def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
+    from rp_purify.nim_training import NIMTrainer
+
+    return NIMTrainer(MAE, digits(device), seed=0, compute=compute, processes=processes)
+
+
+@trainer("maskdit", BF16)
+def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
     from rp_models.training import MaskDitTrainer
 
     settings = MaskDitSettings(
@@ -147,11 +173,11 @@ def _(device: str) -> Step:
         unmasked_steps=2,
         batch_size=16,
     )
-    return MaskDitTrainer(settings, digits(device), seed=0, compute=ComputeSettings(precision="bf16")).step
+    return MaskDitTrainer(settings, digits(device), seed=0, compute=compute, processes=processes)
 
 
-@case("train/standard classifier")
-def _(device: str) -> Step:
+@trainer("standard classifier")
+def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
     from rp_models.training import StandardTrainer
 
     settings = StandardSettings(
@@ -164,46 +190,92 @@ def _(device: str) -> Step:
         cutout=2,
         ema_half_life=16,
     )
-    return StandardTrainer(settings, digits(device), seed=0, compute=FAST).step
+    return StandardTrainer(settings, digits(device), seed=0, compute=compute, processes=processes)
 
 
-@case("train/finetune rmae (2 true steps)")
-def _(device: str) -> Step:
-    from rp_purify import MAEPure
-    from rp_purify.finetune import Finetuner
+@trainer("finetune rmae (2 true steps)", ComputeSettings())
+def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
+    from rp_purify import Finetuner, MAEPure
     from rp_purify.settings import FinetuneSettings
 
     images = digits(device, 32)
     purifier = MAEPure(build("mae-digits").to(device), steps=2, step_size=0.02, eta=0.15, grad="ste-tanh")
-    tuner = Finetuner(
-        FinetuneSettings(batch_size=16, steps=5),
-        purifier,
-        classifier(device),
-        images,
-        images.batch(slice(None))[0],
-        seed=0,
-    )
-    return tuner.step
+    stored, settings = images.batch(slice(None))[0], FinetuneSettings(batch_size=16, steps=5)
+    network = classifier(device)
+    return Finetuner(settings, purifier, network, images, stored, compute=compute, processes=processes, seed=0)
 
 
-@case("train/encoder, noisy input")
-def _(device: str) -> Step:
+@trainer("finetune rmaskdit (one denoising step)")
+def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
+    from rp_purify import Finetuner, OneStepDenoise
+    from rp_purify.settings import FinetuneSettings
+
+    torch.manual_seed(0)
+    sizes = {"width": 16, "heads": 2, "depth": 1, "decoder_width": 16, "decoder_depth": 1}
+    images, settings = digits(device, 32), FinetuneSettings(batch_size=16, steps=5)
+    purifier = OneStepDenoise(build("maskdit-digits", **sizes).to(device), sigma=0.4)
+    stored, network = images.batch(slice(None))[0], classifier(device)
+    return Finetuner(settings, purifier, network, images, stored, compute=compute, processes=processes, seed=0)
+
+
+def _tuner(settings: Any, device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
+    from rp_purify.tuning import DenoiserTuner
+
+    denoiser, network = tiny_edm(0).to(device), classifier(device)
+    return DenoiserTuner(settings, denoiser, network, digits(device), compute=compute, processes=processes, seed=0)
+
+
+@trainer("tune adbm")
+def _(device: str, *how: Any) -> BaseTrainer:
+    from rp_purify.settings import ADBMTuningSettings
+
+    return _tuner(ADBMTuningSettings(batch_size=16, warmup_steps=1), device, *how)
+
+
+@trainer("tune addt")
+def _(device: str, *how: Any) -> BaseTrainer:
+    from rp_purify.settings import ADDTTuningSettings
+
+    return _tuner(ADDTTuningSettings(batch_size=16, warmup_steps=1, adversary_steps=2), device, *how)
+
+
+@trainer("encoder, noisy input", ComputeSettings())
+def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
     from rp_dra.diffusion_encoder import NoisyClassifier
     from rp_dra.encoder_settings import EncoderSettings
     from rp_dra.encoder_trainer import NoisyClassifierTrainer
 
-    model = NoisyClassifier(tiny_edm(0), 10)
-    return NoisyClassifierTrainer(model, digits(device), EncoderSettings(batch_size=16, epochs=2), seed=0).step
+    model, settings = NoisyClassifier(tiny_edm(0), 10), EncoderSettings(**SIZES)
+    return NoisyClassifierTrainer(model, digits(device), settings, compute=compute, processes=processes, seed=0)
 
 
-@case("train/linear probe")
-def _(device: str) -> Step:
+@trainer("encoder, fine-tuned adversarially")
+def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
+    from rp_dra import Trades
+    from rp_dra.diffusion_encoder import DiffusionClassifier
+    from rp_dra.encoder_settings import EncoderSettings
+    from rp_dra.encoder_trainer import EncoderFineTuner
+
+    model, objective = DiffusionClassifier(tiny_edm(0), 10), Trades(steps=2)
+    return EncoderFineTuner(
+        model,
+        digits(device),
+        EncoderSettings(**SIZES),
+        objective=objective,
+        compute=compute,
+        processes=processes,
+        seed=0,
+    )
+
+
+@trainer("linear probe", ComputeSettings())
+def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
     from rp_dra import EdmTarget
     from rp_dra.encoder_settings import ProbeSettings
     from rp_dra.probe_trainer import ProbeTrainer
 
-    target = EdmTarget(tiny_edm(0), label="null").to(device)
-    return ProbeTrainer(target, digits(device), ProbeSettings(batch_size=16, epochs=2), seed=0).step
+    target, settings = EdmTarget(tiny_edm(0), label="null").to(device), ProbeSettings(**SIZES)
+    return ProbeTrainer(target, digits(device), settings, compute=compute, processes=processes, seed=0)
 
 
 @case("train/fit probe (logistic regression)")

@@ -1,7 +1,4 @@
-"""What `test_distributed.py` runs, alone in the test's process and in two processes under `torchrun`."""
-
-import sys
-from pathlib import Path
+"""What `test_distributed.py` runs, alone in the test's process and in two processes."""
 
 import torch
 from rp_dra import AlignmentSettings, ClassifierSettings, ClassifierTrainer, EdmTarget, TrainingSettings, objective_of
@@ -68,6 +65,7 @@ def trained(name, folder, processes=ALONE, steps=STEPS):
 
 def main(folder):
     """Every recipe by two processes; one of them in two sessions as well."""
+    torch.set_num_threads(1)
     with init_distributed(torch.device("cpu")) as processes:
         for name in RECIPES:
             save(trained(name, folder / name, processes), folder, f"{name}.{processes.rank}")
@@ -78,8 +76,3 @@ def main(folder):
 def save(tensors, folder, name):
     """Leave tensors for the test."""
     save_tensors(tensors, folder / f"{name}.safetensors", {})
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]))

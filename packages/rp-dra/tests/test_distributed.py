@@ -1,15 +1,12 @@
-"""Two processes under `torchrun` against one: attack, alignment, objectives with memory, selection, resuming."""
+"""Two processes against one: attack, alignment, objectives with memory, selection, resuming."""
 
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from rp_models.checkpoint import read_tensors
-from rp_models.training.ports import free_port
+from rp_testing.two_processes import in_two_processes
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ALONE = runpy.run_path(str(WORKER))
@@ -19,13 +16,7 @@ ALONE = runpy.run_path(str(WORKER))
 def together(tmp_path_factory):
     """The folder in which two processes left their results; one launch for all tests of this file."""
     folder = tmp_path_factory.mktemp("together")
-    launch = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-        *("--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(WORKER), str(folder)),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(launch, capture_output=True, text=True, env=environment, check=False, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(WORKER, folder)
     return folder
 
 

@@ -1,78 +1,31 @@
 """Two processes against one: the same batches, draws, statistics and weights; killed, they go on.
 
-They are forks of a process that has imported torch, with the environment that `torchrun` gives; started by `torchrun`
-itself, all of it is shown again by `-m slow`.
+Started by `torchrun` itself, all of it is shown again by `-m slow`.
 """
 
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from rp_models.checkpoint import read_tensors
 from rp_models.training import Processes
+from rp_testing.two_processes import in_two_processes
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ALONE = runpy.run_path(str(WORKER))
 
-# Does what `torchrun --max-restarts 1` does: where one of the two processes fails, both are started once more.
-FORKS = """
-import os, runpy, signal, sys, traceback
-from pathlib import Path
-from rp_models.training.ports import free_port
-worker, folder = sys.argv[1:]
-main = runpy.run_path(worker)["main"]
-
-def start(rank, **environment):
-    if child := os.fork():
-        return child
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", **environment)
-    status = 1
-    try:
-        main(Path(folder))
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-for attempt in range(2):
-    port = str(free_port())
-    children = {start(rank, MASTER_PORT=port, TORCHELASTIC_RESTART_COUNT=str(attempt)) for rank in range(2)}
-    failed = False
-    while children:
-        child, status = os.wait()
-        children.remove(child)
-        if status and not failed:
-            failed = True
-            for other in children:
-                os.kill(other, signal.SIGKILL)
-    if not failed:
-        break
-sys.exit(failed)
-"""
-TORCHRUN = [
-    *("-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"),
-    *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"),
-]
-
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(["-c", FORKS], id="forks"), pytest.param(TORCHRUN, id="torchrun", marks=pytest.mark.slow)],
+    params=[pytest.param(False, id="forks"), pytest.param(True, id="torchrun", marks=pytest.mark.slow)],
 )
 def together(request, tmp_path_factory):
     """The folder in which two processes left their results; one launch for all tests of this file."""
     folder = tmp_path_factory.mktemp("together")
-    launch = [sys.executable, *request.param, str(WORKER), str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(launch, capture_output=True, text=True, env=environment, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "find_unused_parameters" not in done.stderr
-    assert "bucket view strides" not in done.stderr
+    said = in_two_processes(WORKER, folder, restarts=1, torchrun=request.param)
+    assert "find_unused_parameters" not in said
+    assert "bucket view strides" not in said
     return folder
 
 

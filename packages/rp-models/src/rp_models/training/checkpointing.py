@@ -3,13 +3,14 @@
 Source: Chen et al. 2016, arXiv:1604.06174.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -56,26 +57,47 @@ def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
         if not torch.is_grad_enabled():
             return compute(*args, **options)
         norms = [module for module in self.modules() if isinstance(module, _Norm)]
-        contexts: dict[str, Any] = {"context_fn": lambda: (nullcontext(), _as_then(norms))} if norms else {}
-        return checkpoint(compute, *args, use_reentrant=False, **contexts, **options)
+        # e.g. one that replaces fused attention; a compiled network is traced inside of them
+        modes = [] if torch.compiler.is_compiling() else list(_get_current_function_mode_stack())
+        again: dict[str, Any] = (
+            {"context_fn": lambda: (nullcontext(), _as_then(norms, modes))} if norms or modes else {}
+        )
+        return checkpoint(compute, *args, use_reentrant=False, **again, **options)
 
     return type(f"{kind.__name__}_checkpointed", (kind,), {"forward": forward, "computed_again": True})
 
 
-def _as_then(norms: list[_Norm]) -> AbstractContextManager[None]:
-    """A block in which batch norms are in the mode that they are in now, and leave their statistics as they are."""
-    modes = [norm.training for norm in norms]
+def _as_then(norms: list[_Norm], modes: list[TorchFunctionMode]) -> AbstractContextManager[None]:
+    """A block with the function modes, in which batch norms train or not as now and leave their statistics alone."""
+    trained = [norm.training for norm in norms]
 
     @contextmanager
     def again() -> Iterator[None]:
         before = [(norm.training, norm.momentum, norm.num_batches_tracked) for norm in norms]
-        for norm, training in zip(norms, modes, strict=True):
+        for norm, training in zip(norms, trained, strict=True):
             # at momentum 0 the statistics stay, and the pass saves as many tensors as the first one
             norm.training, norm.momentum, norm.num_batches_tracked = training, 0.0, None
         try:
-            yield
+            with ExitStack() as stack:
+                for mode in modes:
+                    stack.enter_context(mode)
+                yield
         finally:
             for norm, (training, momentum, tracked) in zip(norms, before, strict=True):
                 norm.training, norm.momentum, norm.num_batches_tracked = training, momentum, tracked
 
-    return again()
+    return _Repeated(again)
+
+
+class _Repeated(AbstractContextManager[None]):
+    """A block that may be entered again: each differentiation of a gradient computes once more what it needs."""
+
+    def __init__(self, make: Callable[[], AbstractContextManager[None]]) -> None:
+        self.make, self.entered = make, list[AbstractContextManager[None]]()
+
+    def __enter__(self) -> None:
+        self.entered.append(self.make())
+        self.entered[-1].__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self.entered.pop().__exit__(*error)
