@@ -209,6 +209,8 @@ def diffusion_model(path):
 
 def test_a_dozen_models_of_the_zoo_are_compared_with_a_diffusion_model(tmp_path, monkeypatch):
     from rp_analysis import cknna
+    from rp_experiments.artifacts import Built
+    from rp_experiments.papers.items import ITEMS
     from rp_models.robustbench import entries as table
 
     monkeypatch.setattr("rp_experiments.zoo_similarity.ZooJob.formats", ("png",))
@@ -233,6 +235,11 @@ def test_a_dozen_models_of_the_zoo_are_compared_with_a_diffusion_model(tmp_path,
     for figure in ("cknna", "cknna-standard"):
         assert (folder / "figures" / f"{figure}.png").exists()
     assert "Rank correlation of robust accuracy with CKNNA, standard" in (folder / "index.html").read_text()
+    item = ITEMS["dra/fig-1-9"]  # of `reproduce.py`, where the scale has RobustBench's models
+    found = item.look({"zoo, cifar10": Built(None, folder)})
+    assert [figure.file for figure in found.figures] == ["figures/cknna.png", "figures/cknna-standard.png"]
+    assert found.numbers["others, standard"] == result["correlation"]["standard"]
+    assert all("12 " in judgement.evidence for judgement in item.judgements(found))
     (folder / "similarity" / "cifar10-Linf-Peng2023Robust.json").unlink()
     app("analyze", "--models", "all", *words, "--resume", cwd=tmp_path)
     assert json.loads((folder / "result.json").read_text())["models"] == result["models"]

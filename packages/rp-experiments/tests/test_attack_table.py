@@ -5,8 +5,11 @@ from dataclasses import replace
 import pytest
 import rp_models
 import torch
+from rp_attacks import PGD, evaluate
 from rp_attacks.settings import Budget
+from rp_experiments.artifacts import Built
 from rp_experiments.papers.attack_table import AttackTableJob
+from rp_experiments.papers.items.mae_pure_tables import _published
 from rp_experiments.papers.settings import AttackTable, Case
 from rp_experiments.recipes.compare_purifiers import RECIPES
 from rp_experiments.run import Run
@@ -59,3 +62,15 @@ def test_table_1_is_transfer_and_pgd_with_the_papers_step(tmp_path) -> None:
     assert list(job.attacks("table-1", Defended(NoPurification(), classifier))) == ["pgd-exact"]
     square = job.attacks("black-box", Defended(NoPurification(), classifier))["square"]
     assert (square.queries, square.passes) == (3, 1)
+
+
+def test_a_published_classifiers_row_is_its_evaluations(tmp_path) -> None:
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    x = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = net(x).argmax(dim=1)
+    y[:3] = (y[:3] + 1) % 10
+    report = evaluate(net, x, y, {"pgd": PGD(eps=0.05, step_size=0.02, steps=3)}, seed=0, probes=0)
+    RunFolder(tmp_path).write_json("result.json", report.to_json())
+    row = _published(Built(None, tmp_path))
+    assert row["clean"]["estimate"] == 0.75
+    assert row["AutoAttack"]["estimate"] == report.robust_accuracy < 0.75

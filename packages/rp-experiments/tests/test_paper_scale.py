@@ -126,6 +126,27 @@ def test_figure_6_of_dra_ends(plan):
     assert "sparse" not in plan.analysis.config.sections
 
 
+def test_table_3_attacks_its_published_rivals(plan):
+    products = ITEMS["mae-pure/table-3"].products(plan)
+    rivals = {name: product.config for name, product in products.items() if product.job == "evaluate"}
+    assert set(rivals) == {
+        f"{name}, {data}" for name in ("Rebuffi et al. 2021", "Pang et al. 2022") for data in SMALL[:2]
+    }
+    for name, config in rivals.items():
+        assert config.data == name.partition(", ")[2] == config.entry.dataset
+        assert settings(config, "suite", "images", "eps", "entry.threat") == ("autoattack", 512, 8 / 255, "Linf")
+        assert config.entry.arguments["depth"] == 28
+
+
+def test_figures_1_and_9_of_dra_are_over_robustbench(plan):
+    config = ITEMS["dra/fig-1-9"].products(plan)["zoo, cifar10"].config
+    assert settings(config.models, "models", "data", "threat", "edm") == (
+        ("all",), "cifar10", "Linf", "edm-cifar10-32x32-cond-vp",
+    )  # fmt: skip
+    assert settings(config.models, "sigma", "layer") == (0.1, "bottleneck")
+    assert settings(config.analysis, "images", "neighbours") == (None, 10)
+
+
 def test_the_synthetic_images_of_imagenet_are_what_generate_writes():
     config = GENERATIONS["imagenet-dra"]()
     assert (config.images, config.compute.precision) == (4_000_000, "bf16")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rp_models.robustbench.entries import is_spec, resolve
+from rp_models.robustbench.places import files_at_hand
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +45,9 @@ def inputs(value: Any) -> dict[str, str]:
     if isinstance(value, list | tuple):
         return {path: found for item in value for path, found in inputs(item).items()}
     if isinstance(value, str) and is_spec(value):
-        return {str(path): _file_digest(path) for path in _entry_files(value)}
+        return {
+            str(path): _file_digest(path) for path in files_at_hand(resolve(value))
+        }  # whoever loads it says what lacks
     path = _file_in(value) if isinstance(value, str) else None
     return {str(path): _file_digest(path)} if path else {}
 
@@ -69,17 +72,6 @@ def _file_in(text: str) -> Path | None:
     name = text.rpartition(":")[0] if ".py:" in text else text
     possible = ("/" in name or "." in name) and len(name) < 4096 and "\n" not in name
     return Path(name) if possible and Path(name).is_file() else None
-
-
-def _entry_files(spec: str) -> list[Path]:
-    """The files of an entry of RobustBench; none where they are not there, which whoever loads it is told."""
-    from rp_models.checkpoint import CheckpointError
-    from rp_models.robustbench.files import entry_files
-
-    try:
-        return entry_files(resolve(spec))
-    except CheckpointError:
-        return []
 
 
 def _folder(value: Any) -> Any:

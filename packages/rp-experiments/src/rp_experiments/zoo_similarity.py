@@ -17,9 +17,10 @@ from rp_models.checkpoint import CheckpointError
 from rp_models.data import describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier, load_denoiser, pooled_features
+from rp_models.precision import in_precision, use
 from rp_models.robustbench.entries import Entry, entries
-from rp_models.robustbench.files import entry_files
 from rp_models.robustbench.loading import load_entry
+from rp_models.robustbench.places import files_at_hand
 from torch import Tensor, nn
 
 from rp_experiments.pages import Sections
@@ -34,7 +35,7 @@ def compare_models(config: Analysis, run: Run, zoo: ZooComparison) -> None:
     """Compare, and leave `result.json`, the table, both figures and a page."""
     chosen = zoo.named() if zoo.models != ("all",) else at_hand(zoo)
     settings = asdict(zoo) | {"models": [entry.spec for entry in chosen], "standard": _standard(zoo)}
-    own = {key: getattr(config, key) for key in ("images", "neighbours", "seed")}
+    own = {key: asdict(config)[key] for key in ("images", "neighbours", "seed", "compute")}
     job = ZooJob(config, run, zoo, chosen, settings["standard"])
     run.claim(own | settings)
     job.compare()
@@ -44,7 +45,7 @@ def at_hand(zoo: ZooComparison) -> tuple[Entry, ...]:
     """The entries of the data set and threat model whose files are there. Raises CheckpointError if there is none."""
     listed = [e for e in entries() if (e.dataset, e.threat) == (zoo.data, zoo.threat)]
     listed = [entry for entry in listed if not entry.missing and entry.name != "Standard"]
-    found = tuple(entry for entry in listed if _is_there(entry))
+    found = tuple(entry for entry in listed if files_at_hand(entry))
     if not found:
         raise CheckpointError(
             f"no file of RobustBench's {len(listed)} models for {zoo.data} {zoo.threat} is there; RP_ROBUSTBENCH names "
@@ -54,19 +55,12 @@ def at_hand(zoo: ZooComparison) -> tuple[Entry, ...]:
     return found
 
 
-def _is_there(entry: Entry) -> bool:
-    try:
-        return bool(entry_files(entry))
-    except CheckpointError:
-        return False
-
-
 def _standard(zoo: ZooComparison) -> str | None:
     """The standard classifier's name, if there is one."""
     if zoo.standard is not None:
         return zoo.standard
     listed = [e for e in entries() if (e.dataset, e.threat, e.name) == (zoo.data, zoo.threat, "Standard")]
-    return next((entry.spec for entry in listed if _is_there(entry)), None)
+    return next((entry.spec for entry in listed if files_at_hand(entry)), None)
 
 
 class ZooJob(Sections):
@@ -77,10 +71,12 @@ class ZooJob(Sections):
     ) -> None:
         super().__init__(run, "RobustBench's models beside a diffusion model")
         self.config, self.zoo, self.chosen = config, zoo, chosen
-        info = describe(zoo.data)
+        use(config.compute)
+        info, self.precision = describe(zoo.data), config.compute.precision
         self.test, self.index = open_subset(zoo.data, "test", config.images, device=run.device, root=run.root)
-        self.target = EdmTarget(load_denoiser(str(zoo.edm), info).to(run.device), sigma=zoo.sigma, layer=zoo.layer)
-        self.standard = None if standard is None else load_classifier(standard, info).to(run.device)
+        denoiser = load_denoiser(str(zoo.edm), info).to(run.device)
+        self.target = EdmTarget(denoiser, sigma=zoo.sigma, layer=zoo.layer, precision=self.precision)
+        self.standard = None if standard is None else self._ready(load_classifier(standard, info))
         self.k = min(config.neighbours, len(self.test) - 1)
 
     def compare(self) -> None:
@@ -111,9 +107,13 @@ class ZooJob(Sections):
                 found.append(pooled_features(model, x).cpu())
         return torch.cat(found)
 
+    def _ready(self, model: nn.Module) -> nn.Module:
+        """A classifier where the run computes, in its precision."""
+        return in_precision(model.to(self.run.device), self.precision)
+
     def _scores(self, entry: Entry, references: dict[str, Tensor]) -> dict[str, Any]:
         """One model's similarity to each reference, beside its published accuracies."""
-        features = self.features(load_entry(entry).to(self.run.device))
+        features = self.features(self._ready(load_entry(entry)))
         row: dict[str, Any] = {"model": entry.name, "threat": entry.threat, "clean %": entry.clean}
         row |= {"robust %": entry.robust, "extra data": "yes" if entry.extra_data else "no"}
         for name, reference in references.items():

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from rp_dra.alignment_settings import LATENT
+from rp_models.robustbench.entries import entries, is_spec, resolve
+from rp_models.robustbench.places import files_at_hand
 
 from rp_experiments import tables
 from rp_experiments.artifacts import Artifact, Store, in_order
 from rp_experiments.papers.item import Item, data_sets
 from rp_experiments.papers.items import ITEMS
 from rp_experiments.papers.plan import Plan
+from rp_experiments.recipes.analysis import ZooComparison
 from rp_experiments.recipes.dra import RECIPES as DRA_RECIPES
 from rp_experiments.recipes.dra import TrainDra
 
@@ -67,9 +70,7 @@ def check_files(items: Iterable[Item], plan: Plan, root: Path | None) -> None:
 
     needed = [artifact for item in items for artifact in item.needed(plan)]
     absent = [name for name, source in ingredients(needed).items() if source == "missing"]
-    problems = [
-        f"{name}: give it by --weights, or put {name}.safetensors into weights/" for name in sorted(set(absent))
-    ]
+    problems = [f"{name}: {_where_to(name)}" for name in sorted(set(absent))]
     for data in data_of(needed):
         try:
             open_images(data, "test", root=root)
@@ -77,6 +78,13 @@ def check_files(items: Iterable[Item], plan: Plan, root: Path | None) -> None:
             problems.append(str(error))
     if problems:
         raise DataError("nothing is started; missing are\n  " + "\n  ".join(problems))
+
+
+def _where_to(name: str) -> str:
+    """What to do about a file that is missing."""
+    if is_spec(name) or name.startswith("RobustBench"):
+        return "put it into RobustBench's folder of models, DATASET/THREAT/NAME.pt, which RP_ROBUSTBENCH names"
+    return f"give it by --weights, or put {name}.safetensors into weights/"
 
 
 def ingredients(artifacts: Iterable[Artifact]) -> dict[str, Source]:
@@ -112,12 +120,27 @@ def _of(artifact: Artifact) -> Iterator[tuple[str, Source]]:
         yield from _of_run(DRA_RECIPES[config.base]())
     elif artifact.job == "probe":
         yield from _of_run(config.models)
+    elif artifact.job == "evaluate":
+        yield config.model, _source(config.model)
+    elif artifact.job == "zoo":
+        yield str(config.models.edm), _source(str(config.models.edm))
+        yield from _of_zoo(config.models)
     elif artifact.job == "networks":
         for role in config.roles:
             name = getattr(config.comparison, role, "")
             yield (name, _source(name)) if name else (role, "made")
     elif artifact.job == "attacks":
         yield from ((f"{name} classifier", "made") for name in config.classifiers)
+
+
+def _of_zoo(models: ZooComparison) -> Iterator[tuple[str, Source]]:
+    """The entries of RobustBench; of `all` those that are there, and no less than one."""
+    wanted = [e for e in entries() if (e.dataset, e.threat) == (models.data, models.threat)]
+    if models.models == ("all",):
+        there = any(files_at_hand(entry) for entry in wanted)
+        yield f"RobustBench's {models.data} {models.threat} models", "at hand" if there else "missing"
+    else:
+        yield from ((entry.spec, _source(entry.spec)) for entry in models.named())
 
 
 def _of_run(config: TrainDra) -> Iterator[tuple[str, Source]]:
@@ -139,6 +162,8 @@ def _of_run(config: TrainDra) -> Iterator[tuple[str, Source]]:
 
 def _source(name: str) -> Source:
     """Where a named checkpoint or file is."""
+    if is_spec(name):
+        return "at hand" if files_at_hand(resolve(name)) else "missing"
     file = f"{name}.safetensors"
     if (files("rp_models") / "weights" / file).is_file() or (_SHIPPED / file).is_file():
         return "shipped"

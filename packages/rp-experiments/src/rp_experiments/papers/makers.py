@@ -14,6 +14,7 @@ from rp_experiments.analyze import analyze
 from rp_experiments.analyze_purifier import analyze_purifier
 from rp_experiments.artifacts import Maker
 from rp_experiments.compare_purifiers import ComparisonJob, compare_purifiers
+from rp_experiments.evaluate import evaluate
 from rp_experiments.papers import attack_table, purifier_checks
 from rp_experiments.papers.items.looks import changed_one
 from rp_experiments.papers.representations import represent
@@ -26,6 +27,7 @@ from rp_experiments.results import limits
 from rp_experiments.run import Run
 from rp_experiments.sweep import run_sweep
 from rp_experiments.train_dra import train_dra
+from rp_experiments.zoo_similarity import compare_models
 
 Needs = Mapping[str, Path]
 
@@ -97,10 +99,12 @@ def _checked(check: Callable[[ComparisonJob, Any], dict[str, Any]], config: Timi
     run.folder.write_json("result.json", check(ComparisonJob(config.comparison, run.claim(config)), config))
 
 
-SHARED = frozenset({"train_dra", "sweep", "compare"})  # whose work several processes can share
+SHARED = frozenset({"train_dra", "sweep", "compare", "evaluate"})  # whose work several processes can share
 MAKERS: dict[str, Maker] = {
     "train_dra": _train_dra,
     "analyze": lambda config, run, needs: analyze(replace(config, run=str(needs["run"])), run),
+    "zoo": lambda config, run, needs: compare_models(config.analysis, run, config.models),
+    "evaluate": lambda config, run, needs: evaluate(config, run),
     "probe": lambda config, run, needs: probe(config, run),
     "sweep": lambda config, run, needs: run_sweep(config, run),
     "networks": _networks,

@@ -19,11 +19,13 @@ from rp_experiments.papers.settings import (
     Networks,
     Representations,
     Timing,
+    Zoo,
 )
 from rp_experiments.recipes import analyze_purifier, probe, sweep
-from rp_experiments.recipes.analysis import Analysis
+from rp_experiments.recipes.analysis import Analysis, ZooComparison
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.dra import TrainDra
+from rp_experiments.recipes.evaluation import Evaluation
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 from rp_experiments.recipes.table import changed, read
 
@@ -38,6 +40,10 @@ class Plan:
     scale: str
     runs: Mapping[str, Artifact]  # of train_dra.py; the first one is analysed
     others: Mapping[str, Artifact]  # its settings with the methods of Table 2 of the DRA paper that no run has
+    zoo: Mapping[str, Artifact]  # RobustBench's models beside a diffusion model, by data set
+    rivals: Mapping[
+        str, Artifact
+    ]  # published classifiers under AutoAttack, by name and data set: `Pang et al., cifar10`
     adversarial: Mapping[str, Artifact]  # further runs by data set, for Table 3 of the MAE-Pure paper alone
     noisy: Artifact  # the same with the noisy-input encoder as the alignment's target
     probe: Artifact
@@ -66,6 +72,8 @@ class Sizes:
     comparisons: Mapping[str, Comparison]
     runs: Mapping[str, TrainDra]
     adversarial: Mapping[str, TrainDra] = field(default_factory=dict)  # by data set, where no run has it
+    zoo: tuple[str, ...] = ()  # entries of RobustBench beside the first run's diffusion model
+    rivals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # entries of RobustBench by name and data set
     sparse_run: str = ""  # the recipe whose run has the sparse autoencoders; by default the first
     sweep_base: str = ""  # recipe; by default the first run's
     sweep_images: int | None = None
@@ -117,6 +125,8 @@ def _classifier_products(sizes: Sizes) -> dict[str, Any]:
     return {
         "runs": runs,
         "others": _others(sizes, name, config),
+        "zoo": _zoo(sizes, config, analysis),
+        "rivals": _rivals(sizes, analysis),
         "adversarial": {data: _product(sizes, "train_dra", run) for data, run in sizes.adversarial.items()},
         "noisy": noisy_run,
         "probe": study,
@@ -124,6 +134,30 @@ def _classifier_products(sizes: Sizes) -> dict[str, Any]:
         "sparse": _product(sizes, "analyze", sparse, run=runs[sizes.sparse_run or name]),
         "representations": _product(sizes, "representations", features, run=runs[name], noisy=noisy_run),
         "sweep": _product(sizes, "sweep", _sweep(sizes)),
+    }
+
+
+def _zoo(sizes: Sizes, run: TrainDra, analysis: Analysis) -> dict[str, Artifact]:
+    """RobustBench's models of a run's data set beside its diffusion model."""
+    if not sizes.zoo:
+        return {}
+    models = ZooComparison(models=sizes.zoo, data=run.data, edm=run.diffusion_model)  # type: ignore[arg-type]
+    return {run.data: _product(sizes, "zoo", Zoo(models=models, analysis=analysis))}
+
+
+def _rivals(sizes: Sizes, analysis: Analysis) -> dict[str, Artifact]:
+    """Published classifiers under AutoAttack on the images that the purifiers meet, each image under every attack."""
+
+    def one(data: str, model: str) -> Evaluation:
+        of = sizes.comparisons[data]
+        return Evaluation(
+            data=data, model=model, suite="autoattack", images=of.images, eps=of.budget.eps, compute=analysis.compute
+        )
+
+    return {
+        f"{name}, {data}": _product(sizes, "evaluate", one(data, model))
+        for name, models in sizes.rivals.items()
+        for data, model in models.items()
     }
 
 
@@ -142,15 +176,12 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
         for data in sizes.views
         if data != first
     }
-    networks = {
-        data: _product(
-            sizes,
-            "networks",
-            Networks(comparison=of, roles=_roles(of)),
-            **({"seen": seen[data]} if data in seen else {}),
-        )
-        for data, of in sizes.comparisons.items()
-    }
+
+    def networks_of(data: str, of: Comparison) -> Artifact:
+        needs = {"seen": seen[data]} if data in seen else {}
+        return _product(sizes, "networks", Networks(comparison=of, roles=_roles(of)), kind="", **needs)
+
+    networks = {data: networks_of(data, of) for data, of in sizes.comparisons.items()}
 
     def table(data: str, cases: tuple[Case, ...], kind: str, **options: Any) -> Artifact:
         of = sizes.comparisons[data]

@@ -10,6 +10,7 @@ from rp_models.data.catalog import describe
 from rp_models.settings import InferenceSettings, require
 from rp_purify.settings import PurifierSettings
 
+from rp_experiments.recipes.analysis import Analysis, ZooComparison
 from rp_experiments.recipes.compare_purifiers import TITLES, Comparison
 from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 
@@ -86,6 +87,14 @@ class AttackTable:
 def norm_of(family: Family) -> Norm:
     """The norm of a family's attacks."""
     return _NORMS.get(family, "linf")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Zoo:
+    """RobustBench's models beside a diffusion model (Fig. 1 and 9 of the DRA paper)."""
+
+    models: ZooComparison
+    analysis: Analysis  # images, neighbours, seed and precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,18 +1,11 @@
 """Where the files of RobustBench's entries lie: in its own folders, or in torch.hub's cache."""
 
-import os
 from pathlib import Path
 
 from rp_models.checkpoint import CheckpointError
 from rp_models.robustbench.entries import Entry
-
-
-def model_roots(root: str | Path | None = None) -> tuple[Path, ...]:
-    """RobustBench's folders of models: the given one, or else those of `$RP_ROBUSTBENCH`, and `./models`."""
-    if root is not None:
-        return (Path(root),)
-    named = os.environ.get("RP_ROBUSTBENCH", "").split(os.pathsep)
-    return (*(Path(folder) for folder in named if folder), Path("models"))
+from rp_models.robustbench.places import model_roots as model_roots
+from rp_models.robustbench.places import names_of, places_of
 
 
 def entry_files(entry: Entry, root: str | Path | None = None) -> list[Path]:
@@ -21,20 +14,12 @@ def entry_files(entry: Entry, root: str | Path | None = None) -> list[Path]:
     An ensemble's members are `NAME.pt_m0.pt`, `NAME.pt_m1.pt`, ... Raises CheckpointError if one is nowhere; the
     message says where it was looked for and how RobustBench gets it.
     """
-    own = [f"{entry.name}.pt"] if entry.parts == 1 else [f"{entry.name}.pt_m{i}.pt" for i in range(entry.parts)]
-    return [_find(entry, name, number, root) for number, name in enumerate(own)]
+    return [_find(entry, name, number, root) for number, name in enumerate(names_of(entry))]
 
 
 def _find(entry: Entry, name: str, number: int, root: str | Path | None) -> Path:
     """One file of an entry."""
-    from torch import hub
-
-    folders = [base / entry.dataset / entry.threat for base in model_roots(root)]
-    places = [folder / name for folder in folders]
-    if entry.file is not None:
-        places += [
-            folder / entry.file for folder in (*folders, *model_roots(root), Path(hub.get_dir()) / "checkpoints")
-        ]
+    places = places_of(entry, name, root)
     for place in places:
         if place.is_file():
             return place

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rp_experiments.artifacts import Built
 from rp_experiments.papers.claims import (
@@ -19,19 +19,55 @@ from rp_experiments.papers.claims import (
     exceeds,
     rule,
 )
-from rp_experiments.papers.item import Figure, Measured, Table
+from rp_experiments.papers.item import Figure, Measured, Products, Table
 from rp_experiments.papers.items.dra_tables import NAMES
-from rp_experiments.papers.items.looks import item
+from rp_experiments.papers.items.looks import item, roles
 from rp_experiments.statistics import Z, correlation, rank_test
 from rp_experiments.tables import Row
+
+if TYPE_CHECKING:
+    from rp_experiments.papers.plan import Plan
 
 DIFFUSION = "diffusion representation"
 _TRAINED = ("at", "at+dra", "dm-at", "dm-at+dra")
 
 
-@item("dra/fig-1-9", "analysis", "representations")
+def _with_zoo(plan: "Plan") -> Products:
+    """What a run's classifiers are like, and RobustBench's models where the scale has them."""
+    zoo = {f"zoo, {data}": one for data, one in plan.zoo.items()}
+    return {"analysis": plan.analysis, "representations": plan.representations, **zoo}
+
+
+@item("dra/fig-1-9", products=_with_zoo)
 def similarity(made: Mapping[str, Built]) -> Measured:
-    """Similarity with the diffusion model's features, and robust accuracy."""
+    """Similarity with the diffusion model's features, and robust accuracy; over RobustBench's models if it can be."""
+    zoo = next((role for role in roles(made) if role.startswith("zoo, ")), None)
+    return _of_run(made) if zoo is None else _of_zoo(made[zoo], zoo)
+
+
+def _of_zoo(zoo: Built, role: str) -> Measured:
+    """The figures as the paper has them: one point for each of RobustBench's models, published accuracies."""
+    found, pictures = (
+        zoo.read(),
+        {"cknna": "CKNNA and robust accuracy", "cknna-standard": "the standard model beside it"},
+    )
+    tests = found["correlation"]
+    title = f"CKNNA of RobustBench's models, {found['images']} images, k = {found['neighbours']}"
+    return Measured(
+        tables=[Table(title, found["models"], role)],
+        figures=[
+            Figure(caption, role, file) for name, caption in pictures.items() if zoo.has(file := f"figures/{name}.png")
+        ],
+        numbers={
+            "all, diffusion": tests["diffusion"],
+            "others, diffusion": tests["diffusion"],  # the standard model is none of them
+            "others, standard": tests.get("standard"),
+        },
+    )
+
+
+def _of_run(made: Mapping[str, Built]) -> Measured:
+    """One point for each classifier of a run."""
     rows = made["analysis"].read("tables/similarity.json")
     similar = made["representations"].read()["similarity"]
     robust = {row["method"]: row["robust accuracy %"] for row in rows}

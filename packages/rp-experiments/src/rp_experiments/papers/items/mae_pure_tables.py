@@ -23,6 +23,7 @@ from rp_experiments.papers.items.looks import (
     title_of,
 )
 from rp_experiments.papers.settings import PURIFIERS
+from rp_experiments.results import limits
 from rp_experiments.tables import Row
 
 if TYPE_CHECKING:
@@ -77,10 +78,12 @@ def _trained(plan: "Plan") -> Mapping[str, Artifact]:
     return {**plan.adversarial, **found}
 
 
-@item(
-    "mae-pure/table-3",
-    products=lambda plan: on_data({"comparison": plan.comparisons, "run": _trained(plan)}, "cifar100", "svhn"),
-)
+def _with_rivals(plan: "Plan") -> Products:
+    """Purifiers, the run of DM-AT, and published classifiers, by data set."""
+    return on_data({"comparison": plan.comparisons, "run": _trained(plan)}, "cifar100", "svhn") | dict(plan.rivals)
+
+
+@item("mae-pure/table-3", products=_with_rivals)
 @by_data
 def beside_adversarial_training(made: Mapping[str, Built]) -> Measured:
     """Purifiers and adversarial training under AutoAttack."""
@@ -89,6 +92,9 @@ def beside_adversarial_training(made: Mapping[str, Built]) -> Measured:
     rows: list[Row] = [
         {"system": f"adversarial training, {name}", "clean": row["clean"], "AutoAttack": row["autoattack"]}
         for name, row in trained.items()
+    ]
+    rivals: list[tuple[str, Row]] = [
+        (name, {"system": name, **_published(made[name])}) for name in made if name not in ("comparison", "run")
     ]
     best = trained.get("dm-at", trained.get("at", {}))
     numbers: dict[str, Any] = {}
@@ -101,9 +107,19 @@ def beside_adversarial_training(made: Mapping[str, Built]) -> Measured:
         tables=[
             Table(purified, comparison_rows(comparison, columns, "system"), "comparison"),
             Table("Adversarial training on the same data set, AutoAttack standard, %", rows, "run"),
+            *(
+                Table("A published classifier, AutoAttack standard on the same images, %", [row], n)
+                for n, row in rivals
+            ),
         ],
         numbers=numbers,
     )
+
+
+def _published(made: Built) -> Row:
+    """A classifier's accuracies from `evaluate.py`."""
+    rows = {row["name"]: row for row in made.read()["table"]}
+    return {"clean": limits(rows["clean"]), "AutoAttack": limits(rows["WORST CASE"])}
 
 
 @item("mae-pure/table-11", products=lambda plan: {"comparison": first(plan.comparisons)})
