@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from rp_attacks import AutoAttack
+from rp_attacks import PGD, AutoAttack
 from rp_experiments.recipes.evaluation import Evaluation
 from rp_models.robustbench.entries import entries, find_entry
 
+from .robustbench_classes import stand_in
 from .running import app
 from .small_zoo import Small, make_zoo
 
@@ -187,8 +188,8 @@ def test_entries_for_corrupted_images_are_judged_on_all_sets(tmp_path, monkeypat
     info = json.loads((place / f"{name}.json").read_text())
     assert (info["clean_acc"], info["corruptions_acc"], info["eps"]) == ("75.00", f"{100 * mean:.2f}", None)
     rows = [line.split(",") for line in (place / "unaggregated_results.csv").read_text().splitlines()]
-    assert rows[0][:6] == ["corruption", *["gaussian_noise"] * 5]
-    assert rows[1][:6] == ["severity", "1", "2", "3", "4", "5"]
+    assert rows[0][:6] == ["", *["gaussian_noise"] * 5]
+    assert rows[1][:6] == ["", "1", "2", "3", "4", "5"]
     assert [float(value) for value in rows[2][1:]] == [right / 4 for right in rights]
     assert f"mean over 75 sets {100 * mean:.2f}" in done.stdout
     for more, message in {
@@ -196,6 +197,28 @@ def test_entries_for_corrupted_images_are_judged_on_all_sets(tmp_path, monkeypat
         ("--robustbench.state", "state.json"): "a state file is of attacks, not of corrupted images",
     }.items():
         assert message in app("evaluate", *words, *more, cwd=tmp_path, status=2).message
+
+
+@pytest.mark.parametrize(("kind", "accuracy", "sets"), [("imagenet-c", 21.12, 75), ("imagenet-3dcc", 28.47, 60)])
+def test_alexnet_has_the_published_mean_and_an_mce_of_one(kind, accuracy, sets):
+    from rp_experiments.beyond_lp import shift_mean
+    from rp_experiments.results import LIMITS
+    from rp_models.robustbench.corruptions import ALEXNET
+
+    known = find_entry("AlexNet", "imagenet", "corruptions")
+    found = {
+        f"{kind}/{part}/{level}": dict.fromkeys(LIMITS, 1 - error)
+        for part, error in ALEXNET[kind].items()
+        for level in range(1, 6)
+    }
+    mean = shift_mean(kind, found, ALEXNET)
+    assert mean["sets"] == sets
+    assert mean["mCE"] == pytest.approx(1)
+    assert accuracy == (known.robust if kind == "imagenet-c" else known.robust_3d)
+    assert 100 * mean["estimate"] == pytest.approx(accuracy, abs=0.005)  # published with two digits
+    better = {name: dict.fromkeys(LIMITS, (1 + one["estimate"]) / 2) for name, one in found.items()}
+    assert shift_mean(kind, better, ALEXNET)["mCE"] == pytest.approx(0.5)
+    assert "mCE" not in shift_mean(kind, dict(list(found.items())[1:]), ALEXNET)
 
 
 def diffusion_model(path):
@@ -260,18 +283,23 @@ def test_models_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     assert json.loads(found.stdout)["models"] == ["Carmon2019Unlabeled"]
 
 
-def fake_run(folder, network, **arguments):
-    """A finished run of `train_dra.py` on CIFAR-10, of a network of random weights, judged on four images."""
+def fake_run(folder, network, data="cifar10", **arguments):
+    """A finished run of `train_dra.py`, of a network of random weights, judged on four images."""
     import rp_models
     from rp_attacks import evaluate
 
-    model = rp_models.build(network, **arguments).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = rp_models.build(network, **arguments).eval()
+    for module in model.modules():  # statistics that differ from those of a fresh layer
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.mul_(0.5)
     rp_models.save(model, folder / "checkpoints" / "dm-at+dra.safetensors")
     x = torch.rand((4, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-    attacks = {"apgd-ce": AutoAttack(eps=8 / 255, attacks=("apgd-ce",))}
+    attacks = {"apgd-ce": PGD(eps=8 / 255, step_size=8 / 255, steps=1)}  # that there is a record is enough
     kept = folder / "evaluation" / "dm-at+dra"
     evaluate(model, x, model(x).argmax(dim=1), attacks, seed=0, folder=kept, probes=0)
-    setting = {"data": "cifar10", "attack": "AutoAttack standard (APGD-CE, ...)", "norm": "linf", "eps": 8 / 255}
+    setting = {"data": data, "attack": "AutoAttack standard (APGD-CE, ...)", "norm": "linf", "eps": 8 / 255}
     setting |= {"classifier": "a network", "seed": 0}
     rows = {"standard": {}, "dm-at+dra": {"clean": {"estimate": 0.9}, "autoattack": {"estimate": 0.12345}}}
     result = {"setting": setting, "methods": rows, "config": {"evaluation": {"attacks": ["apgd-ce"]}}}
@@ -279,52 +307,49 @@ def fake_run(folder, network, **arguments):
     return model, x
 
 
+NORMALISED = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+SMALL_SWIN = {"image_size": 32, "width": 16, "depths": [1, 1], "heads": [2, 4], "window": 4, "num_classes": 10}
+CONVNEXT = {"model": "convnext_atto", "options": {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}, "num_classes": 10}
+RAWRN = {"blocks": [1, 1, 1], "channels": [16, 24, 32], "stem_channels": 12}
+
+
 @pytest.mark.parametrize(
-    ("network", "arguments"),
+    ("network", "data", "arguments"),
     [
-        ("vit-b2-32", {"width": 16, "depth": 2, "heads": 2}),
-        ("wrn-28-10-swish", {"depth": 10, "width": 1}),
-        ("wide-resnet", {"depth": 10, "width": 1, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}),
+        ("vit-b2-32", "cifar10", {"width": 16, "depth": 2, "heads": 2}),
+        ("wrn-28-10-swish", "cifar10", {"depth": 10, "width": 1}),
+        ("dm-wide-resnet", "cifar10", {"depth": 10, "width": 1}),
+        ("wide-resnet", "cifar10", {"depth": 10, "width": 1, **NORMALISED}),
+        ("preact-resnet18-swish", "cifar10", {}),
+        ("preact-resnet", "cifar10", {"depth": 18, **NORMALISED}),
+        ("preact-resnet", "cifar10", {"depth": 18, "final_norm": False, "raw_shortcut": True}),
+        ("cifar-resnet", "cifar10", {"depth": 18, **NORMALISED}),
+        ("ra-wide-resnet", "cifar10", {**RAWRN, **NORMALISED}),
+        ("ra-wide-resnet", "cifar10", {**RAWRN, "se_ratio": None, "activation": "relu"}),
+        ("timm", "imagenet", {**CONVNEXT, **NORMALISED}),
+        ("timm", "cifar10", {**CONVNEXT, **NORMALISED}),
+        ("swin", "imagenet", {**SMALL_SWIN, "norm_eps": 1e-6}),
+        ("swin", "cifar10", {**SMALL_SWIN, **NORMALISED}),
     ],
 )
-def test_a_submission_is_what_robustbench_loads(tmp_path, monkeypatch, network, arguments):
-    """Its code is run with RobustBench's classes stood in for by ours, which have the same keys."""
-    import sys
-    from types import ModuleType
-
-    from rp_models.networks.wide_resnet import DMWideResNet, WideResNet
-
-    model, x = fake_run(tmp_path / "run", network, **arguments)
+def test_a_submission_is_what_robustbench_loads(tmp_path, monkeypatch, network, data, arguments):
+    """Its code is run with classes of RobustBench's signatures, and its file read as RobustBench's loader does."""
+    model, x = fake_run(tmp_path / "run", network, data, **arguments)
     names = ("--option", "authors=A. B.", "--option", "name=Ours2026_Small")
     app("convert", "submission", "run", "out", *names, cwd=tmp_path)
-    info = json.loads((tmp_path / "out" / "model_info" / "cifar10" / "Linf" / "Ours2026_Small.json").read_text())
+    info = json.loads((tmp_path / "out" / "model_info" / data / "Linf" / "Ours2026_Small.json").read_text())
     assert (info["authors"], info["autoattack_acc"], info["eps"], info["link"]) == ("A. B.", "12.35", "8/255", None)
     assert "initial accuracy: 100.00%" in (tmp_path / "out" / "evaluation.log").read_text()
-
-    def wide(depth, num_classes, widen_factor, sub_block1, bias_last):
-        return {"depth": depth, "num_classes": num_classes, "width": widen_factor, "sub_block": sub_block1}
-
-    class Wide(WideResNet):
-        def __init__(self, **given):
-            super().__init__(**wide(**given))
-
-    class Deep(DMWideResNet):
-        def __init__(self, activation_fn, **given):
-            super().__init__(**given, activation={"swish": "silu"}[activation_fn])
-
-    for name, classes in {
-        "dm_wide_resnet": {"DMWideResNet": Deep, "Swish": "swish"},
-        "wide_resnet": {"WideResNet": Wide},
-    }.items():
-        module = ModuleType(name)
-        vars(module).update(classes)
-        monkeypatch.setitem(sys.modules, f"robustbench.model_zoo.architectures.{name}", module)
-    for parent in ("robustbench", "robustbench.model_zoo", "robustbench.model_zoo.architectures"):
-        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    stand_in(monkeypatch)
     space: dict[str, object] = {}
     exec((tmp_path / "out" / "model.py").read_text(), space)
-    theirs = space["ENTRY"][1]["model"]().eval()
-    theirs.load_state_dict(torch.load(tmp_path / "out" / "Ours2026_Small.pt", weights_only=True))
+    name, entry = space["ENTRY"]
+    assert name == "Ours2026_Small"
+    assert entry.get("preprocessing") == ("Res256Crop224" if data == "imagenet" else None)
+    theirs = entry["model"]().eval()
+    state = torch.load(tmp_path / "out" / "Ours2026_Small.pt", weights_only=True)
+    state = {key.removeprefix("module.").removeprefix("model."): value for key, value in state.items()}
+    theirs.load_state_dict({f"model.{key}": value for key, value in state.items()} if data == "imagenet" else state)
     # timm's attention and patches sum in another order
     torch.testing.assert_close(theirs(x), model(x), rtol=0, atol=1e-5)
 
@@ -332,14 +357,15 @@ def test_a_submission_is_what_robustbench_loads(tmp_path, monkeypatch, network, 
 def test_what_is_no_submission_is_refused(tmp_path):
     assert "no finished run" in app("convert", "submission", tmp_path, "out", cwd=tmp_path, status=2).message
     fake_run(tmp_path / "run", "cifar-resnet", width=4)
-    assert "no code for a CifarResNet" in app("convert", "submission", "run", "out", cwd=tmp_path, status=2).message
-    words = ("--option", "method=at", "--option", "name=N")
-    assert (
-        "has standard, dm-at+dra; name one"
-        in app("convert", "submission", "run", "o", *words, cwd=tmp_path, status=2).message
-    )
-    assert (
-        "no option 'titel'"
-        in app("convert", "submission", "run", "o", "--option", "titel=x", cwd=tmp_path, status=2).message
-    )
+    assert "no code for this CifarResNet" in app("convert", "submission", "run", "out", cwd=tmp_path, status=2).message
+    for option, message in {
+        "method=at": "has standard, dm-at+dra; name one",
+        "titel=x": "no option 'titel'",
+    }.items():
+        assert message in app("convert", "submission", "run", "o", "--option", option, cwd=tmp_path, status=2).message
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result["setting"]["data"] = "digits"
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    refused = app("convert", "submission", "run", "out", cwd=tmp_path, status=2).message
+    assert "RobustBench has no data set digits; it has cifar10, cifar100, imagenet" in refused
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from rp_attacks.problem import Attack
 from rp_attacks.radii import NORMS, usual_radius
 from rp_models.data import describe
 from rp_models.data.datasets import DataError, open_subset
-from rp_models.data.shifts import SEVERITIES, corruptions, find_shift, kinds_of, mean_corruption_error
+from rp_models.data.shifts import ALEXNET, SEVERITIES, corruptions, find_shift, kinds_of, mean_corruption_error
 from torch import Tensor
 
 from rp_experiments import tables
@@ -142,18 +144,18 @@ def _row(images: str, threat: str, accuracy: Mapping[str, Any]) -> tables.Row:
     return {"images": images, "threat": threat, "accuracy %": percent(accuracy)}
 
 
-def shift_mean(kind: str, found: Mapping[str, Accuracy]) -> dict[str, float]:
-    """The plain mean over a kind's sets, and the mCE of ImageNet-C where all 75 are there.
+def shift_mean(
+    kind: str, found: Mapping[str, Accuracy], alexnet: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+) -> dict[str, float]:
+    """The plain mean over a kind's sets, and the mCE of corrupted ImageNet where all its sets are there.
 
-    The limits are the means of the sets' own: right if a classifier errs on the same images in all of them, and wider
-    than needed otherwise.
+    `alexnet`: AlexNet's errors by kind, instead of the published ones of ImageNet-C. The limits are the means of the
+    sets' own: right if a classifier errs on the same images in all of them, and wider than needed otherwise.
     """
     own = {name: one for name, one in found.items() if name.partition("/")[0] == kind}
     mean = {key: sum(one[key] for one in own.values()) / len(own) for key in LIMITS} | {"sets": len(own)}
-    names = corruptions(kind)
-    if kind == "imagenet-c" and len(own) == len(names) * len(SEVERITIES):
-        errors = {
-            part: 1 - sum(own[f"{kind}/{part}/{level}"]["estimate"] for level in SEVERITIES) / 5 for part in names
-        }
-        mean["mCE"] = mean_corruption_error(errors)
+    names, known = corruptions(kind), {"imagenet-c": ALEXNET} | dict(alexnet)
+    if kind in known and len(own) == len(names) * len(SEVERITIES):
+        levels = {part: [own[f"{kind}/{part}/{level}"]["estimate"] for level in SEVERITIES] for part in names}
+        mean["mCE"] = mean_corruption_error({part: 1 - fmean(each) for part, each in levels.items()}, known[kind])
     return mean

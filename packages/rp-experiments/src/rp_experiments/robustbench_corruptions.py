@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rp_models.data.shifts import SEVERITIES, corruptions
+from rp_models.robustbench.corruptions import ALEXNET
 from rp_models.robustbench.images import benchmark_images
 
 from rp_experiments import tables
@@ -54,17 +55,17 @@ def _accuracy(model: torch.nn.Module, name: str, config: Evaluation, run: Run) -
 
 def _leave(config: Evaluation, kind: str, found: dict[str, Accuracy], run: Run) -> None:
     """Write the files, and print table and comparison."""
-    clean, mean = run.folder.read_json(CLEAN), shift_mean(kind, found)
+    clean, mean = run.folder.read_json(CLEAN), shift_mean(kind, found, ALEXNET)
     result = {"clean": clean, "kind": kind, "sets": found, "mean": mean, **_compared(config, clean, mean)}
     run.finish({"data": config.data, "split": "test", "model": config.model or config.model_name, **result})
-    ending = "_3d" if kind.endswith("3dcc") else ""
+    ending = "_3d" if _in_3d(config) else ""
     place = f"model_info/{config.data}/corruptions"
     run.folder.write_text(f"{place}/unaggregated_results{ending}.csv", _unaggregated(config, found))
     fields: dict[str, Any] = {"name": config.model_name, "dataset": config.data, "eps": None}
     if config.entry is not None:
         fields |= {"additional_data": config.entry.extra_data, "number_forward_passes": config.entry.passes}
     fields |= {"clean_acc": 100 * clean["estimate"], f"corruptions_acc{ending}": 100 * mean["estimate"]}
-    fields |= {"corruptions_mce": 100 * mean["mCE"]} if "mCE" in mean else {}
+    fields |= {f"corruptions_mce{ending}": 100 * mean["mCE"]} if "mCE" in mean else {}
     info = write_model_info(run.path / place / f"{config.model_name}.json", **fields)
     print(f"{clean['of']} images of {config.data} and of {len(found)} sets of {kind}, {config.model_name}; accuracy %")
     print(tables.text(_rows(kind, found)))
@@ -83,13 +84,22 @@ def _rows(kind: str, found: Mapping[str, Accuracy]) -> list[tables.Row]:
 
 
 def _compared(config: Evaluation, clean: Accuracy, mean: Mapping[str, float]) -> dict[str, Any]:
-    """The published figures of an entry, with ours minus theirs; none of those on three-dimensional corruptions."""
+    """The published figures of an entry for corrupted images, with ours minus theirs."""
     entry = config.entry
-    if entry is None or entry.norm is not None or str(config.corrupted).endswith("3dcc"):
+    if entry is None or entry.norm is not None:
         return {}
-    pairs = {"clean": (clean, entry.clean), "robust": (mean, entry.robust)}
-    minus = {name: {key: ours[key] - theirs / 100 for key in LIMITS} for name, (ours, theirs) in pairs.items()}
+    robust, mce = (entry.robust_3d, entry.mce_3d) if _in_3d(config) else (entry.robust, entry.mce)
+    pairs = {"clean": (clean, entry.clean)} | ({} if robust is None else {"robust": (mean, robust)})
+    minus: dict[str, Any] = {
+        name: {key: ours[key] - theirs / 100 for key in LIMITS} for name, (ours, theirs) in pairs.items()
+    }
+    if mce is not None and "mCE" in mean:
+        minus["mCE"] = mean["mCE"] - mce / 100
     return {"published": entry.published, "minus_published": minus}
+
+
+def _in_3d(config: Evaluation) -> bool:
+    return str(config.corrupted).endswith("3dcc")
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:
@@ -101,13 +111,12 @@ def _lines(result: Mapping[str, Any]) -> list[str]:
         )
     ]
     if "mCE" in mean:
-        lines.append(f"mCE {100 * mean['mCE']:.2f}, relative to AlexNet's published errors on all pictures")
+        lines.append(f"mCE {100 * mean['mCE']:.2f}, by AlexNet's errors on the same pictures")
     if "published" in result:
-        known, minus = result["published"], result["minus_published"]
-        lines.append(
-            f"published: clean {known['clean']:.2f}, corrupted {known['robust']:.2f}; ours minus published, in points: "
-            f"clean {points(minus['clean'])}, corrupted {points(minus['robust'])} (limits of our images alone)"
-        )
+        minus = result["minus_published"]
+        said = [f"{name} {points(minus[name])}" for name in ("clean", "robust") if name in minus]
+        said += [f"mCE {100 * minus['mCE']:+.2f}"] if "mCE" in minus else []
+        lines.append(f"ours minus published, in points: {', '.join(said)} (limits of our images alone)")
     return lines
 
 
@@ -116,7 +125,7 @@ def _unaggregated(config: Evaluation, found: Mapping[str, Accuracy]) -> str:
     parts = [name.split("/")[1:] for name in found]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["corruption", *(part for part, _ in parts)])
-    writer.writerow(["severity", *(level for _, level in parts)])
+    writer.writerow(["", *(part for part, _ in parts)])
+    writer.writerow(["", *(level for _, level in parts)])
     writer.writerow([config.model_name, *(accuracy["estimate"] for accuracy in found.values())])
     return text.getvalue()

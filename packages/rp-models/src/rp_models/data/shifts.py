@@ -76,12 +76,13 @@ def find_shift(name: str) -> Shift:
     return Shift(kind, row["base"], part, int(rest[1]))
 
 
-def mean_corruption_error(errors: Mapping[str, float]) -> float:
-    """The mCE of ImageNet-C: each corruption's mean error over AlexNet's, averaged; 1 is as good as AlexNet.
+def mean_corruption_error(errors: Mapping[str, float], alexnet: Mapping[str, float] = ALEXNET) -> float:
+    """The mCE: each corruption's mean error over AlexNet's, averaged; 1 is as good as AlexNet.
 
-    `errors` holds the mean error over severities of each of the 15 corruptions. Raises ValueError if some are missing.
+    `errors` holds the mean error over severities of each corruption, `alexnet` AlexNet's, by default those of
+    ImageNet-C's 15. Raises ValueError if some are missing.
     """
-    missing = sorted(set(ALEXNET) - set(errors))
+    missing = sorted(set(alexnet) - set(errors))
     if missing:
-        raise ValueError(f"the mCE needs all 15 corruptions; missing are {', '.join(missing)}")
-    return sum(errors[name] / alexnet for name, alexnet in ALEXNET.items()) / len(ALEXNET)
+        raise ValueError(f"the mCE needs all {len(alexnet)} corruptions; missing are {', '.join(missing)}")
+    return sum(errors[name] / error for name, error in alexnet.items()) / len(alexnet)

@@ -35,6 +35,9 @@ class Entry:
     name: str
     clean: float  # published accuracy on clean images, per cent
     robust: float  # the lowest published accuracy under attack within `eps`, or on corrupted images, per cent
+    mce: float | None = None  # of ImageNet-C, in hundredths: the errors over AlexNet's, averaged
+    robust_3d: float | None = None  # accuracy on ImageNet-3DCC, per cent
+    mce_3d: float | None = None  # the mCE of ImageNet-3DCC
     autoattack: float | None = None  # AutoAttack's, where another attack has found less
     eps: str | None = None  # as RobustBench writes it, e.g. "8/255"; None for corruptions
     passes: int = 1  # forward passes for one prediction
@@ -79,7 +82,8 @@ class Entry:
     def published(self) -> dict[str, Any]:
         """What RobustBench says of it, for settings and result files; accuracies in per cent."""
         names = ("dataset", "threat", "eps", "clean", "robust", "autoattack", "passes", "extra_data", "preprocessing")
-        return {name: getattr(self, name) for name in names}
+        corrupted = ("mce", "robust_3d", "mce_3d") if self.mce is not None else ()
+        return {name: getattr(self, name) for name in (*names, *corrupted)}
 
     @property
     def parts(self) -> int:
