@@ -3,16 +3,18 @@
 import json
 
 import pytest
-from rp_dra.diffusion_encoder import load_encoder
+import rp_models
 
 from .running import app, process
+
+JUDGED = ("--autoattack", "--models.evaluation.attacks", "apgd-ce")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole study of the smallest recipe."""
     cwd = tmp_path_factory.mktemp("study")
-    done = process("probe", "--recipe", "smoke", "--device", "cpu", cwd=cwd)
+    done = process("probe", "--recipe", "smoke", "--device", "cpu", *JUDGED, cwd=cwd)
     return cwd, cwd / "runs" / "probe" / "smoke", done
 
 
@@ -27,13 +29,16 @@ def test_a_study_leaves_result_figure_and_encoders(finished):
         for low, accuracy, high in zip(curve["low"], curve["accuracy"], curve["high"], strict=True):
             assert low <= accuracy <= high
     assert [row["sigma"] for row in result["noise levels"]] == [0.1, 0.5]
+    assert list(result["autoattack"]) == ["standard", "at", "fine-tuned encoder"]
+    for found in result["autoattack"].values():
+        assert found["autoattack"]["estimate"] <= found["clean"]["estimate"]
     (row,) = result["fresh noise"]
     assert row["sigma"] == 0.3
     for attack in ("clean", "noise", "without_eot", "with_eot", "fixed_noise"):
         assert 0 <= row[attack]["low"] <= row[attack]["estimate"] <= row[attack]["high"] <= 1
     assert (folder / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
     for name in ("noisy-encoder", "fine-tuned-encoder"):
-        assert not load_encoder(folder / "checkpoints" / f"{name}.safetensors").training
+        assert not rp_models.load(folder / "checkpoints" / f"{name}.safetensors").training
     assert not list((folder / "checkpoints").glob("*.state.safetensors"))
     for name in names:
         assert any(line.startswith(name) for line in done.stdout.splitlines())
@@ -41,7 +46,7 @@ def test_a_study_leaves_result_figure_and_encoders(finished):
 
 def test_a_finished_study_repeats_its_tables_and_another_one_does_not_take_its_folder(finished):
     cwd, _, done = finished
-    assert app("probe", "--recipe", "smoke", "--device", "cpu", "--resume", cwd=cwd).stdout == done.stdout
+    assert app("probe", "--recipe", "smoke", "--device", "cpu", *JUDGED, "--resume", cwd=cwd).stdout == done.stdout
     other = app("probe", "--recipe", "smoke", "--resume", "--passes", 3, cwd=cwd, status=2)
     assert "another configuration" in other.stderr
 

@@ -241,9 +241,9 @@ def _(device: str, *how: Any) -> BaseTrainer:
 
 @trainer("encoder, noisy input", ComputeSettings())
 def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
-    from rp_dra.diffusion_encoder import NoisyClassifier
     from rp_dra.encoder_settings import EncoderSettings
     from rp_dra.encoder_trainer import NoisyClassifierTrainer
+    from rp_models.diffusion.encoder_classifier import NoisyClassifier
 
     model, settings = NoisyClassifier(tiny_edm(0), 10), EncoderSettings(**SIZES)
     return NoisyClassifierTrainer(model, digits(device), settings, compute=compute, processes=processes, seed=0)
@@ -252,9 +252,9 @@ def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTraine
 @trainer("encoder, fine-tuned adversarially")
 def _(device: str, compute: ComputeSettings, processes: Processes) -> BaseTrainer:
     from rp_dra import Trades
-    from rp_dra.diffusion_encoder import DiffusionClassifier
     from rp_dra.encoder_settings import EncoderSettings
     from rp_dra.encoder_trainer import EncoderFineTuner
+    from rp_models.diffusion.encoder_classifier import DiffusionClassifier
 
     model, objective = DiffusionClassifier(tiny_edm(0), 10), Trades(steps=2)
     return EncoderFineTuner(

@@ -4,16 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rp_models
 import torch
 from rp_attacks.defence import query
 from rp_dra import Trades
-from rp_dra.diffusion_encoder import DiffusionClassifier, EdmEncoder, NoisyClassifier, load_encoder, save_encoder
 from rp_dra.encoder_settings import EncoderSettings
 from rp_dra.encoder_trainer import EncoderFineTuner, NoisyClassifierTrainer, noisy_accuracy
+from rp_dra.settings import AlignmentSettings
 from rp_dra.targets import EdmTarget, EncoderTarget
+from rp_dra.targets.build import alignment_target
 from rp_models import build
 from rp_models.checkpoint import CheckpointError
 from rp_models.data import load_images, subset
+from rp_models.diffusion.encoder_classifier import DiffusionClassifier, EdmEncoder, NoisyClassifier
 from rp_models.training import RunFolder, seeded, train_stage
 from rp_testing import fill_state
 
@@ -129,8 +132,8 @@ def test_fine_tuning_by_trades_lowers_its_loss_and_changes_encoder_and_head():
 def test_a_checkpoint_gives_the_same_classifier_again(tmp_path, kind):
     options = {"noise_seed": 3} if kind is DiffusionClassifier else {}
     model = kind(edm(), 10, sigma=0.2, head="mlp", layer="mid_in0", **options).eval()
-    save_encoder(model, tmp_path / "e.safetensors")
-    again = load_encoder(tmp_path / "e.safetensors")
+    rp_models.save(model, tmp_path / "e.safetensors")
+    again = rp_models.load(tmp_path / "e.safetensors")
     assert type(again) is kind
     assert not again.training
     x, eps = torch.rand(2, 1, 8, 8), torch.randn(2, 1, 8, 8)
@@ -139,17 +142,23 @@ def test_a_checkpoint_gives_the_same_classifier_again(tmp_path, kind):
 
 
 def test_what_is_no_encoder_checkpoint_is_told(tmp_path):
-    import rp_models
-
+    settings = AlignmentSettings(target="encoder", checkpoint=str(tmp_path / "edm.safetensors"))
     rp_models.save(edm(), tmp_path / "edm.safetensors")
-    with pytest.raises(CheckpointError, match="holds no DiffusionClassifier or NoisyClassifier"):
-        load_encoder(tmp_path / "edm.safetensors")
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
-        load_encoder(tmp_path / "none.safetensors")
-    model = DiffusionClassifier(edm(), 10)
-    del model.encoder.denoiser.recipe
+    with pytest.raises(CheckpointError, match="expected a NoisyClassifier, the checkpoint is a EDMPrecond"):
+        alignment_target(settings, None, torch.device("cpu"))
+    with pytest.raises(ValueError, match="network must name an EDM network, got dm-wide-resnet"):
+        rp_models.build("noisy-classifier", network="dm-wide-resnet", network_arguments={}, num_classes=10)
+    denoiser = edm()
+    del denoiser.recipe
     with pytest.raises(CheckpointError, match=r"rp_models\.build"):
-        save_encoder(model, tmp_path / "e.safetensors")
+        rp_models.save(DiffusionClassifier(denoiser, 10), tmp_path / "e.safetensors")
+
+
+def test_a_fine_tuned_encoder_is_a_classifier_for_every_app(tmp_path):
+    from rp_models.loading import load_classifier
+
+    rp_models.save(DiffusionClassifier(edm(), 10).eval(), tmp_path / "e.safetensors")
+    assert isinstance(load_classifier(str(tmp_path / "e.safetensors"), images(1).info), DiffusionClassifier)
 
 
 @pytest.mark.parametrize(

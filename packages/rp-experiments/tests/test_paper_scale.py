@@ -147,6 +147,16 @@ def test_figures_1_and_9_of_dra_are_over_robustbench(plan):
     assert settings(config.analysis, "images", "neighbours") == (None, 10)
 
 
+def test_the_fine_tuned_encoder_meets_autoattack_beside_table_2(plan):
+    products = ITEMS["dra/section-5.6-finetune"].products(plan)
+    assert products["probe"].config.autoattack
+    assert products["probe"].config.models.evaluation.attacks == ("apgd-ce", "apgd-t", "fab-t", "square")
+    run, tuning = products["run"].config, products["probe"].config.fine_tuning
+    assert settings(run, "classifier.network", "training.epochs") == ("wrn-34-10-swish", 200)
+    assert (tuning.epochs, tuning.batch_size) == (200, 128)  # the setting of Table 2
+    assert {"at", "at+dra"} <= set(run.method)
+
+
 def test_the_synthetic_images_of_imagenet_are_what_generate_writes():
     config = GENERATIONS["imagenet-dra"]()
     assert (config.images, config.compute.precision) == (4_000_000, "bf16")

@@ -6,6 +6,7 @@ import torch
 from rp_models import noise
 from rp_models.data.augmentation import Augmentation
 from rp_models.data.images import Images
+from rp_models.diffusion.encoder_classifier import DiffusionClassifier, EncoderClassifier, NoisyClassifier
 from rp_models.settings import ComputeSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes
@@ -15,7 +16,6 @@ from rp_models.training.trainer import BaseTrainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rp_dra.diffusion_encoder import DiffusionClassifier, EncoderClassifier, NoisyClassifier
 from rp_dra.encoder_settings import EncoderSettings, ProbeSettings
 from rp_dra.objectives import Objective
 

@@ -4,13 +4,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import rp_models
 from rp_dra.alignment_settings import AlignmentSettings, Feature
-from rp_dra.diffusion_encoder import NoisyClassifier, save_encoder
 from rp_dra.encoder_settings import EncoderSettings
 from rp_dra.encoder_trainer import NoisyClassifierTrainer
 from rp_dra.targets.build import fresh
 from rp_models.data import Images
 from rp_models.data.datasets import DataError
+from rp_models.diffusion.encoder_classifier import NoisyClassifier
 from rp_models.diffusion.precondition import Precond
 from rp_models.training import seeded
 from torch import nn
@@ -69,11 +70,12 @@ def _encoder(config: TrainDra, denoiser: nn.Module, images: Images, run: Run) ->
     recipe: Any = denoiser.recipe
     layer, product = config.alignment.layer[0], "checkpoints/noisy-encoder.safetensors"
     identity = [config.data, len(images), config.seed, asdict(config.encoder), layer, recipe.name, recipe.arguments]
+    identity.append(NoisyClassifier.entry)  # what the file holds
 
     def make(inside: Run) -> None:
         inside.claim({"identity": identity})
         trainer = noisy_trainer(denoiser, images, config.encoder, layer=layer, seed=config.seed)
         inside.train(trainer, stage="noisy-encoder", steps=trainer.steps, seed=config.seed)
-        save_encoder(trainer.average, inside.path / product)
+        rp_models.save(trainer.average, inside.path / product)
 
     return made(run, f"encoder-{Path(config.data).stem}-{address(identity)}", product, make)

@@ -12,20 +12,22 @@ import torch
 from rp_analysis.plots import RobustnessCurve, plot_robustness_curves
 from rp_attacks import PGD, Classifier, FixedNoise, accuracy_curve
 from rp_dra import EdmTarget, fit_probe, objective_of
-from rp_dra.diffusion_encoder import DiffusionClassifier, NoisyClassifier, load_encoder, save_encoder
 from rp_dra.encoder_settings import EncoderSettings
 from rp_dra.encoder_trainer import EncoderFineTuner, EncoderTrainer
 from rp_dra.probe import NoisyProbe, eot_gap
 from rp_models import noise
 from rp_models.checkpoint import CheckpointError
 from rp_models.data import DataError, DatasetInfo, subset
+from rp_models.diffusion.encoder_classifier import DiffusionClassifier, NoisyClassifier
 from rp_models.diffusion.precondition import Precond
 from rp_models.loading import load_denoiser
 from rp_models.training import seeded, state_path
 from torch import nn
 
 from rp_experiments.alignment_networks import noisy_trainer
-from rp_experiments.recipes.probe import BASELINES, Baseline, ProbeStudy
+from rp_experiments.dra_judgement import attacked, autoattack
+from rp_experiments.recipes.probe import BASELINES, DETERMINISTIC, Baseline, ProbeStudy
+from rp_experiments.results import judged
 from rp_experiments.run import Run
 from rp_experiments.tables import text
 from rp_experiments.train_dra import TrainDraJob
@@ -47,6 +49,8 @@ def probe(config: ProbeStudy, run: Run) -> None:
         "curves": lambda: job.curves(denoiser, baselines),
         "fresh noise": lambda: job.fresh_noise(denoiser),
     }
+    if config.autoattack:
+        stages["autoattack"] = lambda: job.autoattack(baselines)
     for name, work in stages.items():
         stage = name.replace(" ", "-")
         result[name] = run.once(f"results/{stage}.json", work, stage=stage, said=name)
@@ -77,11 +81,11 @@ class ProbeJob:
         def make() -> None:
             trainer = self._noisy_trainer(denoiser) if baseline == "noisy encoder" else self._fine_tuner(denoiser)
             self.run.train(trainer, stage=stage, steps=trainer.steps, seed=self.seed)
-            save_encoder(trainer.average, product)
+            rp_models.save(trainer.average, product)
             state_path(self.run.folder, stage).unlink(missing_ok=True)
 
         self.run.once(f"checkpoints/{stage}.safetensors", make, stage="")
-        classifier = load_encoder(product, device=self.run.device)
+        classifier = rp_models.load(product, device=self.run.device)
         if isinstance(classifier, NoisyClassifier):
             return FixedNoise(classifier, seed=noise.derive_seed(self.seed, "probe"))
         return classifier
@@ -114,6 +118,24 @@ class ProbeJob:
         for name, model in models.items():
             points = accuracy_curve(model, *x_y, attack, radii, seed=self.seed)
             found[name] = RobustnessCurve.of(points, len(x_y[0]))._asdict()
+        return found
+
+    def autoattack(self, baselines: Mapping[str, Classifier]) -> dict[str, dict[str, Any]]:
+        """Clean and AutoAttack accuracy of the baselines without noise."""
+        settings, found = self.config.models.evaluation, {}
+        for name in (name for name in DETERMINISTIC if name in baselines):
+            report = attacked(
+                baselines[name],  # type: ignore[arg-type]
+                self.models.test,
+                autoattack(settings),
+                settings,
+                seed=self.seed,
+                method=name.replace(" ", "-"),
+                run=self.run,
+                watch=None,
+            )
+            assert report is not None, "one process works here"
+            found[name] = {"clean": judged(report, report.clean), "autoattack": judged(report, report.worst)}
         return found
 
     def fresh_noise(self, denoiser: nn.Module) -> list[dict[str, Any]]:

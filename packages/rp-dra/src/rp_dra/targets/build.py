@@ -9,6 +9,7 @@ import torch
 from rp_models.checkpoint import CheckpointError, read_header
 from rp_models.data import DatasetInfo
 from rp_models.data.datasets import DataError
+from rp_models.diffusion.encoder_classifier import NoisyClassifier
 from rp_models.foreign import is_foreign
 from rp_models.loading import load_network
 from rp_models.networks.lightningdit import LightningDiT
@@ -21,7 +22,6 @@ from torch import nn
 
 from rp_dra.alignment_settings import LATENT, AlignmentSettings, Feature
 from rp_dra.classifier import build_classifier
-from rp_dra.diffusion_encoder import NoisyClassifier, load_encoder
 from rp_dra.positions import Maps
 from rp_dra.targets.edm import EdmTarget, EncoderTarget
 from rp_dra.targets.latent import LightningDitTarget, SitTarget
@@ -79,10 +79,7 @@ def _target(
     if settings.checkpoint is None:
         raise ValueError(f"the target {settings.target} needs alignment.checkpoint")
     if settings.target == "encoder":
-        encoder = load_encoder(settings.checkpoint, device="cpu" if device.type == "meta" else device)
-        if not isinstance(encoder, NoisyClassifier):
-            raise CheckpointError(f"{settings.checkpoint}: expected a NoisyClassifier, found {type(encoder).__name__}")
-        return EncoderTarget(encoder, precision=settings.precision)
+        return EncoderTarget(_load(NoisyClassifier, settings.checkpoint, device), precision=settings.precision)
     return _network(settings, _load(nn.Module, settings.checkpoint, device))
 
 

@@ -1,10 +1,10 @@
 """Features of EDM diffusion models, and of other networks with EDM's encoder."""
 
 from rp_models.diffusion.edm_loss import EDMLoss
+from rp_models.diffusion.encoder_classifier import NoisyClassifier
 from rp_models.networks.unet_features import Feature
 from torch import Tensor, nn
 
-from rp_dra.diffusion_encoder import NoisyClassifier
 from rp_dra.targets.target import FrozenTarget, Label, Precision
 
 

@@ -16,6 +16,8 @@ BASELINES: dict[Baseline, str] = {
     "noisy encoder": "the diffusion model's encoder, trained to classify noisy images instead (Appendix E)",
     "fine-tuned encoder": "the diffusion model's encoder, fine-tuned adversarially (Section 5.6)",
 }
+DETERMINISTIC: tuple[Baseline, ...] = ("standard", "at", "fine-tuned encoder")
+"""Baselines without noise, which AutoAttack's standard version can judge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +30,7 @@ class ProbeStudy:
     sigmas: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # noise levels whose probes are compared, clean
     radii: tuple[float, ...] = (0.0, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)  # in multiples of models.evaluation.eps
     attack_steps: int = 20  # of PGD on the margin at each radius
+    autoattack: bool = False  # judge baselines without noise by AutoAttack too, as models.evaluation says
     noisy_sigmas: tuple[float, ...] = (0.1, 0.3)  # noise levels of the probes with fresh noise; none: leave that out
     noisy_radius: float = 0.5  # where they are attacked, in multiples of models.evaluation.eps
     noisy_images: int = 100  # only that many test images, drawn once and for all

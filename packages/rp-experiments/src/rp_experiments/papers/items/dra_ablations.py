@@ -1,18 +1,21 @@
 """What else Section 5.6 and Appendix C of the DRA paper try: another target, the encoder itself, a noisy head."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rp_models.data.catalog import describe
 
 from rp_experiments.artifacts import Built
 from rp_experiments.papers.claims import Check, decided, in_one_direction, rule
-from rp_experiments.papers.item import Measured, Table
+from rp_experiments.papers.item import Measured, Products, Table
 from rp_experiments.papers.items.dra_tables import KINDS, method_rows
 from rp_experiments.papers.items.looks import curves, first, gap, item, methods
-from rp_experiments.results import limits
+from rp_experiments.results import Limits, limits
 from rp_experiments.statistics import paired, separate
 from rp_experiments.tables import Row
+
+if TYPE_CHECKING:
+    from rp_experiments.papers.plan import Plan
 
 
 @item("dra/section-5.6-target", products=lambda plan: {"run": first(plan.runs), "noisy": plan.noisy})
@@ -35,21 +38,42 @@ def another_target(made: Mapping[str, Built]) -> Measured:
     )
 
 
-@item("dra/section-5.6-finetune", products=lambda plan: {"probe": plan.probe, "run": first(plan.runs)})
+def _with_table_2(plan: "Plan") -> Products:
+    """The probe's classifiers, and the run that the paper compares with: Table 2's without synthetic images."""
+    return {"probe": plan.probe, "run": plan.runs.get("cifar10-wrn-34-10", first(plan.runs))}
+
+
+@item("dra/section-5.6-finetune", products=_with_table_2)
 def the_encoder_itself(made: Mapping[str, Built]) -> Measured:
     """Adversarial fine-tuning of the diffusion encoder beside AT and AT+DRA."""
     ends = {name: {"clean": curve[0], "PGD": curve[-1]} for name, curve in curves(made["probe"]).items()}
     ends = {name: {kind: limits(cell) for kind, cell in both.items()} for name, both in ends.items()}
     rows: list[Row] = [{"classifier": name, **both} for name, both in ends.items()]
-    tuned, plain = (ends.get(name, {}) for name in ("fine-tuned encoder", "at"))
-    aligned = methods(made["run"]).get("at+dra", {})
-    numbers: dict[str, Any] = {"time": _time_factor(made["probe"], made["run"])}
-    for kind, attack in (("clean", "clean"), ("PGD", "autoattack")):
-        numbers[f"fine-tuned minus at, {kind}"] = gap(tuned.get(kind), plain.get(kind))
-        numbers[f"dra minus fine-tuned, {kind}"] = gap(aligned.get(attack), tuned.get(kind))
-    return Measured(
-        tables=[Table("Accuracy, %; PGD on the margin at the largest radius", rows, "probe")], numbers=numbers
+    tables = [Table("Accuracy, %; PGD on the margin at the largest radius", rows, "probe")]
+    tuned, plain = (
+        {"clean": ends[name]["clean"], "robust": ends[name]["PGD"]} if name in ends else {}
+        for name in ("fine-tuned encoder", "at")
     )
+    trained, judged = methods(made["run"]), made["probe"].read().get("autoattack")
+    if judged:  # then all stand under the same attack
+        found = {name: {kind: limits(cell) for kind, cell in both.items()} for name, both in judged.items()}
+        shown: list[Row] = [
+            {"classifier": name, **{KINDS[k]: v for k, v in both.items()}} for name, both in found.items()
+        ]
+        tables = [Table("Accuracy, clean and under AutoAttack, %", shown, "probe"), *tables]
+        tuned, plain = (_robust(of) for of in (found.get("fine-tuned encoder"), trained.get("at", found.get("at"))))
+    aligned = _robust(trained.get("at+dra"))
+    numbers: dict[str, Any] = {"time": _time_factor(made["probe"], made["run"])}
+    for kind in ("clean", "robust"):
+        numbers[f"fine-tuned minus at, {kind}"] = gap(tuned.get(kind), plain.get(kind))
+        numbers[f"dra minus fine-tuned, {kind}"] = gap(aligned.get(kind), tuned.get(kind))
+    rows = method_rows(made["run"], "method", {"at": "AT", "at+dra": "AT+DRA"})
+    return Measured(tables=[*tables, Table("The run's classifiers, %", rows, "run")], numbers=numbers)
+
+
+def _robust(found: Mapping[str, Limits] | None) -> dict[str, Limits]:
+    """Clean and robust accuracy, the latter under AutoAttack."""
+    return {"clean": found["clean"], "robust": found["autoattack"]} if found else {}
 
 
 def _time_factor(probe: Built, run: Built) -> float | None:

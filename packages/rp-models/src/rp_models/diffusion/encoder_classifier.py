@@ -10,19 +10,17 @@ Source: Section 5.6 and Appendix E of the DRA paper.
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from rp_models import checkpoint
+from torch import Tensor, nn
+
 from rp_models import noise as randomness
-from rp_models.checkpoint import CheckpointError
 from rp_models.diffusion.precondition import Precond
 from rp_models.networks.edm_layers import UNetBlock
 from rp_models.networks.edm_unet import DhariwalUNet
 from rp_models.networks.unet_features import Feature, UNet
-from rp_models.zoo import build_entry
-from torch import Tensor, nn
+from rp_models.zoo import Recipe, build_entry
 
 Head = Literal["linear", "mlp"]
 
@@ -63,11 +61,15 @@ class EdmEncoder(nn.Module):
 class EncoderClassifier(nn.Module):
     """An EDM encoder with a classification head, told a fixed noise level; a subclass says which noise it sees.
 
+    `rp_models.save` and `load` keep it if its denoiser was built by name.
+
     Args:
         denoiser: the EDM network whose encoder is copied.
         sigma: noise level in EDM's units (images in [-1, 1]).
         head: "linear", or "mlp" with one hidden layer of the features' width.
     """
+
+    entry: ClassVar[str]  # the zoo's name of the subclass
 
     def __init__(
         self,
@@ -88,13 +90,15 @@ class EncoderClassifier(nn.Module):
         self.encoder = EdmEncoder(denoiser, layer=layer, dropout=dropout)
         width = self.encoder.width
         self.head: nn.Module = nn.Linear(width, num_classes) if head == "linear" else MlpHead(width, num_classes)
-        self.arguments: dict[str, Any] = {
-            "num_classes": num_classes,
-            "sigma": sigma,
-            "layer": layer,
-            "head": head,
-            "dropout": dropout,
-        }
+        options = {"num_classes": num_classes, "sigma": sigma, "layer": layer, "head": head, "dropout": dropout}
+        self._remember(denoiser, options)
+
+    def _remember(self, denoiser: Precond, options: dict[str, Any]) -> None:
+        """What a checkpoint names: the zoo's entry and its arguments, if the denoiser came from the zoo."""
+        network = getattr(denoiser, "recipe", None)
+        if isinstance(network, Recipe):
+            known = {"network": network.name, "network_arguments": network.arguments}
+            self.recipe = Recipe(self.entry, known | options)
 
     def encode(self, x: Tensor, eps: Tensor | None) -> Tensor:
         """Features (b, d) of images x (b, c, h, w) in [0, 1] under standard normal noise like x; None for no noise."""
@@ -118,6 +122,7 @@ class DiffusionClassifier(EncoderClassifier):
     Source: Section 5.6 of the DRA paper.
     """
 
+    entry = "diffusion-classifier"
     eps: Tensor | None
 
     def __init__(
@@ -137,7 +142,8 @@ class DiffusionClassifier(EncoderClassifier):
                 shape, seed=noise_seed, purpose="encoder noise", index=torch.zeros(1, dtype=torch.int64)
             )
         self.register_buffer("eps", eps)
-        self.arguments["noise_seed"] = noise_seed
+        if hasattr(self, "recipe"):
+            self.recipe = self.recipe._replace(arguments={**self.recipe.arguments, "noise_seed": noise_seed})
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Features (b, d) of images (b, c, h, w) in [0, 1]."""
@@ -155,6 +161,8 @@ class NoisyClassifier(EncoderClassifier):
     of clean images, for attacks and evaluations. To train it as the paper does, give it a network with fresh weights
     and without labels, e.g. `build_edm(replace(settings, conditional=False), images)`.
     """
+
+    entry = "noisy-classifier"
 
     def forward_features(self, x: Tensor, *, noise: Tensor) -> Tensor:
         """Features (b, d) of images (b, c, h, w) in [0, 1] under standard normal noise like x."""
@@ -179,39 +187,21 @@ class MlpHead(nn.Sequential):
         self.in_features = width
 
 
-def save_encoder(model: EncoderClassifier, path: str | Path) -> None:
-    """Write a classifier to one safetensors file that `load_encoder` opens.
-
-    Raises:
-        CheckpointError: if its EDM network was not built by `rp_models.build`.
-    """
-    recipe = getattr(model.encoder.denoiser, "recipe", None)
-    if recipe is None:
-        raise CheckpointError("the encoder does not know its zoo name; build its network with rp_models.build")
-    header = {
-        "classifier": type(model).__name__,
-        "arguments": model.arguments,
-        "network": recipe.name,
-        "network_arguments": recipe.arguments,
-    }
-    checkpoint.save_tensors({key: value.clone() for key, value in model.state_dict().items()}, path, header)
+def diffusion_classifier(*, network: str, network_arguments: dict[str, Any], **options: Any) -> DiffusionClassifier:
+    """A `DiffusionClassifier` around a network of the zoo with fresh weights, as a checkpoint names it."""
+    return DiffusionClassifier(_denoiser(network, network_arguments), **options)
 
 
-def load_encoder(path: str | Path, *, device: torch.device | str = "cpu") -> EncoderClassifier:
-    """Rebuild the classifier of a file that `save_encoder` wrote, in eval mode.
+def noisy_classifier(*, network: str, network_arguments: dict[str, Any], **options: Any) -> NoisyClassifier:
+    """A `NoisyClassifier` around a network of the zoo with fresh weights, as a checkpoint names it."""
+    return NoisyClassifier(_denoiser(network, network_arguments), **options)
 
-    Raises:
-        CheckpointError: if the file is missing, damaged, or holds something else.
-    """
-    header = checkpoint.read_metadata(path)
-    kinds = {kind.__name__: kind for kind in (DiffusionClassifier, NoisyClassifier)}
-    if header.get("classifier") not in kinds:
-        raise CheckpointError(f"{path}: holds no {' or '.join(kinds)}; rp_models.load opens other checkpoints")
-    denoiser = build_entry(header["network"], **header["network_arguments"])
-    assert isinstance(denoiser, Precond)
-    model = kinds[header["classifier"]](denoiser, **header["arguments"])
-    checkpoint.load_state(model, checkpoint.read_tensors(path), origin=str(path))
-    return model.to(device).eval()
+
+def _denoiser(network: str, arguments: dict[str, Any]) -> Precond:
+    built = build_entry(network, **arguments)
+    if not isinstance(built, Precond):
+        raise ValueError(f"network must name an EDM network, got {network}, a {type(built).__name__}")
+    return built
 
 
 def _cut(network: UNet, layer: Feature) -> None:
