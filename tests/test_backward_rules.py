@@ -3,16 +3,16 @@
 import torch
 from rp_attacks.backward import with_backward
 from rp_attacks.suspects import suspects
+from rp_models.networks.dm_wide_resnet import DMWideResNet, RaWideResNet
 from rp_models.networks.mean_sparse import MeanSparse, set_threshold
 from rp_models.networks.normalization import CIFAR10
-from rp_models.networks.ra_wide_resnet import MeanSparseWideResNet, RaWideResNet
 from rp_testing import Golden
 from torch import nn
 
 
 def meansparse() -> tuple[Golden, nn.Module]:
     golden = Golden("rb_meansparse_wrn_tiny")
-    network = golden.fill(MeanSparseWideResNet(10, 1, **CIFAR10._asdict())).eval()
+    network = golden.fill(DMWideResNet(10, 1, mean_sparse=True, **CIFAR10._asdict())).eval()
     set_threshold(network, golden.config["threshold"])
     return golden, network
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from rp_models.networks.dm_wide_resnet import DMWideResNet, RaWideResNet
 from rp_models.networks.mean_sparse import MeanSparse, measure_statistics, set_threshold
 from rp_models.networks.normalization import CIFAR10
-from rp_models.networks.ra_wide_resnet import MeanSparseWideResNet, RaWideResNet
 from rp_testing import Golden
 from torch import Tensor, nn
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_measured_or_set_is_refused() -> None:
 
 def test_the_network_equals_the_reference() -> None:
     golden = Golden("rb_meansparse_wrn_tiny")
-    network = golden.fill(MeanSparseWideResNet(10, 1, **CIFAR10._asdict())).eval()
+    network = golden.fill(DMWideResNet(10, 1, mean_sparse=True, **CIFAR10._asdict())).eval()
     set_threshold(network, golden.config["threshold"])
     x = golden["in_x"].requires_grad_()
     logits = network(x)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 from rp_models import build, zoo
-from rp_models.networks.wide_resnet import DMWideResNet, SameConv2d, WideResNet
+from rp_models.networks.dm_wide_resnet import DMWideResNet
+from rp_models.networks.wide_resnet import SameConv2d, WideResNet
 from rp_testing import Golden
 from torch import nn
 from torch.nn import functional as F

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 from rp_models.networks.backbones import Backbone
+from rp_models.networks.dm_wide_resnet import DMWideResNet
 from rp_models.networks.preact_resnet import DMPreActResNet, PreActResNet
 from rp_models.networks.ra_wide_resnet import RaWideResNet
 from rp_models.networks.resnet import CifarResNet
 from rp_models.networks.vit import VisionTransformer
-from rp_models.networks.wide_resnet import DMWideResNet, WideResNet
+from rp_models.networks.wide_resnet import WideResNet
 from torch import nn
 
 # what RobustBench or timm has a class for, so that a file of weights says all

@@ -13,10 +13,10 @@ from .diffusion.sampling import sample_images as sample_images
 from .loading import load as load
 from .mask import Mask as Mask
 from .mask import random_mask as random_mask
+from .networks.dm_wide_resnet import DMWideResNet as DMWideResNet
 from .networks.lightningdit import LightningDiT as LightningDiT
 from .networks.mae import MaskedAutoencoder as MaskedAutoencoder
 from .networks.vae import AutoencoderKL as AutoencoderKL
-from .networks.wide_resnet import DMWideResNet as DMWideResNet
 from .networks.wide_resnet import WideResNet as WideResNet
 from .robustbench.loading import load_robustbench as load_robustbench
 from .zoo import build as build

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rp_models.networks.classifier import Classifier
-from rp_models.networks.ra_wide_resnet import SqueezeExcitation
+from rp_models.networks.dm_wide_resnet import SqueezeExcitation
 from rp_models.networks.wide_resnet import initialize
 
 

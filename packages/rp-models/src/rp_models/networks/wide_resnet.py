@@ -1,8 +1,7 @@
-"""Wide residual networks: the classic one, and DM-AT's with SiLU and TensorFlow's padding.
+"""The classic wide residual network, and what its variants share: groups, activations, initial weights.
 
-Both share the topology of Zagoruyko and Komodakis 2016, arXiv:1605.07146: a 3x3 stem, three groups of (depth - 4) / 6
-pre-activation blocks with 16, 32 and 64 times `width` channels, global average pooling and a linear head. Parameter
-names are those of the public code: TRADES and RobustBench for the classic one, DM-Improves-AT for the other.
+The topology of Zagoruyko and Komodakis 2016, arXiv:1605.07146: a 3x3 stem, three groups of (depth - 4) / 6
+pre-activation blocks with 16, 32 and 64 times `width` channels, global average pooling and a linear head.
 """
 
 from collections import OrderedDict
@@ -98,56 +97,6 @@ class WideResNet(Classifier):
         return self.activation(self.bn1(x)).mean(dim=(2, 3))
 
 
-class DMWideResNet(Classifier):
-    """DM-AT's wide ResNet: SiLU, TensorFlow's "same" padding, keys `init_conv, layer.0.block.0..., batchnorm, logits`.
-
-    Any image size works; at 32x32 the pooling equals the 8x8 window of the public code, at 64x64 its TinyImageNet form.
-
-    Args:
-        activation: "silu" or "relu".
-        padding: pixels of value 0 around the image, before normalisation.
-        others: see `WideResNet`.
-
-    Source: Gowal et al. 2020, arXiv:2010.03593; Wang et al. 2023, arXiv:2302.04638 (DM-AT) for names.
-    """
-
-    head_name = "logits"
-
-    def __init__(
-        self,
-        depth: int = 28,
-        width: int = 10,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        activation: str = "silu",
-        padding: int = 0,
-        bn_momentum: float = 0.01,
-    ) -> None:
-        super().__init__(in_channels, mean, std)
-        n = blocks_per_group(depth)
-        self.activation = find_activation(activation)
-        self.padding = padding
-        self.init_conv = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        block = partial(_DMBlock, activation=self.activation, bn_momentum=bn_momentum)
-        self.layer = nn.Sequential(
-            group("block", block, n, 16, 16 * width, 1),
-            group("block", block, n, 16 * width, 32 * width, 2),
-            group("block", block, n, 32 * width, 64 * width, 2),
-        )
-        self.batchnorm = nn.BatchNorm2d(64 * width, momentum=bn_momentum)
-        self.logits = nn.Linear(64 * width, num_classes)
-        initialize(self)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (b, c, h, w) in [0, 1] to pooled features (b, 64 * width)."""
-        if self.padding:
-            x = F.pad(x, (self.padding,) * 4)
-        x = self.layer(self.init_conv(self.normalize(x)))
-        return self.activation(self.batchnorm(x)).mean(dim=(2, 3))
-
-
 class ClassicBlock(nn.Module):
     """Pre-activation block; the shortcut convolution, where channels change, sees the activated input."""
 
@@ -173,32 +122,6 @@ class ClassicBlock(nn.Module):
         shortcut = x if self.convShortcut is None else self.convShortcut(activated)
         hidden = self.activation(self.bn2(self.conv1(activated)))
         return self.conv2(hidden).add_(shortcut)  # in the memory of conv2's output
-
-
-class _DMBlock(nn.Module):
-    """As the classic block, with a chosen activation and "same" padding."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int,
-        activation: Callable[[Tensor], Tensor],
-        bn_momentum: float,
-    ) -> None:
-        super().__init__()
-        self.activation = activation
-        self.batchnorm_0 = nn.BatchNorm2d(in_channels, momentum=bn_momentum)
-        self.conv_0 = SameConv2d(in_channels, channels, stride)
-        self.batchnorm_1 = nn.BatchNorm2d(channels, momentum=bn_momentum)
-        self.conv_1 = SameConv2d(channels, channels, 1)
-        self.shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False) if in_channels != channels else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        activated = self.activation(self.batchnorm_0(x))
-        shortcut = x if self.shortcut is None else self.shortcut(activated)
-        hidden = self.activation(self.batchnorm_1(self.conv_0(activated)))
-        return self.conv_1(hidden).add_(shortcut)  # in the memory of conv_1's output
 
 
 class SameConv2d(nn.Conv2d):

@@ -1,7 +1,7 @@
-"""Variants of DM-AT's wide ResNet: RaWRN's squeeze-and-excitation and stage sizes, and MeanSparse between its layers.
+"""DM-AT's wide ResNet and its variants: RaWRN's squeeze-and-excitation and stage sizes, MeanSparse between its layers.
 
-Sources: Peng et al. 2023, arXiv:2308.16258 (RaWRN); Amini et al. 2024, arXiv:2406.05927 (MeanSparse); RobustBench's
-public model zoo for names.
+Sources: Gowal et al. 2020, arXiv:2010.03593; Wang et al. 2023, arXiv:2302.04638 (DM-AT), also for names; Peng et al.
+2023, arXiv:2308.16258 (RaWRN); Amini et al. 2024, arXiv:2406.05927 (MeanSparse); RobustBench's public model zoo.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from rp_models.networks.wide_resnet import SameConv2d, blocks_per_group, find_ac
 
 
 class RaWideResNet(Classifier):
-    """DM-AT's wide ResNet with a free stem, free groups, and squeeze-and-excitation at the end of each block.
+    """A wide ResNet with a free stem, free groups, and squeeze-and-excitation at the end of each block.
 
     The defaults are RaWRN-70-16's. Keys are `DMWideResNet`'s with `layer.g.block.b.se.fc1|fc2` and, with MeanSparse,
     `meansparse_0, _1, _2` in each block and `meansparse_end`. Any image size works.
@@ -42,6 +42,7 @@ class RaWideResNet(Classifier):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         activation: str = "silu",
+        padding: int = 0,
         se_ratio: float | None = 0.25,
         mean_sparse: bool = False,
         bn_momentum: float = 0.01,
@@ -50,6 +51,7 @@ class RaWideResNet(Classifier):
         if len(blocks) != 3 or len(channels) != 3:
             raise ValueError(f"a wide ResNet has three groups, got blocks {tuple(blocks)}, channels {tuple(channels)}")
         self.activation = find_activation(activation)
+        self.padding = padding
         self.init_conv = nn.Conv2d(in_channels, stem_channels, 3, padding=1, bias=False)
         block = partial(
             _Block, activation=self.activation, se_ratio=se_ratio, mean_sparse=mean_sparse, bn_momentum=bn_momentum
@@ -63,12 +65,23 @@ class RaWideResNet(Classifier):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (b, c, h, w) in [0, 1] to pooled features (b, d)."""
+        if self.padding:
+            x = F.pad(x, (self.padding,) * 4)
         x = self.layer(self.init_conv(self.normalize(x)))
         return self.activation(self.meansparse_end(self.batchnorm(x))).mean(dim=(2, 3))
 
 
-class MeanSparseWideResNet(RaWideResNet):
-    """DM-AT's wide ResNet of a depth and a width with MeanSparse; arguments as in `DMWideResNet`."""
+class DMWideResNet(RaWideResNet):
+    """DM-AT's wide ResNet: SiLU, TensorFlow's "same" padding, keys `init_conv, layer.0.block.0..., batchnorm, logits`.
+
+    Any image size works; at 32x32 the pooling equals the 8x8 window of the public code, at 64x64 its TinyImageNet form.
+
+    Args:
+        activation: "silu" or "relu".
+        padding: pixels of value 0 around the image, before normalisation.
+        mean_sparse: see `RaWideResNet`.
+        others: see `WideResNet`.
+    """
 
     def __init__(
         self,
@@ -79,11 +92,12 @@ class MeanSparseWideResNet(RaWideResNet):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         activation: str = "silu",
+        padding: int = 0,
+        mean_sparse: bool = False,
         bn_momentum: float = 0.01,
     ) -> None:
-        n = blocks_per_group(depth)
         super().__init__(
-            blocks=(n, n, n),
+            blocks=(blocks_per_group(depth),) * 3,
             channels=(16 * width, 32 * width, 64 * width),
             stem_channels=16,
             num_classes=num_classes,
@@ -91,8 +105,9 @@ class MeanSparseWideResNet(RaWideResNet):
             mean=mean,
             std=std,
             activation=activation,
+            padding=padding,
             se_ratio=None,
-            mean_sparse=True,
+            mean_sparse=mean_sparse,
             bn_momentum=bn_momentum,
         )
 
@@ -116,7 +131,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class _Block(nn.Module):
-    """DM-AT's block with MeanSparse after its norms and its sum, and a gate on the residual branch."""
+    """The classic block with "same" padding; where wanted MeanSparse after norms and sum, and a gate on the branch."""
 
     def __init__(
         self,
@@ -145,7 +160,7 @@ class _Block(nn.Module):
         activated = self.activation(self.meansparse_0(self.batchnorm_0(x)))
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         hidden = self.activation(self.meansparse_1(self.batchnorm_1(self.conv_0(activated))))
-        return self.meansparse_2(self.se(self.conv_1(hidden)) + shortcut)
+        return self.meansparse_2(self.se(self.conv_1(hidden)).add_(shortcut))  # in the memory of conv_1's output
 
 
 def _sparse(channels: int, wanted: bool) -> nn.Module:
