@@ -3,14 +3,12 @@
 import pytest
 import torch
 from rp_analysis import (
-    cknna,
     frequency_map,
     gradient_saliency,
     perturbation_saliency,
     rank_correlation,
 )
 from rp_analysis.saliency import input_gradients
-from rp_analysis.similarity import similarity_scatter
 from torch import Tensor, nn
 
 
@@ -111,17 +109,6 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
     x[2, 0, 0, 0] = 0.0
     with pytest.raises(ValueError, match="gradient is not finite at 1 of 10 images"):
         input_gradients(Scaled(1.0, power=0.5), x, Y)
-
-
-def test_scatter_points_hold_each_models_score_and_accuracy() -> None:
-    generator = torch.Generator().manual_seed(0)
-    reference = torch.randn(40, 5, generator=generator)
-    models = {"b": torch.randn(40, 4, generator=generator), "a": reference.square()}
-    points = similarity_scatter(reference, models, {"a": 0.6, "b": 0.5, "c": 0.1}, k=5)
-    assert [(p.name, p.robust_accuracy) for p in points] == [("b", 0.5), ("a", 0.6)]
-    assert points[1].score == pytest.approx(cknna(models["a"], reference, 5))
-    with pytest.raises(ValueError, match="robust_accuracy lacks a"):
-        similarity_scatter(reference, models, {"b": 0.5})
 
 
 def test_rank_correlation_counts_order_and_shares_ranks_at_ties() -> None:

@@ -7,9 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rp_dra.targets import CachedTarget, EdmTarget, JoinedTarget, ModuleTarget, represent
+from rp_dra.targets import EdmTarget, JoinedTarget, ModuleTarget, represent
 from rp_models import build, noise
-from rp_models.data import load_images, subset
 from rp_testing import GOLDEN_FILES, fill_state
 from torch import nn
 
@@ -123,45 +122,6 @@ def test_draws_belong_to_their_number_whatever_the_batch(order):
     whole = represent(target, x, y, seed=0, draw=draw)
     shuffled = represent(target, x[order], y[order], seed=0, draw=draw[list(order)])
     torch.testing.assert_close(shuffled, whole[list(order)], atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("random_level", [False, True])
-def test_a_cache_gives_what_the_target_gives_for_the_same_noise(random_level):
-    target = EdmTarget(filled_edm(), random_level=random_level)
-    real, made = subset(load_images("digits", "train"), 20), subset(load_images("digits", "validation"), 7)
-    cache = CachedTarget(target, [real, made], augmented=False, seed=5, batch_size=6)
-    image = torch.tensor([3, 26, 19, 20, 3])
-    (x, y), (x_made, y_made) = real.batch(image[[0, 2, 4]]), made.batch(image[[1, 3]] - 20)
-    x, y = torch.stack([x[0], x_made[0], x[1], x_made[1], x[2]]), torch.stack([y[0], y_made[0], y[1], y_made[1], y[2]])
-    expected = represent(target, x, y, seed=5, draw=image)
-    torch.testing.assert_close(cache(x, image), expected, atol=1e-5, rtol=1e-5)
-    assert (len(cache), cache.random_level, cache.width(1, 8)) == (27, random_level, target.width(1, 8))
-
-
-def test_a_cache_is_exact_in_its_own_batches_and_no_target_of_a_training_step():
-    target, images = EdmTarget(filled_edm()), subset(load_images("digits", "train"), 12)
-    cache = CachedTarget(target, [images], augmented=False, seed=5, batch_size=6)
-    rows = torch.arange(6, 12)
-    x, y = images.batch(rows)
-    assert torch.equal(cache(x, rows), represent(target, x, y, seed=5, draw=rows))
-    # a step numbers its draws, not its images: other noise than the cached
-    assert not torch.allclose(cache(x, rows), represent(target, x, y, seed=5, draw=rows + 12), atol=1e-3)
-    assert not hasattr(cache, "noise_shape")
-
-
-def test_a_cache_refuses_augmentation_announced_or_not():
-    images = subset(load_images("digits", "train"), 20)
-    target = EdmTarget(filled_edm())
-    with pytest.raises(ValueError, match="crop_padding=0, flip=False"):
-        CachedTarget(target, [images], augmented=True, seed=0)
-    with pytest.raises(ValueError, match="no images"):
-        CachedTarget(target, [], augmented=False, seed=0)
-    cache = CachedTarget(target, [images], augmented=False, seed=0)
-    x, _ = images.batch(torch.arange(3))
-    with pytest.raises(ValueError, match="without augmentation"):
-        cache(x.flip(3), torch.arange(3))
-    with pytest.raises(ValueError, match=r"0\.\.19"):
-        cache(x, torch.tensor([0, 1, 20]))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """How alike two representations of the same samples are: CKNNA, mutual nearest neighbours, linear CKA."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -76,24 +76,6 @@ class SimilarityPoint(NamedTuple):
     name: str
     robust_accuracy: float
     score: float
-
-
-def similarity_scatter(
-    reference: Matrix, models: Mapping[str, Matrix], robust_accuracy: Mapping[str, float], *, k: int = 10
-) -> list[SimilarityPoint]:
-    """Computes each model's CKNNA with a reference beside its robust accuracy (DRA Fig. 1, 9).
-
-    Args:
-        reference: (n, d) features to compare with, e.g. of a diffusion model.
-        models: features (n, d) of the same samples by model name.
-        robust_accuracy: in [0, 1] by model name, e.g. RobustBench's.
-    """
-    missing = sorted(set(models) - set(robust_accuracy))
-    if missing:
-        raise ValueError(f"robust_accuracy lacks {', '.join(missing)}")
-    scores = cknna_matrix(list(models.values()), [reference], k)[:, 0].tolist()
-    pairs = zip(models, scores, strict=True)
-    return [SimilarityPoint(name, robust_accuracy[name], score) for name, score in pairs]
 
 
 def mutual_knn(a: Matrix, b: Matrix, k: int = 10, *, normalize: bool = True) -> float:

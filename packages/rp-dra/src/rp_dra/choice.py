@@ -1,5 +1,8 @@
 """The objective that a recipe's settings name, with their constants."""
 
+from dataclasses import asdict
+from typing import Any
+
 from rp_dra.objectives import Adr, Awp, Ikl, Objective, PgdAt, Standard, Trades, TradesOriginal
 from rp_dra.settings import Method, ObjectiveName, TrainingSettings
 
@@ -24,19 +27,9 @@ def objective_of(
     name = _named(training, robust, method)
     if name == "standard":
         return Standard(label_smoothing=training.label_smoothing)
-    if name == "adr":
+    if name in ("adr", "adr-trades"):
         adr = training.adr
-        return Adr(_perturbed(training, _attacked(training, "pgd-at")), tau=adr.tau, lam=adr.lam, decay=adr.decay)
-    if name == "adr-trades":
-        adr = training.adr
-        base = TradesOriginal(
-            beta=training.beta,
-            eps=training.eps,
-            step_size=training.step_size,
-            steps=training.attack_steps,
-            norm=training.norm,
-            joint_forward=True,  # as published
-        )
+        base = _attacked(training, "pgd-at" if name == "adr" else name)
         return Adr(_perturbed(training, base), tau=adr.tau, lam=adr.lam, decay=adr.decay)
     if name == "ikl":
         if num_classes is None:
@@ -62,34 +55,19 @@ def _named(training: TrainingSettings, robust: bool, method: Method | None) -> O
 
 
 def _attacked(training: TrainingSettings, name: ObjectiveName) -> Objective:
-    """PGD-AT, which is published without label smoothing, or TRADES in one of its two forms."""
-    eps, step_size, steps, norm = training.eps, training.step_size, training.attack_steps, training.norm
+    """PGD-AT, which is published without label smoothing, or TRADES in one of its forms; ADR's is one joint pass."""
+    attack: dict[str, Any] = {name: getattr(training, name) for name in ("eps", "step_size", "norm")}
+    attack["steps"] = training.attack_steps
+    beta, smoothing = training.beta, training.label_smoothing
     if name == "pgd-at":
-        return PgdAt(eps=eps, step_size=step_size, steps=steps, norm=norm, attack_mode=training.attack_mode)
+        return PgdAt(**attack, attack_mode=training.attack_mode)
+    if name == "adr-trades":
+        return TradesOriginal(**attack, beta=beta, joint_forward=True)
     kind = {"trades": Trades, "trades-original": TradesOriginal}[name]
-    return kind(
-        beta=training.beta,
-        label_smoothing=training.label_smoothing,
-        eps=eps,
-        step_size=step_size,
-        steps=steps,
-        norm=norm,
-        joint_forward=training.joint_forward,
-    )
+    return kind(**attack, beta=beta, label_smoothing=smoothing, joint_forward=training.joint_forward)
 
 
 def _ikl(training: TrainingSettings, num_classes: int) -> Ikl:
-    ikl = training.ikl
-    return Ikl(
-        num_classes=num_classes,
-        version=ikl.version,
-        alpha=ikl.alpha,
-        beta=ikl.beta,
-        gamma=ikl.gamma,
-        temperature=ikl.temperature,
-        steps=ikl.attack_steps,
-        step_share=ikl.step_share,
-        eps=training.eps,
-        norm=training.norm,
-        joint_forward=training.joint_forward,
-    )
+    own = {ours: theirs for ours, theirs in asdict(training.ikl).items() if ours != "attack_steps"}
+    attack: dict[str, Any] = {name: getattr(training, name) for name in ("eps", "norm", "joint_forward")}
+    return Ikl(num_classes=num_classes, steps=training.ikl.attack_steps, **own, **attack)

@@ -136,17 +136,3 @@ class NoisyClassifierTrainer(EncoderTrainer):
         eps = noise.normal(x.shape[1:], seed=self.seed, purpose="encoder noise", index=draw)
         logits = self.model(x, noise=eps)
         return F.cross_entropy(logits, y), {"accuracy": (logits.detach().argmax(dim=1) == y).float().mean()}
-
-
-@torch.no_grad()
-def noisy_accuracy(model: NoisyClassifier, images: Images, *, seed: int, batch_size: int = 512) -> float:
-    """The share of noisy images that are classified rightly, with one draw of noise for each image.
-
-    Args:
-        images: e.g. the validation split, on the model's device.
-    """
-    right = 0
-    for rows in torch.arange(len(images), device=images.device).split(batch_size):
-        x, y = images.batch(rows)
-        right += int((model.with_noise(seed=seed, index=rows)(x).argmax(dim=1) == y).sum())
-    return right / len(images)

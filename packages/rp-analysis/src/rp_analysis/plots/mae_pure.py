@@ -1,7 +1,7 @@
 """The figures of the MAE-Pure paper that show attention-matrix variation (AMV) and sensitivity, one function each."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .style import COLOURS, GREY, Plot, Row, line_style, new_figure, point_style, require, style
 
@@ -65,22 +65,17 @@ def plot_amv_over_iterations(
         panels: title of each panel to its curves by purifier.
         iterations: after how many iterations each entry of a curve was measured; None for 0, 1, 2, ...
     """
-    require(panels, "panels")
+    curves = {
+        title: {name: (range(len(amv)) if iterations is None else iterations, amv) for name, amv in own.items()}
+        for title, own in panels.items()
+    }
     with style():
-        figure, all_axes = new_figure(len(panels), width=2.6)
-        rows: list[Row] = []
-        for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
-            require(curves, f"panels[{title!r}]")
-            for i, (name, amv) in enumerate(curves.items()):
-                times = range(len(amv)) if iterations is None else iterations
-                _check_lengths(name, [times, amv])
-                axes.plot(times, amv, label=name, **line_style(i))
-                points = zip(times, amv, strict=True)
-                rows += [{"panel": title, "purifier": name, "iteration": t, "amv": a} for t, a in points]
-            axes.set(xlabel="purification iteration", ylabel="AMV", title=title)
+        plot, all_axes = _panels(curves, ("panel", "purifier", "iteration", "amv"), _band, width=2.6)
+        for axes in all_axes:
+            axes.set(xlabel="purification iteration", ylabel="AMV")
             axes.locator_params(axis="x", integer=True)
             axes.legend()
-        return Plot(figure, rows)
+        return plot
 
 
 def plot_maskdit_amv_under_attack(trends: Mapping[str, LossTrend]) -> Plot:
@@ -106,8 +101,8 @@ def plot_loss_and_amv(panels: Mapping[str, Mapping[str, LossTrend]], *, xlabel: 
             for i, (kind, trend) in enumerate(trends.items()):
                 _check_lengths(f"{model}, {kind}", [values for values in trend if len(values)])
                 x = [scale * value for value in trend.x]
-                _band(above, x, trend.loss, trend.loss_error, i, kind)
-                _band(below, x, trend.amv, trend.amv_error, i, kind)
+                _band(above, x, trend.loss, kind, i, trend.loss_error)
+                _band(below, x, trend.amv, kind, i, trend.amv_error)
                 for place in zip(trend.x, trend.loss, trend.amv, strict=True):
                     rows.append({"model": model, "kind": kind, **dict(zip(("x", "loss", "amv"), place, strict=True))})
             above.set(title=model)
@@ -149,21 +144,18 @@ def plot_inequality(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Seq
     Args:
         panels: title to curves by name; a curve is its constants, positive and increasing, and the shares in [0, 1].
     """
-    require(panels, "panels")
+
+    def draw(axes: "Axes", x: Sequence[float], y: Sequence[float], name: str, i: int) -> None:
+        axes.plot(x, [100 * share for share in y], label=name, **line_style(i) | {"marker": ""})
+
     with style():
-        figure, all_axes = new_figure(len(panels), width=2.8, height=2.1, sharey=True)
-        rows: list[Row] = []
-        for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
-            require(curves, f"panels[{title!r}]")
-            for i, (name, curve) in enumerate(curves.items()):
-                _check_lengths(name, curve)
-                axes.plot(curve[0], [100 * share for share in curve[1]], label=name, **line_style(i) | {"marker": ""})
-                points = zip(*curve, strict=True)
-                rows += [{"panel": title, "curve": name, "constant": c, "share": share} for c, share in points]
-            axes.set(xscale="log", xlabel="constant $H C_A$", title=title, ylim=(-3, 103))
+        keys = ("panel", "curve", "constant", "share")
+        plot, all_axes = _panels(panels, keys, draw, width=2.8, height=2.1, sharey=True)
+        for axes in all_axes:
+            axes.set(xscale="log", xlabel="constant $H C_A$", ylim=(-3, 103))
         all_axes[0].set_ylabel("images for which it holds (%)")
         all_axes[0].legend()
-        return Plot(figure, rows)
+        return plot
 
 
 def plot_kernel_approximation(
@@ -174,22 +166,40 @@ def plot_kernel_approximation(
     Args:
         panels: title to groups of points by name, e.g. by budget; a group is true and approximate values.
     """
-    require(panels, "panels")
+
+    def draw(axes: "Axes", x: Sequence[float], y: Sequence[float], name: str, i: int) -> None:
+        axes.scatter(x, y, label=name, s=5, linewidths=0, alpha=0.5, **point_style(i))
+
     with style():
-        figure, all_axes = new_figure(len(panels), width=2.4, height=2.2, sharey=True)
-        rows: list[Row] = []
-        for axes, (title, groups) in zip(all_axes, panels.items(), strict=True):
-            require(groups, f"panels[{title!r}]")
-            for i, (name, points) in enumerate(groups.items()):
-                _check_lengths(name, points)
-                axes.scatter(*points, label=name, s=5, linewidths=0, alpha=0.5, **point_style(i))
-                pairs = zip(*points, strict=True)
-                rows += [{"panel": title, "group": name, "true": x, "approximation": y} for x, y in pairs]
+        keys = ("panel", "group", "true", "approximation")
+        plot, all_axes = _panels(panels, keys, draw, width=2.4, height=2.2, sharey=True)
+        for axes in all_axes:
             axes.axline((1, 1), (2, 2), color=GREY, linewidth=0.8)
-            axes.set(xscale="log", yscale="log", xlabel="true variation", title=title)
+            axes.set(xscale="log", yscale="log", xlabel="true variation")
         all_axes[0].set_ylabel(ylabel)
-        figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, markerscale=2)
-        return Plot(figure, rows)
+        handles = all_axes[0].get_legend_handles_labels()
+        plot.figure.legend(*handles, loc="outside lower center", ncols=8, markerscale=2)
+        return plot
+
+
+def _panels(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    keys: tuple[str, str, str, str],
+    draw: Callable[["Axes", Sequence[float], Sequence[float], str, int], None],
+    **size: Any,
+) -> tuple[Plot, list["Axes"]]:
+    """A panel for each title, in it each of its named curves; `keys` name panel, curve, x and y in the rows."""
+    require(panels, "panels")
+    figure, all_axes = new_figure(len(panels), **size)
+    rows: list[Row] = []
+    for axes, (title, curves) in zip(all_axes, panels.items(), strict=True):
+        require(curves, f"panels[{title!r}]")
+        for i, (name, (x, y)) in enumerate(curves.items()):
+            _check_lengths(name, (x, y))
+            draw(axes, x, y, name, i)
+            rows += [dict(zip(keys, (title, name, *point), strict=True)) for point in zip(x, y, strict=True)]
+        axes.set_title(title)
+    return Plot(figure, rows), all_axes
 
 
 def _loss_and_amv(trends: Mapping[str, LossTrend], xlabel: str, scale: float) -> Plot:
@@ -225,9 +235,9 @@ def _check_lengths(name: str, columns: Sequence[Sequence[float]]) -> None:
 
 
 def _band(
-    axes: "Axes", x: Sequence[float], values: Sequence[float], errors: Sequence[float], i: int, label: str
+    axes: "Axes", x: Sequence[float], values: Sequence[float], label: str, i: int, errors: Sequence[float] = ()
 ) -> None:
-    """A curve with its 95% interval."""
+    """A curve, with its 95% interval where errors are known."""
     look = line_style(i)
     axes.plot(x, values, label=label, **look)
     if errors:

@@ -1,4 +1,3 @@
-from .cache import CachedTarget as CachedTarget
 from .edm import EdmTarget as EdmTarget
 from .edm import EncoderTarget as EncoderTarget
 from .latent import LightningDitTarget as LightningDitTarget

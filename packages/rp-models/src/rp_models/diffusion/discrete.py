@@ -40,21 +40,20 @@ class DiscreteVPPrecond(Precond):
         self,
         img_resolution: int,
         img_channels: int,
-        label_dim: int = 0,
-        use_fp16: bool = False,
+        *,
         noise_schedule: BetaSchedule = "linear",
         M: int = 1000,
         learn_sigma: bool = True,
         rounding: Rounding = "fractional",
         model_type: str = "DhariwalUNet",
-        **network: Any,
+        **others: Any,
     ) -> None:
         if rounding not in get_args(Rounding):
             raise ValueError(f"rounding must be one of {', '.join(get_args(Rounding))}, got {rounding!r}")
         schedule = DiscreteSchedule.named(noise_schedule, M)
         low, high = float(schedule.sigma[0]), float(schedule.sigma[-1])
-        network["out_channels"] = img_channels * (2 if learn_sigma else 1)
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, low, high, model_type, **network)
+        others |= {"model_type": model_type, "out_channels": img_channels * (2 if learn_sigma else 1)}
+        super().__init__(img_resolution, img_channels, sigma_min=low, sigma_max=high, **others)
         self.noise_schedule, self.M, self.learn_sigma, self.rounding = noise_schedule, M, learn_sigma, rounding
         self.register_buffer("levels", schedule.sigma.log().float().to(_default_device()), persistent=False)
 

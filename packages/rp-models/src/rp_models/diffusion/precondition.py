@@ -165,15 +165,15 @@ class EDMPrecond(Precond):
         self,
         img_resolution: int,
         img_channels: int,
-        label_dim: int = 0,
-        use_fp16: bool = False,
+        *,
         sigma_min: float = 0.0,
         sigma_max: float = math.inf,
         sigma_data: float = 0.5,
         model_type: str = "DhariwalUNet",
-        **network: Any,
+        **others: Any,
     ) -> None:
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, sigma_min, sigma_max, model_type, **network)
+        others |= {"sigma_min": sigma_min, "sigma_max": sigma_max, "model_type": model_type}
+        super().__init__(img_resolution, img_channels, **others)
         self.sigma_data = sigma_data
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
@@ -204,21 +204,17 @@ class VPPrecond(Precond):
         self,
         img_resolution: int,
         img_channels: int,
-        label_dim: int = 0,
-        use_fp16: bool = False,
+        *,
         beta_d: float = 19.9,
         beta_min: float = 0.1,
         M: int = 1000,
         epsilon_t: float = 1e-5,
-        model_type: str = "SongUNet",
-        **network: Any,
+        **others: Any,
     ) -> None:
         # the limits are the reference's float32 values, also while a model is built on the meta device
         sigma_min, sigma_max = vp_sigma(torch.tensor([epsilon_t, 1.0], device="cpu"), beta_d, beta_min).tolist()
-        super().__init__(img_resolution, img_channels, label_dim, use_fp16, sigma_min, sigma_max, model_type, **network)
-        self.beta_d = beta_d
-        self.beta_min = beta_min
-        self.M = M
+        super().__init__(img_resolution, img_channels, sigma_min=sigma_min, sigma_max=sigma_max, **others)
+        self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """The four scalings at noise levels of any shape."""
