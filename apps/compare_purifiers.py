@@ -12,7 +12,7 @@ core, which the cores share, and goes on with `--resume` wherever it stopped.
 
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rp_experiments import cli, launch
@@ -24,7 +24,7 @@ from rp_experiments.recipes.paper_scale import COMPARISONS
 class Options(cli.SharedOptions):
     """Every purifier in front of one classifier, under the same attacks, the worst of each image."""
 
-    recipe: Literal[tuple(COMPARISONS)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
+    recipe: Annotated[str, cli.choice(COMPARISONS)] = "digits"  # where the settings below start from
     tune: bool = False  # try settings of the purifiers on the validation split instead
     so_far: bool = False  # print and write the table of the rows that are done in the folder, at any time, and stop
     config: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)

@@ -9,7 +9,7 @@ uv run torchrun --nproc-per-node 8 apps/evaluate.py --model my_model.py:build --
 
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rp_experiments import cli, launch
@@ -25,7 +25,7 @@ class Options(cli.SharedOptions):
     """Attack a classifier, defended or not, and report the accuracy that is left."""
 
     tensorboard: bool = False  # also log every step of the attacks, for TensorBoard too, to tensorboard/ in the folder
-    recipe: Literal[tuple(RECIPES)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
+    recipe: Annotated[str, cli.choice(RECIPES)] = "digits"  # where the settings below start from
     config: Annotated[Evaluation, tyro.conf.arg(name="")] = field(default_factory=Evaluation)
     passed = property(lambda self: () if self.config.suite in JOBS else ("tensorboard",))
 

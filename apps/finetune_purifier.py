@@ -15,7 +15,7 @@ sign steps (digits-steps, two to three minutes) RMAE-Pure does. Processes share 
 
 import sys
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rp_experiments import cli
@@ -28,7 +28,7 @@ from rp_experiments.recipes.standard_classifier import check_named
 class Options(cli.SharedOptions):
     """Robust fine-tuning of a purifier's network and what it changes."""
 
-    recipe: Literal[tuple(FINETUNINGS)] = "digits"  # type: ignore[valid-type]  # where the settings below start from
+    recipe: Annotated[str, cli.choice(FINETUNINGS)] = "digits"  # where the settings below start from
     config: Annotated[Finetuning, tyro.conf.arg(name="")] = field(default_factory=Finetuning)
 
     @property

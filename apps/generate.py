@@ -13,16 +13,11 @@ goes on with --resume and ends with the same bytes.
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.recipes.generate import RECIPES, TRAINED, Generation, name_of
-
-if TYPE_CHECKING:
-    RecipeName = str
-else:
-    RecipeName = Literal[tuple(RECIPES)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +25,7 @@ class Options(cli.SharedOptions):
     """Make synthetic images with a diffusion model, as files that `train_dra.py` and DM-AT's own code read."""
 
     checkpoint: tyro.conf.Positional[str] = TRAINED  # EDM, MaskDiT or LightningDiT
-    recipe: RecipeName = "plain"  # where the settings below start from: the published settings of a model
+    recipe: Annotated[str, cli.choice(RECIPES)] = "plain"  # published settings of a model, where those below start from
     config: Annotated[Generation, tyro.conf.arg(name="")] = field(default_factory=Generation)
     passed = ("checkpoint",)
     name = property(lambda self: name_of(self.checkpoint))

@@ -15,23 +15,18 @@ places.
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rp_experiments import cli
 from rp_experiments.recipes.dra import RECIPES, TrainDra
-
-if TYPE_CHECKING:
-    RecipeName = str
-else:
-    RecipeName = Literal[tuple(RECIPES)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(cli.SharedOptions):
     """Adversarial training with diffusion representation alignment, from nothing to an honest robust accuracy."""
 
-    recipe: RecipeName = "digits"  # where the settings below start from
+    recipe: Annotated[str, cli.choice(RECIPES)] = "digits"  # where the settings below start from
     workers: int = 2  # processes that evaluate beside the training, on a CPU; 0 for none. Changes no number
     config: Annotated[TrainDra, tyro.conf.arg(name="")] = field(default_factory=TrainDra)
     passed = ("recipe", "workers")

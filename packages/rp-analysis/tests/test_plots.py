@@ -17,14 +17,11 @@ from rp_analysis.plots import (
     plot_alignment_uniformity,
     plot_alignment_uniformity_accuracy,
     plot_amv_over_iterations,
-    plot_amv_under_attack,
-    plot_amv_under_purification,
     plot_cknna_comparison,
     plot_cknna_scatter,
     plot_component_accuracy,
     plot_gradient_difference,
     plot_latent_sheet,
-    plot_maskdit_amv_under_attack,
     plot_perturbation_saliency,
     plot_radial_profiles,
     plot_robustness_curves,
@@ -82,11 +79,8 @@ PLOTS = {
     ),
     "dra 9": lambda: plot_cknna_comparison(POINTS, STANDARD),
     "dra 10": lambda: plot_gradient_difference({"diffusion": MAPS["ST"] - 0.5, "discriminative": MAPS["AT"] / 8}),
-    "mae-pure 4a": lambda: plot_amv_under_attack({"CIFAR-10": TREND, "CIFAR-100": TREND}),
-    "mae-pure 4d": lambda: plot_amv_under_purification({"CIFAR-10": TREND._replace(x=[0, 1, 2])}),
     "mae-pure 5": lambda: plot_sensitivity({"step size": Sensitivity([1, 2], [0.9, 0.8], [0.5, 0.6])}),
     "mae-pure 6": lambda: plot_amv_over_iterations({"MAE": {"MAE-Pure": [0.3, 0.2], "RMAE-Pure": [0.4, 0.1]}}),
-    "mae-pure 7": lambda: plot_maskdit_amv_under_attack({"CIFAR-10": TREND}),
     "mae-pure 2": lambda: plot_target_attention([TARGET, TARGET]),
     "mae-pure 4": lambda: plot_loss_and_amv(
         {"MAE": {"adversarial": TREND._replace(loss_error=[0.1] * 3, amv_error=[0.1] * 3), "random signs": TREND}},
@@ -228,7 +222,7 @@ def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(ValueError, match="accuracies are missing for ST"):
         plot_alignment_uniformity_accuracy([GeometryPoint("ST", 0.0, 1.0)])
     with pytest.raises(ValueError, match="must have one length"):
-        plot_amv_under_attack({"CIFAR-10": LossTrend([0, 1], [1.0], [1.0])})
+        plot_loss_and_amv({"MAE": {"adversarial": LossTrend([0, 1], [1.0], [1.0])}}, xlabel="radius")
 
 
 def test_importing_the_package_loads_neither_torch_nor_matplotlib() -> None:

@@ -5,10 +5,10 @@ import json
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
 import tyro
 
@@ -28,10 +28,17 @@ _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.
 _GO_ON = "what was written before is complete; free some space, and go on with --resume"
 
 
-if TYPE_CHECKING:
-    CardName = str
-else:
-    CardName = Literal[tuple(CARDS)]
+def choice(names: Iterable[str]) -> Any:
+    """Marks an option, inside of `Annotated`, that is one of these names."""
+    known = tuple(names)
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"{{{','.join(known)}}}",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda value: value in known,
+        str_from_instance=lambda value: [value],
+        choices=known,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +49,7 @@ class Options:
     resume: bool = False  # go on with the run that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
     estimate: bool = False  # say what the run will take (operations, memory, disk, hours) and stop
-    card: CardName = "H100"  # for which the estimate is made
+    card: Annotated[str, choice(CARDS)] = "H100"  # for which the estimate is made
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
     data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
     cache: Path = Path("runs/cache")  # networks and images that other runs made

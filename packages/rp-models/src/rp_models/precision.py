@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
-from rp_models.settings import PRECISIONS, InferenceSettings, Precision, require
+from rp_models.settings import PRECISIONS, InferenceSettings, Precision, check_choice
 
 Network = TypeVar("Network", bound=nn.Module)
 _ASKED = (  # of a network, what others call, besides its `forward`
@@ -92,7 +92,7 @@ def in_precision(network: Network, precision: Precision) -> Network:
     is replayed inside a backward pass has the same precision as the first. TF32 is a switch of the process, see
     `use`. Returns the network.
     """
-    require(precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_choice("precision", precision, PRECISIONS)
     if precision != "fp32" and not hasattr(network, "precision_of_products"):
         module: nn.Module = network
         module.__class__ = _in(type(module), precision)  # type: ignore[arg-type]

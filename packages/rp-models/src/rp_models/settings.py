@@ -1,6 +1,6 @@
 """Settings of what this package trains and makes; importing this module does not import torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -13,6 +13,11 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError(message) unless the condition holds; keeps the checks of settings to a line each."""
     if not condition:
         raise ValueError(message)
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise ValueError unless the value is among the choices."""
+    require(value in choices, f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def at_least(settings: object, prefix: str = "", **bounds: int) -> None:

@@ -13,6 +13,7 @@ from typing import get_args
 
 from rp_models.diffusion.discrete import DiscreteVPPrecond
 from rp_models.diffusion.vp_schedule import DiscreteSchedule, continuous_abar
+from rp_models.settings import check_choice
 from torch import Tensor, nn
 
 from rp_purify.adjoint import solved_back
@@ -81,8 +82,7 @@ class DiffPure(ReverseDiffusion):
         fresh: bool = True,
         grad: str = "exact",
     ) -> None:
-        if solver not in get_args(Solver):
-            raise ValueError(f"solver must be one of {', '.join(map(repr, get_args(Solver)))}, got {solver!r}")
+        check_choice("solver", solver, get_args(Solver))
         if isinstance(times, float):
             raise ValueError(f"times counts thousandths, 100 for t* = 0.1, got {times}")
         self.solver = solver  # which says what gradients there are

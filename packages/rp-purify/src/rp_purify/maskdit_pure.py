@@ -13,6 +13,7 @@ from rp_models import noise as randomness
 from rp_models.diffusion.maskdit import MaskDiT
 from rp_models.diffusion.maskdit_loss import masked_denoising_loss
 from rp_models.mask import random_mask
+from rp_models.settings import check_choice
 from rp_models.values import send
 from torch import Tensor
 
@@ -96,8 +97,7 @@ class MaskDiTPure(SignDescent):
 def _levels(sigma: float | Sequence[float], schedule: Schedule) -> tuple[float, ...]:
     """The noise levels as a checked tuple."""
     levels = tuple(sigma) if isinstance(sigma, Sequence) else (float(sigma),)
-    if schedule not in get_args(Schedule):
-        raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {schedule!r}")
+    check_choice("schedule", schedule, get_args(Schedule))
     if not levels or min(levels) <= 0:
         raise ValueError(f"noise levels must be positive, got {sigma}")
     if (schedule == "fixed") != (len(levels) == 1):

@@ -16,13 +16,10 @@ from .dra import plot_strength_sweep as plot_strength_sweep
 from .mae_pure import LossTrend as LossTrend
 from .mae_pure import Sensitivity as Sensitivity
 from .mae_pure import plot_amv_over_iterations as plot_amv_over_iterations
-from .mae_pure import plot_amv_under_attack as plot_amv_under_attack
-from .mae_pure import plot_amv_under_purification as plot_amv_under_purification
 from .mae_pure import plot_inequality as plot_inequality
 from .mae_pure import plot_kernel_approximation as plot_kernel_approximation
 from .mae_pure import plot_layer_amv as plot_layer_amv
 from .mae_pure import plot_loss_and_amv as plot_loss_and_amv
-from .mae_pure import plot_maskdit_amv_under_attack as plot_maskdit_amv_under_attack
 from .mae_pure import plot_sensitivity as plot_sensitivity
 from .maps import plot_latent_sheet as plot_latent_sheet
 from .maps import plot_radial_profiles as plot_radial_profiles

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .style import COLOURS, GREY, Plot, Row, line_style, new_figure, point_style, require, style
+from .style import GREY, Plot, Row, line_style, new_figure, point_style, require, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,16 +27,6 @@ class Sensitivity(NamedTuple):
     values: Sequence[float]
     clean_accuracy: Sequence[float]
     robust_accuracy: Sequence[float]
-
-
-def plot_amv_under_attack(trends: Mapping[str, LossTrend]) -> Plot:
-    """Draws MAE loss and AMV over the attack budget, one panel per data set (Fig. 4 a-c)."""
-    return _loss_and_amv(trends, "budget ε (1/255)", scale=255)
-
-
-def plot_amv_under_purification(trends: Mapping[str, LossTrend]) -> Plot:
-    """Draws MAE loss and AMV over the purification iterations, one panel per data set (Fig. 4 d-f)."""
-    return _loss_and_amv(trends, "purification iteration", scale=1)
 
 
 def plot_sensitivity(parameters: Mapping[str, Sensitivity]) -> Plot:
@@ -76,11 +66,6 @@ def plot_amv_over_iterations(
             axes.locator_params(axis="x", integer=True)
             axes.legend()
         return plot
-
-
-def plot_maskdit_amv_under_attack(trends: Mapping[str, LossTrend]) -> Plot:
-    """Draws MaskDiT's denoising loss and AMV over the size of the perturbation (Fig. 7)."""
-    return _loss_and_amv(trends, "perturbation δ (1/255)", scale=255)
 
 
 def plot_loss_and_amv(panels: Mapping[str, Mapping[str, LossTrend]], *, xlabel: str, scale: float = 1) -> Plot:
@@ -200,33 +185,6 @@ def _panels(
             rows += [dict(zip(keys, (title, name, *point), strict=True)) for point in zip(x, y, strict=True)]
         axes.set_title(title)
     return Plot(figure, rows), all_axes
-
-
-def _loss_and_amv(trends: Mapping[str, LossTrend], xlabel: str, scale: float) -> Plot:
-    """Loss on the left axis, AMV on the right one, each in its colour."""
-    require(trends, "trends")
-    with style():
-        figure, panels = new_figure(len(trends), width=2.8, height=2.1)
-        rows: list[Row] = []
-        for axes, (name, trend) in zip(panels, trends.items(), strict=True):
-            _check_lengths(name, trend[:3])
-            other = axes.twinx()
-            other.spines["right"].set_visible(True)
-            other.grid(False)
-            x = [scale * value for value in trend.x]
-            for i, (side, values, label) in enumerate(
-                ((axes, trend.loss, "reconstruction loss"), (other, trend.amv, "AMV"))
-            ):
-                side.plot(x, values, **line_style(i))
-                side.set_ylabel(label, color=COLOURS[i])
-                side.tick_params(axis="y", colors=COLOURS[i])
-            axes.set(xlabel=xlabel, title=name)
-            axes.locator_params(axis="x", integer=True)
-            rows += [
-                dict(zip(("panel", *LossTrend._fields[:3]), (name, *point), strict=True))
-                for point in zip(*trend[:3], strict=True)
-            ]
-        return Plot(figure, rows)
 
 
 def _check_lengths(name: str, columns: Sequence[Sequence[float]]) -> None:

@@ -9,6 +9,7 @@ from rp_models.diffusion.transport import interpolate, logit_normal_time
 from rp_models.networks.lightningdit import MASSIVE_CHANNELS, LightningDiT
 from rp_models.networks.sit import SiT
 from rp_models.networks.vae import AutoencoderKL, LatentNormalization
+from rp_models.settings import check_choice
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,8 +63,7 @@ class LatentTarget(FrozenTarget):
         if not 0 < t <= 1:
             raise ValueError(f"t must be in (0, 1], 1 for data, got {t}")
         for name, value, kinds in (("latent", latent, Latent), ("noise_in", noise_in, NoiseIn)):
-            if value not in get_args(kinds):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(kinds))}, got {value!r}")
+            check_choice(name, value, get_args(kinds))
         self.transformer, self.autoencoder, self.normalization = transformer, autoencoder, normalization
         self.eval().requires_grad_(False)
         self.t, self.blocks, self.latent, self.noise_in = t, blocks, latent, noise_in

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from rp_models import noise as randomness
 from rp_models.precision import autocast, float32_products
-from rp_models.settings import PRECISIONS
+from rp_models.settings import PRECISIONS, check_choice
 from rp_models.settings import Precision as Precision
 from torch import Tensor, nn
 
@@ -58,8 +58,7 @@ class FrozenTarget(nn.Module, ABC):
         super().__init__()
         if label not in get_args(Label):
             raise ValueError(f"label must be 'class' or 'null', got {label!r}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        check_choice("precision", precision, PRECISIONS)
         self.label, self.precision, self.random_level = label, precision, random_level
 
     def train(self, mode: bool = True) -> "FrozenTarget":

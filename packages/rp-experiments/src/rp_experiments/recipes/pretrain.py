@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from rp_experiments.cli import SharedOptions
+from rp_experiments.cli import SharedOptions, choice
 from rp_experiments.recipes.pretrain_settings import (
     PretrainClassifier,
     PretrainEdm,
@@ -48,7 +48,7 @@ def _kind(name: str, settings: type, what: str) -> Kind:
     @dataclass(frozen=True, kw_only=True)
     class KindOptions(PretrainOptions):
         kind: tyro.conf.Positional[Literal[name]] = name  # what is trained; it comes first
-        recipe: Literal[tuple(recipes)] = "digits"  # where the settings below start from
+        recipe: Annotated[str, choice(recipes)] = "digits"  # where the settings below start from
         config: Annotated[settings, tyro.conf.arg(name="")] = field(default_factory=settings)
 
     KindOptions.__doc__ = f"Train {what} on a data set's training split."

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rp_models.diffusion.precondition import Coefficients, Precond
 from rp_models.diffusion.vp_schedule import BetaSchedule, DiscreteSchedule
+from rp_models.settings import check_choice
 from rp_models.values import as_values
 
 Rounding = Literal["fractional", "nearest"]
@@ -48,8 +49,7 @@ class DiscreteVPPrecond(Precond):
         model_type: str = "DhariwalUNet",
         **others: Any,
     ) -> None:
-        if rounding not in get_args(Rounding):
-            raise ValueError(f"rounding must be one of {', '.join(get_args(Rounding))}, got {rounding!r}")
+        check_choice("rounding", rounding, get_args(Rounding))
         schedule = DiscreteSchedule.named(noise_schedule, M)
         low, high = float(schedule.sigma[0]), float(schedule.sigma[-1])
         others |= {"model_type": model_type, "out_channels": img_channels * (2 if learn_sigma else 1)}

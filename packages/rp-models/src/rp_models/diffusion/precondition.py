@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rp_models.diffusion.class_labels import one_hot_labels
 from rp_models.networks.edm_unet import DhariwalUNet, SongUNet
 from rp_models.networks.unet_features import Feature, UNet
+from rp_models.settings import check_choice
 from rp_models.values import as_values, check_values
 
 _NETWORKS: dict[str, Callable[..., UNet]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
@@ -57,8 +58,7 @@ class Precond(nn.Module):
         **network: Any,
     ) -> None:
         super().__init__()
-        if model_type not in _NETWORKS:
-            raise ValueError(f"model_type must be one of {', '.join(_NETWORKS)}, got {model_type!r}")
+        check_choice("model_type", model_type, _NETWORKS)
         self.img_resolution = img_resolution
         self.img_channels = img_channels
         self.label_dim = label_dim

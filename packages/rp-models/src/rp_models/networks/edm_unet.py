@@ -21,6 +21,7 @@ from rp_models.networks.edm_layers import (
     group_norm,
 )
 from rp_models.networks.unet_features import UNet
+from rp_models.settings import check_choice
 
 
 class SongUNet(UNet):
@@ -69,9 +70,9 @@ class SongUNet(UNet):
         resample_filter: Sequence[float] = (1, 1),
     ) -> None:
         super().__init__(img_resolution, channel_mult, num_blocks, attn_resolutions, label_dropout)
-        _require("embedding_type", embedding_type, ("positional", "fourier"))
-        _require("encoder_type", encoder_type, ("standard", "skip", "residual"))
-        _require("decoder_type", decoder_type, ("standard", "skip"))
+        check_choice("embedding_type", embedding_type, ("positional", "fourier"))
+        check_choice("encoder_type", encoder_type, ("standard", "skip", "residual"))
+        check_choice("decoder_type", decoder_type, ("standard", "skip"))
         self.encoder_type = encoder_type
         self.decoder_type = decoder_type
         self.resample_filter = list(resample_filter)
@@ -233,8 +234,3 @@ class DhariwalUNet(UNet):
                     nn.init.zeros_(parameter)
         if self.map_label is not None:
             nn.init.normal_(self.map_label.weight)
-
-
-def _require(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rp_models.networks.edm_layers import UNetBlock
+from rp_models.settings import check_choice
 
 Feature = Literal["enc_last", "mid_in0", "bottleneck", "before_up"]
 
@@ -78,8 +79,7 @@ class UNet(nn.Module):
         Other arguments: see `forward`; `at` is "enc_last", the last encoder block; "mid_in0" or "bottleneck", the first
         or last middle block; or "before_up", the last decoder block before the first up-sampling.
         """
-        if at not in get_args(Feature):
-            raise ValueError(f"at must be one of {', '.join(get_args(Feature))}, got {at!r}")
+        check_choice("at", at, get_args(Feature))
         emb = self.embed(noise_labels, class_labels, augment_labels)
         h, skips = self._encode(x, emb)
         if at == "enc_last":

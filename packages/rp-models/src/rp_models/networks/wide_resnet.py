@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rp_models.networks.classifier import Classifier, residual_group
+from rp_models.settings import check_choice
 
 
 def relu(x: Tensor) -> Tensor:
@@ -164,8 +165,7 @@ def find_activation(name: str) -> Callable[[Tensor], Tensor]:
     Raises:
         ValueError: if it is not "silu", "relu" or "pssilu".
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"the activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    check_choice("the activation", name, ACTIVATIONS)
     found = ACTIVATIONS[name]
     return found() if isinstance(found, type) else found
 
