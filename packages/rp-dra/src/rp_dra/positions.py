@@ -66,6 +66,8 @@ def _last_with_positions(network: nn.Module, image: Tensor) -> str:
     found: dict[str, Tensor] = {}
     hooks = []
     for name, module in network.named_modules():
+        if isinstance(module, nn.Identity):
+            continue
 
         def keep(_: nn.Module, __: object, output: object, name: str = name) -> None:
             found.pop(name, None)
