@@ -5,10 +5,10 @@ from types import ModuleType
 
 import pytest
 from rp_models.networks.classifier import BLOCKS
+from rp_models.networks.dm_wide_resnet import DMWideResNet, RaWideResNet
 from rp_models.networks.preact_resnet import DMPreActResNet, PreActResNet
-from rp_models.networks.ra_wide_resnet import RaWideResNet
 from rp_models.networks.resnet import CifarResNet
-from rp_models.networks.wide_resnet import DMWideResNet, WideResNet
+from rp_models.networks.wide_resnet import WideResNet
 from torch import nn
 
 CONSTANTS = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 from rp_models.networks.backbones import Backbone
-from rp_models.networks.dm_wide_resnet import DMWideResNet
+from rp_models.networks.dm_wide_resnet import DMWideResNet, RaWideResNet
 from rp_models.networks.preact_resnet import DMPreActResNet, PreActResNet
-from rp_models.networks.ra_wide_resnet import RaWideResNet
 from rp_models.networks.resnet import CifarResNet
 from rp_models.networks.vit import VisionTransformer
 from rp_models.networks.wide_resnet import WideResNet

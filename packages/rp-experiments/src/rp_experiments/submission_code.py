@@ -8,12 +8,12 @@ from rp_models import zoo
 from rp_models.checkpoint import CheckpointError
 from rp_models.networks.backbones import Backbone
 from rp_models.networks.classifier import BLOCKS
+from rp_models.networks.dm_wide_resnet import DMWideResNet, RaWideResNet
 from rp_models.networks.preact_resnet import DMPreActResNet, PreActResNet
-from rp_models.networks.ra_wide_resnet import RaWideResNet
 from rp_models.networks.resnet import CifarResNet
 from rp_models.networks.timm_variants import Swin
 from rp_models.networks.vit import VisionTransformer
-from rp_models.networks.wide_resnet import DMWideResNet, WideResNet
+from rp_models.networks.wide_resnet import WideResNet
 from torch import nn
 
 from rp_experiments import pages
@@ -150,7 +150,7 @@ def _swin(known: Mapping[str, Any]) -> Base | None:
 
 
 _BASES: dict[type[nn.Module], Callable[[Mapping[str, Any]], Base | None]] = {
-    DMWideResNet: lambda known: _dm("DMWideResNet", known),
+    DMWideResNet: lambda known: None if known["mean_sparse"] else _dm("DMWideResNet", known),
     DMPreActResNet: lambda known: _dm("DMPreActResNet", known),
     WideResNet: _wide,
     PreActResNet: _preact,
