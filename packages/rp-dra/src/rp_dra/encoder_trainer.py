@@ -6,7 +6,7 @@ import torch
 from rp_models import noise
 from rp_models.data.augmentation import Augmentation
 from rp_models.data.images import Images
-from rp_models.diffusion.encoder_classifier import DiffusionClassifier, EncoderClassifier, NoisyClassifier
+from rp_models.diffusion.encoder_classifier import DiffusionClassifier, EncoderClassifier
 from rp_models.settings import ComputeSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes
