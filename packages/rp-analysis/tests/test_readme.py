@@ -3,12 +3,11 @@
 import re
 from pathlib import Path
 
+from rp_testing.pages import run_python
+
 
 def test_the_example_runs_and_its_numbers_make_sense() -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    names: dict = {}
-    exec(code, names)
+    names = run_python(Path(__file__).parents[1] / "README.md")
     assert names["chance"].p_value < 0.05
     assert names["interval"].low < names["score"] < names["interval"].high
     assert names["geometry"][0] < 0 < names["geometry"][1]

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import torch
 from rp_attacks import Report
+from rp_testing.pages import run_python
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 def run_example() -> tuple[Report, dict]:
-    source = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
-    names: dict = {}
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
-        exec(source, names)
+        names = run_python(README)
     return names["report"], names
 
 

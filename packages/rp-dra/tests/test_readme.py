@@ -1,11 +1,10 @@
 """The README's example runs as it stands."""
 
-import re
 from pathlib import Path
+
+from rp_testing.pages import run_python
 
 
 def test_the_example_of_the_readme_runs(capsys):
-    text = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+    run_python(Path(__file__).parent.parent / "README.md")
     assert capsys.readouterr().out.count("'loss'") == 5

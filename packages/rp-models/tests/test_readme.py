@@ -5,14 +5,15 @@ import re
 from pathlib import Path
 
 from rp_models import names
+from rp_testing.pages import run_python
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parent.parent / "README.md"
+README = PAGE.read_text(encoding="utf-8")
 
 
 def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    run_python(PAGE)
     assert "266796506" in capsys.readouterr().out
 
 

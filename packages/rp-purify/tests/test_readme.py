@@ -1,22 +1,20 @@
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rp_purify import preset
 from rp_purify.presets import TABLES_13_AND_14
+from rp_testing.pages import blocks, run_python
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PAGE = Path(__file__).parents[1] / "README.md"
+README = PAGE.read_text(encoding="utf-8")
 
 
 def test_the_examples_run_one_after_the_other_and_print_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
-    assert len([line for line in EXAMPLES[0].splitlines() if line]) <= 10
-    scope: dict[str, Any] = {}
-    exec(EXAMPLES[0], scope)
-    assert capsys.readouterr().out.strip() == EXAMPLES[0].rstrip().rpartition("# ")[2]
-    for example in EXAMPLES[1:]:
-        exec(example, scope)
+    first = next(block.body for block in blocks(PAGE) if block.language == "python")
+    assert len([line for line in first.splitlines() if line]) <= 10
+    scope = run_python(PAGE)
+    assert capsys.readouterr().out.startswith(first.rstrip().rpartition("# ")[2])
     assert scope["robust"].model is scope["finetuner"].model
 
 
