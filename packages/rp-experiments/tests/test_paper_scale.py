@@ -157,6 +157,13 @@ def test_the_fine_tuned_encoder_meets_autoattack_beside_table_2(plan):
     assert {"at", "at+dra"} <= set(run.method)
 
 
+def test_theorem_j1_takes_the_methods_own_steps_too(plan):
+    (product,) = ITEMS["mae-pure/theorem-j.1"].products(plan).values()
+    assert settings(product.config, "sign_rates", "steps") == ((1 / 255,), (1, 10, 50, 150))
+    usual = product.config.comparison.rows.mae_pure
+    assert settings(usual, "step_size", "steps", "eta") == (1 / 255, 150, 8 / 255)
+
+
 def test_the_synthetic_images_of_imagenet_are_what_generate_writes():
     config = GENERATIONS["imagenet-dra"]()
     assert (config.images, config.compute.precision) == (4_000_000, "bf16")

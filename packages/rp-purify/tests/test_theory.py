@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rp_models.mask import random_mask
+from rp_models.mask import Mask, random_mask
+from rp_purify.inequality_constants import inequality_constants
 from rp_purify.theory import decoder_kernel_variation, descent_bound, kernel_variation, reconstruction_inequality
 from torch import Tensor
 
@@ -87,6 +88,50 @@ def test_theorem_j1_can_fail_without_convexity() -> None:
     result = descent_bound(lambda x: torch.cos(2 * x).sum(), start, minimum, rate=0.1, steps=99)
     assert result.gap == pytest.approx(2.0)
     assert result.bound < 0.2
+
+
+def test_theorem_j1_along_signs_is_the_methods_own_descent() -> None:
+    start = torch.tensor([0.5, 0.02, 0.9], dtype=torch.float64)
+    minimum = torch.tensor([0.55, 0.0, 0.2], dtype=torch.float64)
+
+    def loss(x: Tensor) -> Tensor:
+        return (x - minimum).square().sum()
+
+    visited, x = [], start
+    for _ in range(4):
+        visited.append(x)
+        x = (start + (x - 0.03 * (x - minimum).sign() - start).clamp(-0.05, 0.05)).clamp(0, 1)
+    result = descent_bound(loss, start, minimum, rate=0.03, steps=3, signs=True, eta=0.05)
+    assert result.gap == pytest.approx(float(loss(torch.stack(visited).mean(dim=0))), rel=1e-12)
+    gradients = sum(float((2 * (x - minimum)).square().sum()) for x in visited)
+    distance = float((start - minimum).square().sum())
+    assert result.bound == pytest.approx(distance / (2 * 0.03 * 4) + 0.03 / (2 * 4) * gradients, rel=1e-12)
+    assert max(float((x - start).abs().max()) for x in visited) == pytest.approx(0.05)
+
+
+@torch.no_grad()
+def test_constants_of_theorem_3_2_are_those_of_their_definitions() -> None:
+    mae, x = tiny_mae(), tiny_images()
+    other = (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).sign()).clamp(0, 1)
+    mask = random_mask(torch.rand(3, 16, generator=torch.Generator().manual_seed(0)), 0.5)
+    found = inequality_constants(mae, x, other, mask, batch_size=2)
+    torch.testing.assert_close(found.c_rec, mae.loss(x, mask).detach())
+    for i in range(3):
+        one = Mask(*(values[i : i + 1] for values in mask))
+        maps = [mae.attention_maps(images[i : i + 1], one) for images in (x, other)]
+        joined = [torch.eye(17), torch.eye(17)]
+        for layer in range(len(maps[0])):
+            for side in range(2):
+                joined[side] = (maps[side][layer][0].mean(dim=0) + torch.eye(17)) / 2 @ joined[side]
+        torch.testing.assert_close(joined[0].sum(dim=1), torch.ones(17))
+        each = [float(((b - a)[0] ** 2).sum(dim=(1, 2)).mean()) for a, b in zip(*maps, strict=True)]
+        change = joined[1] - joined[0]
+        assert float(found.h[i]) == pytest.approx(float((change**2).sum()) / (sum(each) / len(each)), rel=1e-4)
+        pixels = mae.decoder_pred(mae.decoder_norm(mae.decoder_tokens(other[i : i + 1], one)))[0]
+        hidden = (change @ pixels)[1:][one.mask[0] > 0]
+        assert float(found.c_a[i]) == pytest.approx(float((hidden**2).mean() / (change**2).sum()), rel=1e-4)
+    same = inequality_constants(mae, x, x, mask)
+    assert bool(same.h.isnan().all())
 
 
 def test_theorem_3_2_is_reported_image_by_image() -> None:

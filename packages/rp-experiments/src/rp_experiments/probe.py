@@ -122,7 +122,7 @@ class ProbeJob:
 
     def autoattack(self, baselines: Mapping[str, Classifier]) -> dict[str, dict[str, Any]]:
         """Clean and AutoAttack accuracy of the baselines without noise."""
-        settings, found = self.config.models.evaluation, {}
+        settings, found = self.config.models.evaluation, dict[str, dict[str, Any]]()
         for name in (name for name in DETERMINISTIC if name in baselines):
             report = attacked(
                 baselines[name],  # type: ignore[arg-type]

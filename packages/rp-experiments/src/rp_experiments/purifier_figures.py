@@ -17,8 +17,9 @@ from rp_analysis.plots import (
 )
 from rp_models.networks.transformer import patchify, unpatchify
 from rp_purify import MAEView, MaskDiTView, variation
-from rp_purify.amv import Convention, Point
+from rp_purify.amv import Convention, Point, Variation
 from rp_purify.hidden_patch import central_target, moved_attention, target_attention
+from rp_purify.inequality_constants import InequalityConstants, inequality_constants
 from rp_purify.theory import KernelVariation, decoder_kernel_variation, reconstruction_inequality
 from torch import Tensor
 
@@ -146,6 +147,7 @@ def inequality(
                 report = reconstruction_inequality(seen.clean_loss, seen.loss, seen.layers, constant=0.0)
                 largest = report.largest_constant.double()
                 rise = (seen.loss - seen.clean_loss).cpu()
+                found = inequality_constants(view.model, clean, perturb(eps), view.mask(index))
                 rows.append(
                     {
                         "model": model,
@@ -156,11 +158,25 @@ def inequality(
                         "largest constant, half of images": float(largest.quantile(0.5, interpolation="lower")),
                         "mean squared AMV": float(seen.layers.mean()),
                         "squared AMV with rise of loss": rank_correlation(seen.layers.mean(dim=1).cpu(), rise),
+                        **_with_constants(seen, found),
                     }
                 )
                 curves.setdefault(f"{model}, {kind}", {})[f"ε = {255 * eps:.3g}"] = largest
     last = list(images)[-1]
     return rows, _inequality_plot({title: curves[title] for title in (f"{model}, {last}" for model in views)})
+
+
+def _with_constants(seen: Variation, found: InequalityConstants) -> dict[str, float]:
+    """The estimated constants, and for how many images the inequality holds with them."""
+    both, bias = found.h * found.c_a, float(found.c_rec.mean())
+    constant = 0.0 if bool(both.isnan().all()) else float(both.nanmedian())  # where no attention changed any one holds
+    rates = (
+        reconstruction_inequality(seen.clean_loss, seen.loss, seen.layers, constant=constant, bias=b).rate
+        for b in (bias, 0.0)
+    )
+    names = ("holds with the estimated constants %", "holds with them, c_rec = 0, %")
+    shown = {"H, median": float(found.h.nanmedian()), "C_A, median": float(found.c_a.nanmedian()), "c_rec, mean": bias}
+    return shown | {name: 100 * rate for name, rate in zip(names, rates, strict=True)}
 
 
 def _inequality_plot(largest: Mapping[str, Mapping[str, Tensor]]) -> Plot:

@@ -107,15 +107,24 @@ class DescentBound(NamedTuple):
 
 
 def descent_bound(
-    loss: Callable[[Tensor], Tensor], start: Tensor, minimum: Tensor, *, rate: float, steps: int
+    loss: Callable[[Tensor], Tensor],
+    start: Tensor,
+    minimum: Tensor,
+    *,
+    rate: float,
+    steps: int,
+    signs: bool = False,
+    eta: float | None = None,
 ) -> DescentBound:
-    """Theorem J.1 for one loss: S + 1 plain gradient steps and the average of the images they start from.
+    """Theorem J.1 for one loss: S + 1 gradient steps and the average of the images they start from.
 
     gap = L(mean of x_0..x_S) - L(x*), bound = |x_0 - x*|^2 / (2 rate (S + 1)) + rate / (2 (S + 1)) sum |grad L(x_s)|^2;
     gap <= bound whenever L is convex, which a reconstruction loss is not.
 
     Args:
         minimum: x*, what the theorem calls the clean image.
+        signs: step along the gradient's signs, as Eq. 3 does; the proof then says nothing.
+        eta: no value moves farther than this from `start`, nor out of [0, 1], as Eq. 3 clips; None for no limit.
     """
     x, total, squares = start.detach(), torch.zeros_like(start), 0.0
     for _ in range(steps + 1):
@@ -123,7 +132,9 @@ def descent_bound(
             leaf = x.clone().requires_grad_()
             (g,) = torch.autograd.grad(loss(leaf), leaf)
         total, squares = total + x, squares + float(g.square().sum())
-        x = x - rate * g
+        x = x - rate * (g.sign() if signs else g)
+        if eta is not None:
+            x = (start + (x - start).clamp(-eta, eta)).clamp(0, 1)
     count = steps + 1
     gap = float(loss(total / count)) - float(loss(minimum))
     distance = float((start - minimum).square().sum())

@@ -1,5 +1,6 @@
 """Two small jobs on a comparison's purifiers: how long they take, and Theorem J.1 on real images."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -60,25 +61,28 @@ def descent(job: ComparisonJob, config: DescentCheck) -> dict[str, Any]:
         one = index[image : image + 1]
         return lambda z: purifier.loss(z, seed=job.config.seed, index=one, step=mask).sum()
 
+    plain: dict[str, Any] = {"signs": False, "eta": None}
+    own: dict[str, Any] = {"signs": True, "eta": settings.eta}
+    updates = [("gradient", rate, plain) for rate in config.rates]
+    updates += [("signs, clipped", rate, own) for rate in config.sign_rates]
     rows = []
-    for rate in config.rates:
-        for steps in config.steps:
-            sides = torch.zeros(len(x), 2, dtype=torch.float64)
-            for image in range(len(x)):
-                one = slice(image, image + 1)
-                for mask in range(1, config.masks + 1):
-                    bound = descent_bound(loss(mask, image), attacked[one], x[one], rate=rate, steps=steps)
-                    sides[image] += torch.tensor(bound, dtype=torch.float64) / config.masks
-            gap, bound_ = sides.unbind(dim=1)
-            rows.append(
-                {
-                    "step size": rate,
-                    "steps": steps,
-                    "holds, % of images": 100 * float((gap <= bound_).double().mean()),
-                    "left side, median": float(gap.median()),
-                    "right side, median": float(bound_.median()),
-                }
-            )
+    for (update, rate, options), steps in itertools.product(updates, config.steps):
+        sides = torch.zeros(len(x), 2, dtype=torch.float64)
+        for image, mask in itertools.product(range(len(x)), range(1, config.masks + 1)):
+            one = slice(image, image + 1)
+            bound = descent_bound(loss(mask, image), attacked[one], x[one], rate=rate, steps=steps, **options)
+            sides[image] += torch.tensor(bound, dtype=torch.float64) / config.masks
+        gap, bound_ = sides.unbind(dim=1)
+        rows.append(
+            {
+                "update": update,
+                "step size": rate,
+                "steps": steps,
+                "holds, % of images": 100 * float((gap <= bound_).double().mean()),
+                "left side, median": float(gap.median()),
+                "right side, median": float(bound_.median()),
+            }
+        )
     setting = {"data": job.config.data, "split": "test", "images": len(x), "masks": config.masks, "eps": eps}
     return {"setting": {**setting, "seed": job.config.seed}, "rows": rows}
 

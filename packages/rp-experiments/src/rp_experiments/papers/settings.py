@@ -115,6 +115,7 @@ class DescentCheck:
     images: int = 20
     masks: int = 8  # of each image, in place of all possible ones
     rates: tuple[float, ...] = (0.01, 0.1, 1.0)  # step sizes of plain gradient descent, in units of [0, 1] pixels
+    sign_rates: tuple[float, ...] = ()  # step sizes of the method's own steps: along signs, clipped as it clips
     steps: tuple[int, ...] = (1, 10, 50)
     attack_steps: int = 20  # of PGD on the classifier
 

@@ -155,7 +155,11 @@ class MaskedAutoencoder(nn.Module):
             raise ValueError(f"part must be 'encoder' or 'decoder', got {part!r}")
         if mask is None:
             raise ValueError("the decoder's attention maps need a mask; make one with rp_models.mask.random_mask")
-        return attention_maps(self.decoder_blocks, self._decoder_input(self.encode(x, mask), mask))
+        return attention_maps(self.decoder_blocks, self.decoder_tokens(x, mask))
+
+    def decoder_tokens(self, x: Tensor, mask: Mask) -> Tensor:
+        """What the decoder's first layer gets of images (b, c, h, w) in [0, 1]: tokens (b, 1 + n, d)."""
+        return self._decoder_input(self.encode(x, mask), mask)
 
     def _encoder_input(self, x: Tensor, mask: Mask | None) -> Tensor:
         """Class token and visible patches, with positions: (b, 1 + k, d)."""

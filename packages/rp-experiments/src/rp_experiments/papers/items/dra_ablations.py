@@ -51,7 +51,7 @@ def the_encoder_itself(made: Mapping[str, Built]) -> Measured:
     rows: list[Row] = [{"classifier": name, **both} for name, both in ends.items()]
     tables = [Table("Accuracy, %; PGD on the margin at the largest radius", rows, "probe")]
     tuned, plain = (
-        {"clean": ends[name]["clean"], "robust": ends[name]["PGD"]} if name in ends else {}
+        dict[str, Limits](clean=ends[name]["clean"], robust=ends[name]["PGD"]) if name in ends else {}
         for name in ("fine-tuned encoder", "at")
     )
     trained, judged = methods(made["run"]), made["probe"].read().get("autoattack")
