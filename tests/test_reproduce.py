@@ -9,6 +9,7 @@ import pytest
 from rp_experiments.artifacts import Artifact, Store, in_order
 from rp_experiments.jobs import Cluster, Jobs
 from rp_experiments.papers import items, printed
+from rp_experiments.papers.plan import SHARED
 from rp_experiments.papers.scales import SCALES
 
 from .running import ROOT, app, process, without_torch
@@ -79,11 +80,10 @@ def test_the_papers_tables_are_complete_and_each_is_shown_by_an_item() -> None:
     assert table.rows[1]["25"] == "62.13"
 
 
-def test_list_dry_run_and_wrong_names_need_no_torch(tmp_path) -> None:
+def test_list_and_wrong_names_need_no_torch(tmp_path) -> None:
     commands = {
         "list": ("reproduce", "list", "--scale", "paper"),
         "list of digits": ("reproduce", "list", "--scale", "digits"),
-        "dry run": ("reproduce", "mae-pure/table-1", "dra/table-2", "--scale", "paper", "--dry-run"),
         "unknown": ("reproduce", "dra/table-9"),
         "no process": ("reproduce", "all", "--processes", "0"),
     }
@@ -91,19 +91,40 @@ def test_list_dry_run_and_wrong_names_need_no_torch(tmp_path) -> None:
     listed = done["list"].stdout
     assert all(key in listed for key in ITEMS)
     assert "imagenet" in listed
-    given = listed.partition("to be given")[2].split()
-    assert {"edm-cifar10-32x32-cond-vp", "lightningdit-xl-1", "cifar10/1m.npz"} <= set(given)
+    given = {line.strip().partition(": ")[0] for line in listed.partition("to be given")[2].splitlines()}
+    assert {"edm-cifar10-32x32-cond-vp", "lightningdit-xl-1", "cifar10/1m.npz"} <= given
     (line,) = (line for line in done["list of digits"].stdout.splitlines() if line.startswith("mae-pure/fig-1 "))
     assert "made: classifier" in line
     assert "shipped: mae-digits" in line
-    resolved = json.loads(done["dry run"].stdout)
-    assert set(resolved) == {"mae-pure/table-1", "dra/table-2"}
-    comparison = next(value for name, value in resolved["mae-pure/table-1"].items() if name.startswith("compare-"))
-    assert (comparison["budget"]["steps"], comparison["budget"]["eot"], comparison["images"]) == (200, 20, 512)
-    assert comparison["rows"]["mae_pure"]["steps"] == 150
     assert done["unknown"].returncode == 2
     assert "no item dra/table-9" in done["unknown"].message
     assert done["no process"].returncode == 2
+
+
+def test_the_papers_plan_is_shown_with_its_scripts_and_all_that_is_missing_and_nothing_starts(tmp_path) -> None:
+    words = ("all", "--scale", "paper", "--launcher", "slurm", "--slurm.account=lab", "--data-root", "nowhere")
+    done = app("reproduce", *words, "--gpus-per-node", "8", "--dry-run", "--out", "x", cwd=tmp_path)
+    plan = SCALES["paper"]()
+    needed = in_order(one for item in items.ITEMS.values() for one in item.needed(plan))
+    lines = {line.partition(" ")[0]: line for line in done.stdout.splitlines()}
+    assert {one.name for one in needed} <= lines.keys()
+    assert all(need.name in lines[one.name] for one in needed for need in one.needs.values())
+    for word in ("edm-cifar10-32x32-cond-vp: ", "cifar10/1m.npz: ", "cifar100: no train"):
+        assert word in done.stdout
+    written = {file.name: file.read_text() for file in (tmp_path / "x" / "plan").iterdir()}
+    assert {f"{one.name}.sh" for one in needed} | {"plan.txt", "settings.json"} == written.keys()
+    for one in needed:
+        ranks = 8 if one.job in SHARED else 1
+        for line in (f"--ntasks-per-node={ranks}", f"--gpus-per-node={ranks}", "--account=lab"):
+            assert f"#SBATCH {line}\n" in written[f"{one.name}.sh"], one.name
+    comparison = json.loads(written["settings.json"])[plan.comparisons["cifar10"].name]
+    assert (comparison["budget"]["steps"], comparison["budget"]["eot"], comparison["images"]) == (200, 20, 512)
+    assert comparison["rows"]["mae_pure"]["steps"] == 150
+    refused = app("reproduce", *words, "--out", "y", cwd=tmp_path, status=2)  # and no GPUs are asked for
+    assert "nothing is started" in refused.message
+    assert "add --gpus-per-node" in refused.message
+    assert not (tmp_path / "y" / "jobs").exists()
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["plan"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +135,7 @@ class Setting:
 @pytest.fixture
 def workshop(monkeypatch, tmp_path):
     """Artifacts that cost nothing, and a record of what was made."""
-    from rp_experiments.papers import makers, reproduce
+    from rp_experiments.papers import graph, makers
 
     made = []
 
@@ -132,7 +153,7 @@ def workshop(monkeypatch, tmp_path):
         needed = {artifact.name: artifact for artifact in in_order(artifacts)}
         missing = [artifact for artifact in needed.values() if not store.has(artifact)]
         jobs = Jobs(Cluster(), store.path, lambda name: store.has(needed[name]))
-        return jobs.run(reproduce.jobs_of(missing, store, {"device": "cpu"}))
+        return jobs.run(graph.jobs_of(missing, store, {"device": "cpu"}))
 
     def artifact(value, **needs):
         return Artifact(job="test", config=Setting(value), minutes=value, needs=needs)

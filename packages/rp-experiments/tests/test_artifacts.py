@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import pytest
 import rp_models
 import torch
 from rp_experiments.artifacts import Artifact, Store, build, in_order
 from rp_experiments.content import address, digest
+from rp_experiments.papers.parts import take_parts
 from rp_experiments.run import Run
 from rp_models.training import RunFolder
 from torch import nn
@@ -136,3 +138,34 @@ def test_an_artifact_is_made_once_with_what_it_needs(tmp_path):
     assert store.get(whole).read()["needs"] == ["base"]
     assert store.get(whole).read()["config"] == json.loads(json.dumps(asdict(whole.config)))
     assert store.get(whole).read("product.json")["needs"] == {"base": artifact(1.0).name}
+
+
+@dataclass(frozen=True)
+class Methods:
+    method: tuple[str, ...]
+    seed: int = 0
+
+
+def test_a_product_takes_over_the_methods_of_another_one_and_makes_the_rest(tmp_path):
+    store, made = Store(tmp_path), []
+    run = Run(folder=RunFolder(tmp_path))
+
+    def make(config, run, needs):
+        run.claim(config)
+        for method in config.method:
+            run.once(f"results/{method}.json", lambda method=method: made.append(method) or {"seed": config.seed})
+        run.finish({"methods": config.method})
+
+    def product(*methods, seed=0):
+        one = Artifact(job="train_dra", config=Methods(methods, seed))
+        return build(one, store, make, run, claimed=partial(take_parts, one, store))
+
+    first = product("at", "dm-at")
+    more = product("at", "at+dra", "dm-at")
+    assert made == ["at", "dm-at", "at+dra"]
+    assert more.read("config.json")["method"] == ["at", "at+dra", "dm-at"]
+    assert (more.folder / "results" / "at.json").samefile(first.folder / "results" / "at.json")
+    product("at+dra")  # a part of what is there
+    assert len(made) == 3
+    product("at", seed=1)  # another setting
+    assert made[3:] == ["at"]

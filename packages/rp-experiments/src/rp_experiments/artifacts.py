@@ -92,13 +92,16 @@ Maker = Callable[[Any, "Run", Mapping[str, Path]], None]
 """Makes an artifact: from its settings, in the folder of a run, with the folders of what it needs."""
 
 
-def build(artifact: Artifact, store: Store, make: Maker, run: "Run") -> Built:
+def build(
+    artifact: Artifact, store: Store, make: Maker, run: "Run", claimed: Callable[[], None] | None = None
+) -> Built:
     """Make an artifact whose needs are there, unless it is there itself; go on where a job before was stopped.
 
-    Several processes may share the work.
+    Several processes may share the work; `claimed` is done by the first of them as soon as the folder is taken.
     """
     if not run.everywhere(lambda: store.has(artifact)):
         start, inside = time.monotonic(), run.inside(store.folder(artifact))
+        inside.claimed = claimed
         make(artifact.config, inside, {role: store.folder(need) for role, need in artifact.needs.items()})
         run.first(lambda: inside.folder.write_json(DONE, _made(artifact, inside, time.monotonic() - start)))
     return store.get(artifact)

@@ -3,8 +3,6 @@
 What other runs made is taken from the cache: a diffusion model and its images depend on few of a run's settings.
 """
 
-import os
-import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from rp_models.checkpoint import CheckpointError
 from rp_models.data import DatasetInfo, Images, read_synthetic, write_synthetic
 from rp_models.data.datasets import DataError
 from rp_models.diffusion.sampling import balanced_labels, generate
-from rp_models.files import complete_file
+from rp_models.files import link_file
 from rp_models.loading import load_denoiser, load_network
 from rp_models.training import state_path
 from torch import nn
@@ -118,7 +116,7 @@ class Diffusion:
         cached = self.run.cache / f"synthetic-{self._name(identity)}.npz"
         with held(cached.with_suffix("")):  # runs side by side draw them once
             self._sample(denoiser, cached)
-        _link(cached, self.run.path / "synthetic.npz")
+        link_file(cached, self.run.path / "synthetic.npz")
 
     def _sample(self, denoiser: nn.Module, cached: Path) -> None:
         settings, info, progress = self.config.synthetic, self.images.info, self.run.progress
@@ -165,12 +163,3 @@ def _check_classes(denoiser: nn.Module, name: str, info: DatasetInfo, *, needed:
             f"--edm {name} knows {classes or 'no'} classes, {info.name} has {info.num_classes}; give a diffusion model "
             "of this data set"
         )
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where that is not possible; complete or not at all."""
-    with complete_file(target) as temporary:
-        try:
-            os.link(source, temporary)
-        except OSError:  # another disk, or a file system without links
-            shutil.copyfile(source, temporary)

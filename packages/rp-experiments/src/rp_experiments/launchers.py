@@ -113,12 +113,26 @@ class SlurmJobs(Jobs):
         """submitit's, for jobs of so many processes a node."""
         from submitit import SlurmExecutor
 
-        cluster, gpus = self.cluster, self.cluster.gpus_per_node
-        more = dict(word.split("=", 1) for word in cluster.slurm)
         try:
-            executor = SlurmExecutor(self.folder / "submitit", max_num_timeout=1000)
+            return self._told(SlurmExecutor(self.folder / "submitit", max_num_timeout=1000), ranks)
         except RuntimeError as error:
             raise ValueError(f"no Slurm here ({error}); take --launcher local or here") from None
+
+    def script(self, job: Job) -> str:
+        """The script that `sbatch` would get for a job alone; there need be no Slurm here."""
+        from submitit import SlurmExecutor
+
+        class Anywhere(SlurmExecutor):
+            affinity = classmethod(lambda cls: 2)
+
+        executor = self._told(Anywhere(self.folder / "submitit"), job.ranks)
+        text: str = executor._make_submission_file_text(executor._submitit_command_str, job.name)
+        return text
+
+    def _told(self, executor: Any, ranks: int) -> Any:
+        """An executor with this cluster's settings."""
+        cluster, gpus = self.cluster, self.cluster.gpus_per_node
+        more = dict(word.split("=", 1) for word in cluster.slurm)
         given = {
             "job_name": "rp",
             "time": cluster.timeout,

@@ -48,6 +48,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     config: Any = None  # what the folder was claimed for
     memory: dict[str, Any] = field(default_factory=dict)  # by stage, the micro-batch chosen for a training to come
+    claimed: Callable[[], None] | None = None  # what the first process does as soon as the folder is taken
 
     @property
     def main(self) -> bool:
@@ -65,11 +66,14 @@ class Run:
         if files := inputs(self.config):  # a file that was replaced makes another run
             self.config = {**self.config, "inputs": files}
         self.folder.start(self.config, resume=self.resume, processes=self.processes)
+        if self.claimed is not None:
+            self.first(self.claimed)
         return self
 
     def inside(self, path: Path) -> "Run":
         """The same surroundings in another folder, whose run goes on if it is there."""
-        return replace(self, folder=RunFolder(path, writes=self.main), resume=True, config=None, memory={})
+        folder = RunFolder(path, writes=self.main)
+        return replace(self, folder=folder, resume=True, config=None, memory={}, claimed=None)
 
     def alone(self) -> "Run":
         """The same run for this process alone, while the others wait for it in `first`."""

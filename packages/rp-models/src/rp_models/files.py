@@ -1,6 +1,7 @@
 """Files that are complete under their name, or not there; importing this does not import torch."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,3 +22,12 @@ def complete_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where that is not possible; complete or not at all."""
+    with complete_file(target) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(source, temporary)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from rp_models.files import link_file
 from rp_models.robustbench.entries import is_spec
 
 from rp_experiments.artifacts import Artifact, Store
@@ -16,8 +17,8 @@ from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.table import changed
 
 _OF_COMPARISONS = ("classifier", "mae", "maskdit", "edm")
-_OF_ALIGNMENT = {"lightningdit": "checkpoint", "autoencoder": "autoencoder", "latent-statistics": "latent_statistics"}
-ROLES = (*_OF_COMPARISONS, *_OF_ALIGNMENT, "synthetic")
+ALIGNMENT_ROLES = {"lightningdit": "checkpoint", "autoencoder": "autoencoder", "latent-statistics": "latent_statistics"}
+ROLES = (*_OF_COMPARISONS, *ALIGNMENT_ROLES, "synthetic")
 
 
 def parse_weights(words: Iterable[str]) -> dict[tuple[str, str], str]:
@@ -57,11 +58,22 @@ def with_weights(
 
 
 def adopt(folders: Iterable[Path], artifacts: Iterable[Artifact], store: Store) -> None:
-    """Take finished runs of `train_dra.py` as the products that have the same settings, by links, nothing copied.
+    """Take finished runs as the products that `adopted` finds, by links, nothing copied."""
+    wanted = {one.name: one for one in artifacts}
+    for name, folder in adopted(folders, wanted.values()).items():
+        target = store.folder(wanted[name])
+        if not target.exists():
+            unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copytree(folder, unfinished, copy_function=lambda one, other: link_file(Path(one), Path(other)))
+            unfinished.rename(target)
+
+
+def adopted(folders: Iterable[Path], artifacts: Iterable[Artifact]) -> dict[str, Path]:
+    """Finished runs of `train_dra.py` by the name of the product that has the same settings.
 
     Raises ValueError for a folder that holds no finished run, or one with settings that no product has.
     """
-    wanted = {_text(asdict(one.config)): one for one in artifacts if one.job == "train_dra"}
+    wanted, found = {_text(asdict(one.config)): one for one in artifacts if one.job == "train_dra"}, {}
     for folder in folders:
         if not (folder / "result.json").is_file():
             raise ValueError(f"--adopt {folder}: no finished run of train_dra.py is there")
@@ -70,23 +82,12 @@ def adopt(folders: Iterable[Path], artifacts: Iterable[Artifact], store: Store) 
         artifact = wanted.get(_text(config))
         if artifact is None:
             raise ValueError(f"--adopt {folder}: {_nearest(config, wanted.values())}")
-        target = store.folder(artifact)
-        if not target.exists():
-            unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.copytree(folder, unfinished, copy_function=_link)
-            unfinished.rename(target)
-
-
-def _link(source: str, target: str) -> None:
-    """A hard link, or a copy on another file system."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+        found[artifact.name] = folder
+    return found
 
 
 def _run(run: TrainDra, roles: Mapping[str, str]) -> TrainDra:
-    alignment: dict[str, Any] = {_OF_ALIGNMENT[role]: name for role, name in roles.items() if role in _OF_ALIGNMENT}
+    alignment: dict[str, Any] = {ALIGNMENT_ROLES[role]: name for role, name in roles.items() if role in ALIGNMENT_ROLES}
     if alignment and run.alignment.target == "lightningdit":
         run = replace(run, alignment=replace(run.alignment, **alignment))
     if "edm" in roles:

@@ -99,7 +99,6 @@ def _checked(check: Callable[[ComparisonJob, Any], dict[str, Any]], config: Timi
     run.folder.write_json("result.json", check(ComparisonJob(config.comparison, run.claim(config)), config))
 
 
-SHARED = frozenset({"train_dra", "sweep", "compare", "evaluate"})  # whose work several processes can share
 MAKERS: dict[str, Maker] = {
     "train_dra": _train_dra,
     "analyze": lambda config, run, needs: analyze(replace(config, run=str(needs["run"])), run),

@@ -30,6 +30,7 @@ from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 from rp_experiments.recipes.table import changed, read
 
 OTHER_METHODS: tuple[Method, ...] = ("at+adr", "at+ikl", "dm-at+ikl")  # of Table 2 of the DRA paper
+SHARED = frozenset({"train_dra", "sweep", "compare", "evaluate"})  # jobs whose work several processes can share
 _MINUTES = read(Path(__file__).with_name("minutes"))
 
 
@@ -131,7 +132,7 @@ def _classifier_products(sizes: Sizes) -> dict[str, Any]:
         "noisy": noisy_run,
         "probe": study,
         "analysis": _product(sizes, "analyze", analysis, run=runs[name]),
-        "sparse": _product(sizes, "analyze", sparse, run=runs[sizes.sparse_run or name]),
+        "sparse": _product(sizes, "analyze", sparse, run=runs.get(sizes.sparse_run, runs[name])),
         "representations": _product(sizes, "representations", features, run=runs[name], noisy=noisy_run),
         "sweep": _product(sizes, "sweep", _sweep(sizes)),
     }

@@ -10,6 +10,7 @@ from rp_attacks.settings import Budget
 
 from rp_experiments.papers.given import parse_weights, with_weights
 from rp_experiments.papers.plan import Plan, Sizes, build
+from rp_experiments.papers.tiers import tier_of
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.dra import TrainDra
@@ -21,8 +22,12 @@ from rp_experiments.recipes.table import changed, read
 _TABLES = read(Path(__file__).with_name("scales"))
 
 
-def plan_of(scale: str, weights: Sequence[str] = ()) -> Plan:
-    """The plan of a scale; `weights`, such as `cifar10/mae=FILE`, take the place of networks that it would train."""
+def plan_of(scale: str, weights: Sequence[str] = (), tier: int | None = None) -> Plan:
+    """The plan of a scale, or of one of its tiers.
+
+    `weights`, such as `cifar10/mae=FILE`, take the place of networks that it would train.
+    """
+    part = tier_of(scale, tier)
     table = {**_TABLES.get(_TABLES[scale].get("base"), {}), **_TABLES[scale]}
     table.pop("base", None)
     runs = {name: changed(TrainDra(), changes) for name, changes in table["runs"].items()}
@@ -31,6 +36,7 @@ def plan_of(scale: str, weights: Sequence[str] = ()) -> Plan:
     of = {**runs, **adversarial}
     of, comparisons = with_weights(of, comparisons, parse_weights(weights))
     runs, adversarial = ({name: of[name] for name in names} for names in (runs, adversarial))
+    runs, comparisons = part.runs(runs), part.comparisons(comparisons)
     study = changed(ProbeStudy(), table["probe"])
     if "models" not in table["probe"]:
         study = replace(study, models=next(iter(runs.values())))
@@ -46,7 +52,9 @@ def plan_of(scale: str, weights: Sequence[str] = ()) -> Plan:
         "larger": {name: _other(comparisons[first], changes) for name, changes in table["larger"].items()},
     }
     elsewhere = table.get("larger_elsewhere", {})
-    table["larger_elsewhere"] = {data: _other(comparisons[data], changes) for data, changes in elsewhere.items()}
+    table["larger_elsewhere"] = {
+        data: _other(comparisons[data], changes) for data, changes in elsewhere.items() if data in comparisons
+    }
     return build(Sizes(scale=scale, **table))
 
 

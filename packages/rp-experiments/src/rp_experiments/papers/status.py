@@ -6,16 +6,12 @@ from rp_experiments import tables
 from rp_experiments.artifacts import DONE, Artifact, Store, in_order
 from rp_experiments.jobs import Cluster, Jobs
 from rp_experiments.launchers import choose_jobs
-from rp_experiments.papers.listing import chosen
+from rp_experiments.papers.item import Item
 from rp_experiments.papers.plan import Plan
 
 
-def status(names: tuple[str, ...], plan: Plan, store: Store) -> str:
-    """A line for each product that items need, in the order of making, and the sums; failures with their reason.
-
-    `names` are those of the items, () for all.
-    """
-    items = chosen(names or ("all",))
+def status(items: Sequence[Item], plan: Plan, store: Store) -> str:
+    """A line for each product that items need, in the order of making, and the sums; failures with their reason."""
     needed = in_order(artifact for item in items for artifact in item.needed(plan))
     launchers = [choose_jobs(Cluster(launcher=name), store.path) for name in ("local", "slurm")]
     rows: list[tables.Row] = []
