@@ -5,9 +5,11 @@ this environment instead of the registry. `test_scratch_project.py` resolves eve
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from email.parser import Parser
@@ -42,9 +44,12 @@ def uv(*arguments, cwd):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def project(package):
+    return tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
 def dependencies(package):
-    project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["dependencies"]
+    return project(package)["dependencies"]
 
 
 def name_of(requirement):
@@ -97,6 +102,42 @@ def test_another_project_installs_and_purifies(way, tmp_path, wheels):
     assert models.is_relative_to(ROOT / "packages" / "rp-models" if way == "path" else site)
 
 
+@pytest.mark.slow
+def test_the_readmes_run_in_an_environment_of_the_wheels_alone(tmp_path, wheels):
+    """A new environment with the six wheels; its other packages are those of this one, without this one's links."""
+    outside = {name_of(d) for package in PACKAGES for d in dependencies(package)} - set(PACKAGES)
+    (tmp_path / "outside.txt").write_text("".join(f"{name} ; python_version < '3'\n" for name in sorted(outside)))
+    uv("venv", "--offline", "--python", sys.executable, "scratch", cwd=tmp_path)
+    python = tmp_path / "scratch" / "bin" / "python"
+    files = sorted(wheels.glob("*.whl"))
+    uv("pip", "install", "--offline", "--python", python, "--overrides", "outside.txt", *files, cwd=tmp_path)
+    code = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]), m.metadata(sys.argv[1])['Description'])"
+    environment = {**os.environ, "PYTHONPATH": sysconfig.get_paths()["purelib"], "OMP_NUM_THREADS": "1"}
+    for package in PACKAGES:
+        done = subprocess.run([python, "-c", code, package], cwd=tmp_path, capture_output=True, text=True, check=True)
+        version, readme = done.stdout.split(" ", 1)
+        assert version == project("rp-models")["version"]
+        blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+        assert blocks
+        where = f"import {package.replace('-', '_')} as p; assert 'scratch' in p.__file__, p.__file__"
+        done = subprocess.run(
+            [python, "-c", "\n".join([*blocks, where])],
+            cwd=tmp_path, capture_output=True, text=True, env=environment, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{package}: {done.stderr}"
+
+
+def test_every_package_has_the_same_version_and_asks_for_it():
+    versions = {project(package)["version"] for package in PACKAGES}
+    assert len(versions) == 1
+    major, minor, _ = versions.pop().split(".")
+    ours = [line for package in PACKAGES for line in dependencies(package) if name_of(line) in PACKAGES]
+    assert {line.partition(">")[2] for line in ours} == {f"={major}.{minor},<{major}.{int(minor) + 1}"}
+    version = f"{major}.{minor}.0"
+    assert f"## {version} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_wheel_holds_all_that_the_source_does(package, wheels):
     (path,) = wheels.glob(f"{package.replace('-', '_')}-*.whl")
@@ -118,8 +159,7 @@ def test_a_wheel_holds_all_that_the_source_does(package, wheels):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_wheel_carries_its_licence(package, wheels):
-    project = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    if "license-files" not in project:
+    if "license-files" not in project(package):
         pytest.xfail("uv_build leaves the file out unless license-files names it")
     (path,) = wheels.glob(f"{package.replace('-', '_')}-*.whl")
     with zipfile.ZipFile(path) as wheel:
