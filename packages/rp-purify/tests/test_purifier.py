@@ -1,77 +1,26 @@
-"""What every purifier promises: whose noise it draws, what it does to the process, and what it says when it cannot."""
+"""What a purifier does to the process, and what it says when it cannot; see `test_contract.py` for all others."""
 
-import copy
 import threading
 from collections.abc import Callable
 
 import pytest
 import torch
-from rp_models import noise
 from rp_purify import (
     Defended,
     DiffPure,
     GaussianNoise,
-    LikelihoodMaximisation,
     MAEPure,
     MAEReconstruction,
-    MaskDiTPure,
-    OneStepDenoise,
-    Purifier,
     SignDescent,
 )
 from rp_purify.gradient import CURVED
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from .models import ShrinkingDenoiser, TinyClassifier, tiny_images, tiny_mae, tiny_maskdit
+from .every_purifier import MAKE
+from .models import TinyClassifier, tiny_images, tiny_mae
 
-MAKE: dict[str, Callable[..., Purifier]] = {
-    "mae-pure": lambda **options: MAEPure(tiny_mae(), steps=2, masks_per_step=2, complementary=True, **options),
-    "maskdit-pure": lambda **options: MaskDiTPure(
-        tiny_maskdit(), steps=2, sigma=[0.2, 0.3, 0.4], schedule="grid", **options
-    ),
-    "noise": lambda **options: GaussianNoise(0.1, **options),
-    "mae-reconstruction": lambda **options: MAEReconstruction(tiny_mae(), std=0.1, **options),
-    "denoise": lambda **options: OneStepDenoise(ShrinkingDenoiser(), **options),
-    "diffpure": lambda **options: DiffPure(ShrinkingDenoiser(), times=(20, 30), steps=2, **options),
-    "likelihood": lambda **options: LikelihoodMaximisation(ShrinkingDenoiser(), steps=2, **options),
-}
-EVERY = pytest.mark.parametrize("name", MAKE)
 INDEX = torch.tensor([7, 2**33, 0])
-
-
-@pytest.fixture
-def draws(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str, Tensor]]:
-    """The seed, purpose and indices of everything that is drawn."""
-    record: list[tuple[int, str, Tensor]] = []
-    words = noise._words
-
-    def recorded(shape: object, seed: int, purpose: str, index: Tensor) -> Tensor:
-        record.append((seed, purpose, index))
-        return words(shape, seed, purpose, index)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(noise, "_words", recorded)
-    return record
-
-
-@EVERY
-def test_everything_is_drawn_once_from_the_calls_seed_and_each_images_index(name: str, draws: list) -> None:
-    MAKE[name]()(tiny_images(), seed=11, index=INDEX)
-    assert {seed for seed, _, _ in draws} == {11}
-    assert all(torch.equal(index, INDEX) for _, _, index in draws)
-    purposes = [purpose for _, purpose, _ in draws]
-    assert len(set(purposes)) == len(purposes) > 0
-
-
-@EVERY
-def test_without_a_seed_nobody_can_foretell_the_noise_and_with_one_it_repeats(name: str) -> None:
-    x = tiny_images(low=0.2, high=0.8)
-    assert not torch.equal(MAKE[name]()(x), MAKE[name]()(x))
-    first, second = (MAKE[name](seed=5) for _ in range(2))
-    sequence = [first(x) for _ in range(2)]
-    assert not torch.equal(*sequence)
-    assert all(torch.equal(image, second(x)) for image in sequence)
-    assert not torch.equal(MAKE[name](seed=6)(x), sequence[0])
 
 
 @pytest.mark.parametrize(
@@ -98,19 +47,6 @@ def test_a_defence_takes_the_seed_and_the_indices_of_a_call() -> None:
     assert torch.equal(defended(x, seed=3, index=INDEX), classifier(purified))
     assert torch.equal(defended.forward_features(x, seed=3, index=INDEX), classifier.forward_features(purified))
     assert torch.equal(defended.with_noise(seed=3, index=INDEX)(x), classifier(purified))
-
-
-@EVERY
-def test_every_setting_is_a_plain_attribute_that_repr_shows(name: str) -> None:
-    purifier = MAKE[name](seed=4)
-    shown = repr(purifier).partition("\n  (")[0]
-    for setting in ("seed=4", "fresh=True", f"grad={purifier.grad!r}"):
-        assert setting in shown
-    for setting, value in vars(purifier).items():
-        if not setting.startswith("_") and setting != "training":
-            assert isinstance(value, (int, float, str, tuple, bool, type(None))), setting
-    assert repr(MAKE[name](seed=5)) != repr(purifier)
-    assert repr(copy.deepcopy(purifier)) == repr(purifier)
 
 
 def test_another_value_of_any_setting_shows() -> None:

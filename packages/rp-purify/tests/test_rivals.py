@@ -1,6 +1,5 @@
-"""What every comparison purifier promises, and what single ones add."""
+"""What single comparison purifiers add to what all promise."""
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,210 +7,30 @@ from typing import Any
 import pytest
 import torch
 from rp_models.diffusion.heun import sample_heun
-from rp_models.diffusion.maskdit import MaskDiT
 from rp_models.diffusion.vp_schedule import continuous_abar
 from rp_models.networks.vae import AutoencoderKL
 from rp_models.noise import normal
-from rp_purify import Defended, LikelihoodMaximisation, Purifier
+from rp_purify import LikelihoodMaximisation, Purifier
 from rp_purify.adp import ADP
 from rp_purify.coup import COUP
 from rp_purify.ddim_purify import DDIMPurify
 from rp_purify.diffpure import DiffPure
 from rp_purify.edm_purify import EDMPurify
 from rp_purify.gdmp import GDMP
-from rp_purify.gradient import clip_to_image
 from rp_purify.gradual import GradualPurify
 from rp_purify.latent_maskdit import LatentMaskDiTPure, LatentOneStep, LatentSteps
 from rp_purify.nim import NIMReconstruction
 from rp_purify.resized import Resized
-from rp_purify.reverse import Place, ReverseDiffusion
 from rp_purify.scoreopt import ScoreOptN
-from rp_purify.soap import SOAP, LabelConsistency
+from rp_purify.soap import SOAP
 from rp_purify.ssim import ssim
 from rp_purify.vp_steps import LangevinCorrector, predictor_corrector_steps
-from torch import Tensor, nn
+from torch import nn
 
-from .models import ShrinkingDenoiser, TinyClassifier, randomised, tiny_images, tiny_mae
+from .every_purifier import MAKE, BentDenoiser, latent_networks, saved_bytes, soap
+from .models import ShrinkingDenoiser, TinyClassifier, tiny_images, tiny_mae
 
 INDEX = torch.tensor([7, 3, 11, 0])
-
-
-class BentDenoiser(nn.Module):
-    """A denoiser with a curvature, so that a second derivative that is left out shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = randomised(nn.Conv2d(1, 1, 3, padding=1))
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        sigma = sigma.view(-1, 1, 1, 1)
-        return x / (1 + sigma**2) + 0.3 * sigma * self.inner(x).tanh()
-
-
-def latent_networks() -> tuple[MaskDiT, AutoencoderKL]:
-    vae = AutoencoderKL(in_channels=1, width=32, multipliers=(1, 1), blocks=1, attention=(False, False), z_channels=4)
-    sizes = {"image_size": 4, "patch_size": 2, "in_channels": 4, "width": 16, "depth": 1, "heads": 2}
-    decoder = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
-    return randomised(MaskDiT(**sizes, **decoder, num_classes=0)), randomised(vae)  # type: ignore[return-value, arg-type]
-
-
-def soap(**options: object) -> SOAP:
-    classifier = TinyClassifier()
-    own: dict[str, Any] = {"steps": 2, "levels": 3, **options}
-    return SOAP(classifier, LabelConsistency(classifier, margin=1), **own)
-
-
-MAKE: dict[str, Callable[..., Purifier]] = {
-    "euler-maruyama": lambda **o: DiffPure(BentDenoiser(), times=4, solver="euler-maruyama", **o),
-    "ddpm": lambda **o: DiffPure(BentDenoiser(), times=4, solver="ddpm", **o),
-    "predictor-corrector": lambda **o: DiffPure(BentDenoiser(), times=4, solver="predictor-corrector", **o),
-    "gradual": lambda **o: GradualPurify(BentDenoiser(), times=(20, 60), steps=(2, 3), surrogate=((60, 1),), **o),
-    "adbm": lambda **o: DDIMPurify(BentDenoiser(), steps=3, clip_denoised=False, stack=2, **o),
-    "edm-purify": lambda **o: EDMPurify(BentDenoiser(), steps=3, **o),
-    "coup": lambda **o: COUP(BentDenoiser(), TinyClassifier(), times=4, weight=20.0, **o),
-    "gdmp": lambda **o: GDMP(BentDenoiser(), times=3, rounds=2, **o),
-    "gdmp-ssim": lambda **o: GDMP(BentDenoiser(), times=3, rounds=1, guidance="ssim", **o),
-    "scoreopt-o": lambda **o: LikelihoodMaximisation(BentDenoiser(), steps=3, stay=0.1, agree=0.1, **o),
-    "scoreopt-n": lambda **o: ScoreOptN(BentDenoiser(), steps=3, **o),
-    "adp": lambda **o: ADP(BentDenoiser(), steps=3, sigma=0.05, **o),
-    "nim": lambda **o: NIMReconstruction(tiny_mae(), **o),
-    "dmae": lambda **o: NIMReconstruction(tiny_mae(norm_pix=True), mask_rate=0.75, **o),
-    "latent-one-step": lambda **o: LatentOneStep(*latent_networks(), **o),
-    "resized": lambda **o: Resized(DiffPure(BentDenoiser(), times=3, solver="euler-maruyama", **o), 12),
-    "soap": lambda **o: soap(**{key: value for key, value in o.items() if key == "grad"}),
-    "latent-maskdit-pure": lambda **o: LatentMaskDiTPure(*latent_networks(), steps=2, chunk=3, **o),
-    "latent-steps": lambda **o: LatentSteps(*latent_networks(), steps=2, eta=0.1, **o),
-}
-SMOOTH = [name for name in MAKE if name not in ("soap", "latent-maskdit-pure", "latent-steps")]
-FIXED = ("soap",)  # nothing is random in it
-EVERY = pytest.mark.parametrize("name", MAKE)
-
-
-@EVERY
-def test_one_image_equals_a_batch_and_the_contract_of_purifiers_is_kept(name: str) -> None:
-    purifier, x = MAKE[name](), tiny_images(4)
-    before = x.clone()
-    together = purifier(x, seed=2, index=INDEX)
-    alone = torch.cat([purifier(x[i : i + 1], seed=2, index=INDEX[i : i + 1]) for i in range(4)])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)  # matrix products of other sizes
-    assert torch.equal(purifier(x, seed=2, index=INDEX), together)
-    assert torch.equal(purifier(x, seed=3, index=INDEX), together) == (name in FIXED)
-    assert (together.shape, together.dtype) == (x.shape, x.dtype)
-    assert 0 <= together.min() <= together.max() <= 1
-    assert torch.equal(x, before)
-
-
-@EVERY
-def test_every_setting_is_a_plain_attribute_that_repr_shows(name: str) -> None:
-    purifier = MAKE[name]()
-    shown = repr(purifier)
-    purifier(tiny_images(1), seed=0)
-    assert repr(purifier) == repr(copy.deepcopy(purifier)) == shown
-    for setting, value in vars(purifier).items():
-        if not setting.startswith("_") and setting != "training":
-            assert isinstance(value, (int, float, str, tuple, bool, type(None))), setting
-
-
-@EVERY
-def test_all_rules_give_the_same_images_and_no_parameter_a_gradient(name: str) -> None:
-    purifier, x = MAKE[name](), tiny_images(2, low=0.3, high=0.7)
-    trainable = [parameter.requires_grad for parameter in purifier.parameters()]
-    with torch.no_grad():
-        expected = purifier(x, seed=1)
-    for rule in purifier.gradients:
-        leaf = x.clone().requires_grad_()
-        purified = purifier.with_gradient(rule)(leaf, seed=1)
-        torch.testing.assert_close(purified, expected, atol=1e-6, rtol=0)
-        (grad,) = torch.autograd.grad(purified.sum(), leaf)
-        assert torch.isfinite(grad).all()
-        assert rule != "identity" or torch.equal(grad, torch.ones_like(x))
-        assert rule == "identity" or float(grad.abs().sum()) > 0
-    assert all(parameter.grad is None for parameter in purifier.parameters())
-    assert [parameter.requires_grad for parameter in purifier.parameters()] == trainable
-    defended = Defended(purifier, TinyClassifier())
-    assert defended(x, seed=1).shape == (2, 10)
-
-
-@pytest.mark.parametrize("name", SMOOTH)
-def test_the_exact_gradient_is_that_of_finite_differences(name: str) -> None:
-    purifier = MAKE[name](grad="exact").double()
-    x = tiny_images(1, low=0.4, high=0.6).double().requires_grad_()
-    generator = torch.Generator().manual_seed(0)
-    upstream, direction = (torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(2))
-    call = purifier.with_noise(seed=1, index=torch.tensor([4]))
-    (grad,) = torch.autograd.grad((call(x) * upstream).sum(), x)
-    with torch.no_grad():
-        difference = ((call(x + 1e-6 * direction) - call(x - 1e-6 * direction)) * upstream).sum() / 2e-6
-    # central differences in float64; no pixel may cross a bound within 1e-6
-    assert float((grad * direction).sum()) == pytest.approx(float(difference), abs=1e-6, rel=1e-5)
-
-
-def unrolled(purifier: ReverseDiffusion, x: Tensor, draw: Callable[[str], Tensor]) -> Tensor:
-    """The same steps in one stored graph."""
-    images = state = 2 * x - 1
-    for number, (signal, std, steps) in enumerate(purifier.rounds):
-        state = signal * state + std * draw(f"noise of round {number}")
-        for count, step in enumerate(steps):
-            place = (number, count)
-            unit = draw(f"step {count} of round {number}") if step.random else None
-            state = step(
-                purifier.model,
-                state,
-                unit,
-                lambda seen, place=place: purifier.shift(seen, Place(*place), images, draw),
-            )
-    return clip_to_image((state + 1) / 2)
-
-
-@pytest.mark.parametrize(
-    "name", ["euler-maruyama", "predictor-corrector", "gradual", "adbm", "edm-purify", "coup", "gdmp"]
-)
-def test_the_exact_gradient_is_autograds_of_the_unrolled_loop(name: str) -> None:
-    purifier, x = MAKE[name](grad="exact"), tiny_images(2, low=0.3, high=0.7).requires_grad_()
-
-    def draw(purpose: str) -> Tensor:
-        return normal(x.shape[1:], seed=5, purpose=purpose, index=torch.arange(2))
-
-    assert isinstance(purifier, ReverseDiffusion)
-    ours, theirs = purifier(x, seed=5), unrolled(purifier, x, draw)
-    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
-    grads = [torch.autograd.grad((image * upstream).sum(), x)[0] for image in (ours, theirs)]
-    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-5)  # recomputed in another order
-
-
-def saved_bytes(purifier: Purifier, x: Tensor) -> int:
-    """What the forward pass keeps for the backward one."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        purified = purifier(x, seed=0)
-    assert purified.requires_grad
-    return sum(kept.values())
-
-
-@pytest.mark.parametrize(
-    ("make", "images"),
-    [
-        (lambda n: DiffPure(BentDenoiser(), times=n, solver="euler-maruyama"), 1),
-        (lambda n: GDMP(BentDenoiser(), times=n, rounds=1), 1),
-        (lambda n: COUP(BentDenoiser(), TinyClassifier(), times=n), 1),
-        (lambda n: LikelihoodMaximisation(BentDenoiser(), steps=n, grad="exact"), 3),
-        (lambda n: ADP(BentDenoiser(), steps=n), 1),
-    ],
-    ids=["euler-maruyama", "gdmp", "coup", "scoreopt-o", "adp"],
-)
-def test_the_exact_rule_keeps_an_image_a_step_and_nothing_of_the_network(
-    make: Callable[[int], Purifier], images: int
-) -> None:
-    x = tiny_images(8).requires_grad_()
-    short, long = (saved_bytes(make(steps), x) for steps in (2, 12))
-    size = x.numel() * 4
-    assert long - short <= 10 * (images + 1) * size  # the step's input, and beside it a few masks and numbers
 
 
 def test_the_adjoint_is_near_the_exact_gradient_and_keeps_the_result_alone() -> None:
