@@ -103,7 +103,7 @@ def test_a_foreign_network_serves_as_a_classifier_without_being_saved(file):
         load_classifier(f"{file}:Net", describe("cifar10"))
     with pytest.raises(CheckpointError, match="expected a masked autoencoder, this is a Net"):
         load_mae(f"{file}:Net", describe("digits"))
-    with pytest.raises(ValueError, match="does not take the images of digits"):
+    with pytest.raises(ValueError, match=r"expected a denoiser D\(x; sigma\), this is a Net"):
         load_denoiser(f"{file}:Net", describe("digits"))
 
 

@@ -125,9 +125,9 @@ def test_likelihood_maximisation_moves_images_towards_the_data() -> None:
         (lambda: DiffPure(nn.Identity(), times=0.1), "100 for t\\* = 0.1"),
         (
             lambda: DiffPure(nn.Identity(), solver="euler"),
-            "one of 'sde', 'ode', 'euler-maruyama', 'ddpm', 'predictor-corrector'",
+            "one of sde, ode, euler-maruyama, ddpm, predictor-corrector",
         ),
-        (lambda: LikelihoodMaximisation(nn.Identity(), sigma=(0.5, 0.1)), "sigma_low <= sigma_high"),
+        (lambda: LikelihoodMaximisation(nn.Identity(), sigma=(0.5, 0.1)), "two rising positive levels"),
         (lambda: LikelihoodMaximisation(nn.Identity(), grad="adjoint"), "has the gradients identity"),
     ],
 )

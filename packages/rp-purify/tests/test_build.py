@@ -149,6 +149,12 @@ def test_what_does_not_suit_is_named(tmp_path: Path, maskdit: str) -> None:
         build_purifier(MAEPureSettings(mask_rate=0.99), describe("digits"), cpu)
     with pytest.raises((CheckpointError, DataError), match="maskdit"):
         build_purifier(MAEPureSettings(mae=maskdit), describe("digits"), cpu)
+    for kind in ("diffpure", "gdmp", "scoreopt-n"):
+        message = r"mae-digits: expected a denoiser D\(x; sigma\), this is a MaskedAutoencoder"
+        with pytest.raises(CheckpointError, match=message):
+            build_purifier(settings_of(kind, model="mae-digits"), describe("digits"), cpu)
+    with pytest.raises(DataError, match=r"purifier gdmp: a learned variance needs a network of guided-diffusion"):
+        build_purifier(settings_of("gdmp", model=maskdit, variance="learned"), describe("digits"), cpu)
     with pytest.raises(CheckpointError):
         build_purifier(DiffPureSettings(model=str(tmp_path / "missing")), describe("digits"), cpu)
     with pytest.raises(TypeError, match="no purifier for PurifierSettings"):
@@ -160,7 +166,7 @@ def test_purifiers_that_ask_the_classifier_or_further_networks_say_what_is_missi
 ) -> None:
     cpu, info = torch.device("cpu"), describe("digits")
     for settings in (settings_of("coup", model=maskdit), settings_of("soap")):
-        with pytest.raises(DataError, match=f"kind {settings.kind} asks the classifier that it defends, and none"):
+        with pytest.raises(DataError, match=f"kind {settings.kind} asks the classifier that it defends: name"):
             build_purifier(settings, info, cpu)
     with pytest.raises(ValueError, match=r"needs a network; .* with --purifier\.auxiliary-model"):
         settings_of("soap", auxiliary="rot")

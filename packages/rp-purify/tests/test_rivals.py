@@ -216,16 +216,19 @@ def test_edms_sampler_is_the_one_that_generates_from_a_start_of_noised_images() 
         (lambda: GradualPurify(nn.Identity(), times=(30,), steps=(31,)), "1 <= steps <= times <= 1000"),
         (lambda: GradualPurify(nn.Identity(), eta=2.0), r"eta must be in \[0, 1\]"),
         (lambda: DDIMPurify(nn.Identity(), steps=0), "1 <= steps <= times < 1000"),
-        (lambda: DDIMPurify(nn.Identity(), schedule="cosine"), "'adbm' or 'vp'"),
+        (lambda: DDIMPurify(nn.Identity(), schedule="cosine"), "schedule must be one of adbm, vp, got 'cosine'"),
         (lambda: DDIMPurify(nn.Identity(), stack=0), "stack must be at least 1"),
         (lambda: DDIMPurify(nn.Identity(), times=0.1), "100 for t\\* = 0.1"),
-        (lambda: GDMP(nn.Identity(), rounds=0), "rounds >= 1"),
-        (lambda: GDMP(nn.Identity(), guidance="l1"), "guidance is one of"),
+        (lambda: GDMP(nn.Identity(), rounds=0), "rounds must be at least 1"),
+        (lambda: GDMP(nn.Identity(), guidance="l1"), "guidance must be one of mse, ssim, none"),
         (lambda: GDMP(nn.Identity(), respacing=20), r"times must be in 1\.\.20, got 37"),
-        (lambda: GDMP(nn.Identity(), per="pixel"), "per must be 'image' or 'batch'"),
-        (lambda: ScoreOptN(nn.Identity(), sigma=0.0), "expected sigma > 0"),
-        (lambda: LikelihoodMaximisation(nn.Identity(), stay=-1.0), "must not be negative"),
-        (lambda: ADP(nn.Identity(), lam=0.0), "expected sigma, steps, stop >= 0"),
+        (lambda: GDMP(nn.Identity(), per="pixel"), "per must be one of image, batch"),
+        (lambda: ScoreOptN(nn.Identity(), sigma=0.0), "sigma must be positive"),
+        (lambda: LikelihoodMaximisation(nn.Identity(), stay=-1.0), "stay must not be negative"),
+        (lambda: LikelihoodMaximisation(nn.Identity(), sigma=(0.6, 0.4)), "two rising positive levels"),
+        (lambda: LikelihoodMaximisation(nn.Identity(), steps=-1), "steps must not be negative"),
+        (lambda: ScoreOptN(nn.Identity(), lr=0.0), "lr must be positive"),
+        (lambda: ADP(nn.Identity(), lam=0.0), "lam must be positive"),
         (lambda: NIMReconstruction(tiny_mae(), std=-1.0), "std must not be negative"),
         (lambda: Resized(DiffPure(nn.Identity()), 0), "the size must be positive"),
     ],
@@ -236,5 +239,5 @@ def test_settings_out_of_range_are_refused(make: Callable[[], Purifier], message
 
 
 def test_a_learned_variance_needs_a_network_that_has_one() -> None:
-    with pytest.raises(TypeError, match="needs a network of guided-diffusion, got BentDenoiser"):
-        GDMP(BentDenoiser(), times=2, variance="learned")(tiny_images(1))
+    with pytest.raises(ValueError, match="needs a network of guided-diffusion that predicts one, got a BentDenoiser"):
+        GDMP(BentDenoiser(), times=2, variance="learned")

@@ -36,10 +36,12 @@ def purify(config: Purification, run: Run) -> None:
     """Purify, write, compare, print; networks and images are loaded before the folder is claimed."""
     info = describe(config.data)
     use(config.compute)
-    purifier = build_purifier(config.purifier, info, run.device, precision=config.compute.precision)
+    classifier = load_classifier(config.classifier, info).to(run.device) if config.classifier else None
+    purifier = build_purifier(
+        config.purifier, info, run.device, classifier=classifier, precision=config.compute.precision
+    )
     named = getattr(config.purifier, "mae", config.mae)
     mae = load_mae(named, info).to(run.device) if named else None
-    classifier = load_classifier(config.classifier, info).to(run.device) if config.classifier else None
     for network in (mae, classifier):
         if network is not None:
             in_precision(network, config.compute.precision)

@@ -102,7 +102,14 @@ def _of_kind(kind: type[Network], name: str, description: str) -> Network:
 
 def _try_denoiser(denoiser: nn.Module, name: str, info: DatasetInfo) -> None:
     x = _black(info)
-    denoised = _answer(lambda: denoiser(x, torch.ones(1)), name, info)
+    try:
+        denoised = _answer(lambda: denoiser(x, torch.ones(1)), name, info)
+    except DataError as error:
+        reason = error.__cause__
+        if isinstance(reason, (TypeError, AttributeError)):  # it takes no noise level
+            found = f"{type(denoiser).__name__} ({reason})"
+            raise CheckpointError(f"{name}: expected a denoiser D(x; sigma), this is a {found}") from error
+        raise
     if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
         raise DataError(f"{name} is no denoiser of the images of {info.name}")
 

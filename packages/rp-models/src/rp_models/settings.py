@@ -29,6 +29,7 @@ def at_least(settings: object, prefix: str = "", **bounds: int) -> None:
 
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "positive": (lambda value: value > 0, "be positive"),
+    "not negative": (lambda value: value >= 0, "not be negative"),
     "[0, 1]": (lambda value: 0 <= value <= 1, "be in [0, 1]"),
     "[0, 1)": (lambda value: 0 <= value < 1, "be in [0, 1)"),
     "(0, 1]": (lambda value: 0 < value <= 1, "be in (0, 1]"),

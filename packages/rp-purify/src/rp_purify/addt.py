@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from rp_models import noise
 from rp_models.diffusion.edm_loss import DenoisingLoss, EDMLoss
+from rp_models.settings import at_least, check_choice
 from torch import Tensor, nn
 
 from rp_purify.inner_adversary import ascend, class_loss
@@ -73,8 +74,8 @@ class ADDTLoss:
     leak: bool = False
 
     def __post_init__(self) -> None:
-        if self.variant not in get_args(Variant) or self.steps < 0:
-            raise ValueError(f"variant is 'ranks' or 'linf' and steps at least 0, got {self}")
+        check_choice("variant", self.variant, get_args(Variant))
+        at_least(self, steps=0)
 
     def draw(self, shape: Sequence[int], *, seed: int, index: Tensor) -> ADDTDraws:
         """The random numbers of a batch of images of that shape, by (seed, index of each draw)."""

@@ -4,13 +4,14 @@ Source: Yoon et al. 2021, "Adversarial Purification with Score-based Generative 
 """
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import torch
 from rp_models import noise
+from rp_models.settings import at_least, check_choice, within
 from torch import Tensor, nn
 
 from rp_purify.gradient import clip_to_image
-from rp_purify.per import check_per
 from rp_purify.purifier import Purifier
 from rp_purify.reverse import recomputed
 from rp_purify.settings import Per
@@ -55,10 +56,11 @@ class ADP(Purifier):
         grad: str = "exact",
     ) -> None:
         super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if sigma < 0 or steps < 0 or lam <= 0 or stop < 0 or level <= 0:
-            raise ValueError(f"expected sigma, steps, stop >= 0, lam, level > 0, got {sigma}, {steps}, {stop}, {level}")
         self.model, self.sigma, self.steps, self.lam, self.stop = denoiser, sigma, steps, lam, stop
-        self.level, self.per = level, check_per(per)
+        self.level, self.per = level, per
+        at_least(self, steps=0)
+        within(self, sigma="not negative", lam="positive", stop="not negative", level="positive")
+        check_choice("per", self.per, get_args(Per))
 
     def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
         """The images after all steps."""

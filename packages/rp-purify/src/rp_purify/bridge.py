@@ -9,15 +9,15 @@ arXiv:2408.00315, and its public code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from rp_models import noise
 from rp_models.diffusion.precondition import VPPrecond
+from rp_models.settings import check_choice
 from torch import Tensor, nn
 
 from rp_purify.inner_adversary import ascend, class_loss, evaluating
-from rp_purify.per import check_per
 from rp_purify.purifier import frozen
 from rp_purify.reverse import denoise
 from rp_purify.settings import Per
@@ -60,7 +60,7 @@ class BridgeLoss:
     per: Per = "image"
 
     def __post_init__(self) -> None:
-        check_per(self.per)
+        check_choice("per", self.per, get_args(Per))
         if self.eps < 0 or self.steps < 0 or not 0 < self.earliest < self.earliest_horizon <= self.tune_T <= 1:
             raise ValueError(f"expected eps, steps >= 0 and 0 < earliest < earliest_horizon <= tune_T <= 1, got {self}")
 

@@ -91,7 +91,8 @@ def build_purifier(
     """
     if settings.kind in _GUIDED and classifier is None:
         raise DataError(
-            f"purifier.kind {settings.kind} asks the classifier that it defends, and none was given to build_purifier"
+            f"purifier.kind {settings.kind} asks the classifier that it defends: name its checkpoint with "
+            "--classifier, or give it to build_purifier"
         )
     try:
         purifier = _build(settings, info, classifier).to(device).eval()

@@ -6,6 +6,7 @@ Source: Li et al. 2025 (ADBM), arXiv:2408.00315, and its public code; Song et al
 from typing import get_args
 
 from rp_models.diffusion.vp_schedule import DiscreteSchedule
+from rp_models.settings import at_least, check_choice, require
 from torch import nn
 
 from rp_purify.reverse import ReverseDiffusion, Round
@@ -48,14 +49,13 @@ class DDIMPurify(ReverseDiffusion):
     ) -> None:
         super().__init__(denoiser, seed=seed, fresh=fresh, grad=grad)
         check_times(times)
-        if not 1 <= steps <= times < 1000:
-            raise ValueError(f"expected 1 <= steps <= times < 1000, got {steps} steps over {times} times")
-        if schedule not in get_args(Table):
-            raise ValueError(f"schedule must be 'adbm' or 'vp', got {schedule!r}")
-        if stack < 1:
-            raise ValueError(f"stack must be at least 1, got {stack}")
+        require(
+            1 <= steps <= times < 1000, f"expected 1 <= steps <= times < 1000, got {steps} steps over {times} times"
+        )
         self.times, self.steps, self.clip_denoised = times, steps, clip_denoised
         self.schedule, self.stack = schedule, stack
+        at_least(self, stack=1)
+        check_choice("schedule", self.schedule, get_args(Table))
 
     @property
     def rounds(self) -> list[Round]:

@@ -44,7 +44,7 @@ class SignDescent(Purifier):
         seed: int | None = None,
         grad: str = "exact",
     ) -> None:
-        _check(step_size, steps, eta)
+        check_steps(step_size, steps, eta)
         super().__init__(seed=seed, fresh=fresh, grad=grad)
         self.model = model
         self.step_size, self.steps, self.eta, self.halve = step_size, steps, eta, halve
@@ -122,7 +122,7 @@ def draw_number(freshness: Freshness, step: int) -> int:
     return step if freshness == "fresh" else 0
 
 
-def _check(step_size: float, steps: int, eta: float | None) -> None:
+def check_steps(step_size: float, steps: int, eta: float | None) -> None:
     """Raise ValueError for settings out of range."""
     if step_size <= 0:
         raise ValueError(f"step_size must be positive, in units of [0, 1] pixels such as 1/255, got {step_size}")

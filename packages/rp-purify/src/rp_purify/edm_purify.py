@@ -7,6 +7,7 @@ import itertools
 import math
 
 from rp_models.diffusion.heun import noise_levels
+from rp_models.settings import within
 from torch import nn
 
 from rp_purify.reverse import ChurnedHeun, ReverseDiffusion, Round
@@ -37,9 +38,8 @@ class EDMPurify(ReverseDiffusion):
         grad: str = "exact",
     ) -> None:
         super().__init__(denoiser, seed=seed, fresh=fresh, grad=grad)
-        if churn < 0:
-            raise ValueError(f"churn must not be negative, got {churn}")
         self.sigma, self.steps, self.churn = sigma, steps, churn
+        within(self, churn="not negative")
         _ = self.rounds  # complains about levels that do not fall
 
     @property

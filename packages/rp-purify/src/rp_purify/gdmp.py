@@ -6,10 +6,11 @@ Source: Wang et al. 2022, arXiv:2205.14969, and its public code, in which the pu
 from typing import get_args
 
 import torch
+from rp_models.diffusion.discrete import DiscreteVPPrecond
 from rp_models.diffusion.vp_schedule import DiscreteSchedule
+from rp_models.settings import check_choice, require, within
 from torch import Tensor, nn
 
-from rp_purify.per import check_per
 from rp_purify.reverse import Draw, Place, ReverseDiffusion, Round, Seen
 from rp_purify.settings import Per
 from rp_purify.settings.rivals import Guidance, Variance
@@ -61,13 +62,19 @@ class GDMP(ReverseDiffusion):
     ) -> None:
         super().__init__(denoiser, seed=seed, fresh=fresh, grad=grad)
         check_times(times)
-        if rounds < 1 or weight < 0 or not 0 < ptb < 1:
-            raise ValueError(f"expected rounds >= 1, weight >= 0, 0 < ptb < 1, got {rounds}, {weight}, {ptb}")
-        if guidance not in get_args(Guidance) or variance not in get_args(Variance):
-            raise ValueError(f"guidance is one of {get_args(Guidance)}, variance of {get_args(Variance)}")
+        require(rounds >= 1, f"rounds must be at least 1, got {rounds}")
+        if variance == "learned" and not (isinstance(denoiser, DiscreteVPPrecond) and denoiser.learn_sigma):
+            raise ValueError(
+                "a learned variance needs a network of guided-diffusion that predicts one, got a "
+                f"{type(denoiser).__name__}; leave out variance='learned'"
+            )
         self.times, self.number, self.weight, self.ptb, self.guidance = times, rounds, weight, ptb, guidance
         self.respacing, self.beyond, self.noised_reference = respacing, beyond, noised_reference
-        self.variance, self.per = variance, check_per(per)
+        self.variance, self.per = variance, per
+        within(self, weight="not negative", ptb="(0, 1)")
+        check_choice("guidance", self.guidance, get_args(Guidance))
+        check_choice("variance", self.variance, get_args(Variance))
+        check_choice("per", self.per, get_args(Per))
         whole = DiscreteSchedule.linear()
         self._schedule = whole if respacing is None else whole.respaced(respacing)
         _ = self.rounds  # complains about more times than the table has

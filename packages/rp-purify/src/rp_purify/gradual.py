@@ -6,6 +6,7 @@ Source: Lee and Kim 2023, arXiv:2303.09051, and its public code, whose attack di
 from collections.abc import Sequence
 
 from rp_models.diffusion.vp_schedule import DiscreteSchedule
+from rp_models.settings import within
 from torch import Tensor, nn
 
 from rp_purify.gradient import straight_through
@@ -49,9 +50,8 @@ class GradualPurify(ReverseDiffusion):
         self.steps = tuple(times) if steps is None else tuple(steps)
         if len(self.times) != len(self.steps):
             raise ValueError(f"one number of steps belongs to each of {len(self.times)} rounds, got {self.steps}")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must be in [0, 1], got {eta}")
         self.eta, self.surrogate = eta, tuple((int(time), int(count)) for time, count in surrogate)
+        within(self, eta="[0, 1]")
         for rounds in (zip(self.times, self.steps, strict=True), self.surrogate):
             for time, count in rounds:
                 if not 1 <= count <= time <= 1000:

@@ -13,6 +13,7 @@ import torch
 from rp_models import noise
 from rp_models.diffusion.maskdit import MaskDiT
 from rp_models.networks.vae import AutoencoderKL
+from rp_models.settings import within
 from torch import Tensor
 
 from rp_purify.gradient import clip_to_ball, clip_to_image
@@ -178,9 +179,8 @@ class LatentOneStep(Purifier):
         grad: str = "exact",
     ) -> None:
         super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if sigma <= 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
         self.model, self.autoencoder, self.sigma, self.change = denoiser, autoencoder.eval(), sigma, change
+        within(self, sigma="positive")
         self.scale = scale
         self._latents = checked_latents(denoiser, autoencoder, scale)
 

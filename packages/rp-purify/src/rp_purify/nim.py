@@ -13,6 +13,7 @@ from rp_models import noise
 from rp_models.mask import Mask, random_mask
 from rp_models.networks.mae import MaskedAutoencoder, patch_statistics
 from rp_models.networks.transformer import patchify, unpatchify
+from rp_models.settings import within
 from torch import Tensor
 
 from rp_purify.gradient import clip_to_image
@@ -51,8 +52,8 @@ class NIMReconstruction(Purifier):
         grad: str = "exact",
     ) -> None:
         super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if std < 0:
-            raise ValueError(f"std must not be negative, got {std}")
+        self.model, self.std, self.mask_rate = mae, std, mask_rate
+        within(self, std="not negative")
         random_mask(torch.zeros(1, mae.tokens), mask_rate)  # complains about rates that leave nothing visible
         needed: PatchStatistics = "input" if mae.norm_pix else "none"
         if patch_stats not in (None, *get_args(PatchStatistics)) or (patch_stats or needed) != needed:
@@ -60,7 +61,7 @@ class NIMReconstruction(Purifier):
                 f"this autoencoder predicts {'standardised patches' if mae.norm_pix else 'pixels'}, which needs "
                 f"patch_stats={needed!r}, got {patch_stats!r}"
             )
-        self.model, self.std, self.mask_rate, self.patch_stats = mae, std, mask_rate, needed
+        self.patch_stats = needed
 
     def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
         """The reconstructed images."""

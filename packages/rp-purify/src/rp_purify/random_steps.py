@@ -4,6 +4,7 @@ import torch
 from rp_models import noise
 from torch import Tensor
 
+from rp_purify.descent import check_steps
 from rp_purify.gradient import clip_to_ball, clip_to_image
 from rp_purify.purifier import Purifier
 
@@ -33,10 +34,7 @@ class RandomSteps(Purifier):
         grad: str = "exact",
     ) -> None:
         super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if not 0 < step_size < 1 or steps < 0 or not 0 <= (eta or 0) < 1:
-            raise ValueError(
-                f"expected steps >= 0, step_size and eta in [0, 1) pixel units, got {steps}, {step_size}, {eta}"
-            )
+        check_steps(step_size, steps, eta)
         self.step_size, self.steps, self.eta, self.halve = step_size, steps, eta, halve
 
     def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:

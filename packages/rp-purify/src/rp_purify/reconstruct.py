@@ -10,6 +10,7 @@ from rp_models import noise
 from rp_models.mask import complement, kept_tokens, random_mask
 from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.networks.transformer import unpatchify
+from rp_models.settings import within
 from torch import Tensor, nn
 
 from rp_purify.gradient import clip_to_image
@@ -36,9 +37,8 @@ class GaussianNoise(Purifier):
 
     def __init__(self, std: float, *, seed: int | None = None, fresh: bool = True, grad: str = "exact") -> None:
         super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if std < 0:
-            raise ValueError(f"std must not be negative, got {std}")
         self.std = std
+        within(self, std="not negative")
 
     def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
         """The noisy images."""
@@ -72,6 +72,7 @@ class MAEReconstruction(Purifier):
         if kept_tokens(mae.tokens, mask_rate) == mae.tokens:
             raise ValueError(f"a mask rate of {mask_rate} hides none of {mae.tokens} patches")
         self.model, self.mask_rate, self.std, self.keep_visible = mae, mask_rate, std, keep_visible
+        within(self, std="not negative")
 
     def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
         """The reconstructed images."""
@@ -107,9 +108,8 @@ class OneStepDenoise(Purifier):
         grad: str = "exact",
     ) -> None:
         super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if sigma <= 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
         self.model, self.sigma = denoiser, sigma
+        within(self, sigma="positive")
 
     def differentiable(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
         """The denoised images."""

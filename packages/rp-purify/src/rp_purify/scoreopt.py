@@ -4,29 +4,35 @@ Source: Zhang et al. 2023, "Enhancing Adversarial Robustness via Score-Based Opt
 al. 2023, arXiv:2305.15241, whose likelihood maximisation is the first with a level for each image.
 """
 
+from typing import Any, get_args
+
 import torch
 from rp_models import noise
+from rp_models.settings import at_least, check_choice, require, within
 from torch import Tensor, nn
 
 from rp_purify.adam import adam
 from rp_purify.gradient import clip_to_image, straight_through
-from rp_purify.per import check_per
 from rp_purify.purifier import Purifier, frozen
 from rp_purify.settings import Per
 
-_GRADIENTS = ("identity", "exact", "one-shot")
-
 
 class _Optimised(Purifier):
-    """What both forms share: the backward rules.
+    """What both forms share: Adam's settings, and the backward rules.
 
     "identity" is the published rule of BPDA; "one-shot", that of the published direct attack, has the derivative of
     one denoising at the (middle) level; "exact" differentiates every step of Adam, hence the network twice.
     """
 
-    gradients = _GRADIENTS
-    model: nn.Module
+    gradients = ("identity", "exact", "one-shot")
     level: float
+
+    def __init__(self, denoiser: nn.Module, *, steps: int, lr: float, per: Per, **options: Any) -> None:
+        super().__init__(**options)
+        self.model, self.steps, self.lr, self.per = denoiser, steps, lr, per
+        at_least(self, steps=0)
+        within(self, lr="positive")
+        check_choice("per", self.per, get_args(Per))
 
     def purify(self, x: Tensor, *, seed: int, index: Tensor) -> Tensor:
         """The images after all steps, with a graph to `x` as `grad` says."""
@@ -69,13 +75,10 @@ class LikelihoodMaximisation(_Optimised):
         fresh: bool = True,
         grad: str = "identity",
     ) -> None:
-        super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if not 0 < sigma[0] <= sigma[1] or steps < 0 or lr <= 0:
-            raise ValueError(f"expected 0 < sigma_low <= sigma_high, steps >= 0, lr > 0, got {sigma}, {steps}, {lr}")
-        if stay < 0 or agree < 0:
-            raise ValueError(f"the weights stay and agree must not be negative, got {stay} and {agree}")
-        self.model, self.steps, self.sigma, self.lr = denoiser, steps, sigma, lr
-        self.stay, self.agree, self.per = stay, agree, check_per(per)
+        super().__init__(denoiser, steps=steps, lr=lr, per=per, seed=seed, fresh=fresh, grad=grad)
+        require(0 < sigma[0] <= sigma[1], f"sigma must be two rising positive levels, got {sigma}")
+        self.sigma, self.stay, self.agree = sigma, stay, agree
+        within(self, stay="not negative", agree="not negative")
 
     @property
     def level(self) -> float:  # type: ignore[override]
@@ -137,10 +140,9 @@ class ScoreOptN(_Optimised):
         fresh: bool = True,
         grad: str = "identity",
     ) -> None:
-        super().__init__(seed=seed, fresh=fresh, grad=grad)
-        if sigma <= 0 or steps < 0 or lr <= 0:
-            raise ValueError(f"expected sigma > 0, steps >= 0, lr > 0, got {sigma}, {steps}, {lr}")
-        self.model, self.steps, self.sigma, self.lr, self.per = denoiser, steps, sigma, lr, check_per(per)
+        super().__init__(denoiser, steps=steps, lr=lr, per=per, seed=seed, fresh=fresh, grad=grad)
+        self.sigma = sigma
+        within(self, sigma="positive")
 
     @property
     def level(self) -> float:  # type: ignore[override]

@@ -4,13 +4,14 @@ Source: Shi et al. 2021, arXiv:2101.09387, and its public code, which chooses on
 """
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import torch
+from rp_models.settings import check_choice, within
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rp_purify.descent import SignDescent
-from rp_purify.per import check_per
 from rp_purify.purifier import Purifier, frozen
 from rp_purify.settings import Per
 
@@ -55,7 +56,9 @@ class SOAP(Purifier):
             raise ValueError(f"expected at least one radius, all below 1 in [0, 1] pixels, got {levels} of {delta}")
         self.model = model.eval()
         self.auxiliary = auxiliary
-        self.delta, self.step, self.steps, self.levels, self.per = delta, step, steps, levels, check_per(per)
+        self.delta, self.step, self.steps, self.levels, self.per = delta, step, steps, levels, per
+        within(self, delta="positive")
+        check_choice("per", self.per, get_args(Per))
         _AuxiliaryDescent(self, 0.0, grad)  # complains about the step
 
     def extra_repr(self) -> str:

@@ -172,8 +172,7 @@ class Posterior:
         y = state / math.sqrt(abar)
         log_variance: Tensor | float
         if self.variance == "learned":
-            if not isinstance(model, DiscreteVPPrecond):
-                raise TypeError(f"a learned variance needs a network of guided-diffusion, got {type(model).__name__}")
+            assert isinstance(model, DiscreteVPPrecond)
             prediction = model.with_variance(y, sigma, noise_label=label)
             denoised = prediction.denoised
             log_variance = learned_log_variance(prediction.v, self.schedule, self.index)
