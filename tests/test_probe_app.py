@@ -8,6 +8,7 @@ import rp_models
 from .running import app, process
 
 JUDGED = ("--autoattack", "--models.evaluation.attacks", "apgd-ce")
+JUDGED += ("--noisy-probe.head", "attention", "--noisy-probe.heads", 4, "--noisy-probe.epochs", 1)
 
 
 @pytest.fixture(scope="module")

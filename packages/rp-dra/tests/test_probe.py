@@ -5,6 +5,7 @@ import torch
 from rp_attacks import FixedNoise
 from rp_attacks.defence import query
 from rp_dra import EdmTarget, fit_probe
+from rp_dra.attention_head import AttentionHead
 from rp_dra.encoder_settings import ProbeSettings
 from rp_dra.probe import NoisyProbe, eot_gap
 from rp_dra.probe_trainer import ProbeTrainer
@@ -145,3 +146,26 @@ def test_the_rate_falls_as_a_cosine_once_an_epoch():
 def test_options_out_of_range_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_attention_head_is_trained_on_all_positions(tmp_path):
+    settings = ProbeSettings(head="attention", heads=4, epochs=6, batch_size=50, lr=3e-3, crop_padding=1, flip=False)
+    target = EdmTarget(edm(), label="null", sigma=0.2)
+    trainer = ProbeTrainer(target, images(), settings, seed=2)
+    losses = [trainer.step(step)["loss"] for step in range(trainer.steps)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    x, y = images(4, "validation").batch(slice(None))
+    eps = normal(x.shape[1:], seed=3, purpose="test", index=torch.arange(4))
+    features = trainer.model.forward_features(x, eps)
+    assert features.dim() == 3  # positions, not their average
+    moved = features.clone()
+    moved[:, 0] += 1
+    moved[:, 1] -= 1  # the average is the same
+    assert not torch.allclose(trainer.model.head(moved), trainer.model.head(features))
+    gap = eot_gap(NoisyProbe(trainer.model, seed=1), x, y, eps=0.02, steps=2, passes=2, seed=0, autoattack=True)
+    assert 0 <= gap.autoattack.low <= gap.autoattack.estimate <= 1
+    assert not any(parameter.requires_grad for parameter in target.parameters())
+    with pytest.raises(ValueError, match="with positions"):
+        trainer.model.head(features.mean(dim=1))
+    with pytest.raises(ValueError, match="heads divide 64"):
+        AttentionHead(64, 10, heads=5)

@@ -1,6 +1,7 @@
 """What `reproduce.py --scale paper` resolves to, against the papers' tables, figures and appendices."""
 
 import fnmatch
+import math
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,14 @@ def test_theorem_j1_takes_the_methods_own_steps_too(plan):
     assert settings(product.config, "sign_rates", "steps") == ((1 / 255,), (1, 10, 50, 150))
     usual = product.config.comparison.rows.mae_pure
     assert settings(usual, "step_size", "steps", "eta") == (1 / 255, 150, 8 / 255)
+
+
+def test_appendix_c_has_an_attention_head_at_its_time_step(plan):
+    config = ITEMS["dra/appendix-c"].products(plan)["probe"].config
+    assert config.noisy_probe.head == "attention"
+    assert settings(config, "noisy_radius", "noisy_images", "passes", "noisy_autoattack") == (1.0, 512, 20, True)
+    kept = math.prod(1 - (1e-4 + i * (0.02 - 1e-4) / 999) for i in range(50))  # of the variance, t = 50 of 1000
+    assert config.noisy_sigmas[1] == pytest.approx(math.sqrt((1 - kept) / kept), rel=0.01)
 
 
 def test_the_synthetic_images_of_imagenet_are_what_generate_writes():

@@ -30,8 +30,11 @@ class EncoderSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeSettings:
-    """Training a linear probe with fresh noise and augmentation (Xiang et al. 2023, arXiv:2303.09769, CIFAR-10)."""
+    """Training a probe with fresh noise and augmentation (Xiang et al. 2023, arXiv:2303.09769, CIFAR-10)."""
 
+    head: Literal["linear", "attention"] = "linear"  # on features averaged over space, or on all positions
+    blocks: int = 1  # of the attention head
+    heads: int = 8  # of each block's attention
     epochs: int = 15
     batch_size: int = 128  # images in a step
     lr: float = 1e-3  # of Adam, falling as a cosine once an epoch
@@ -39,5 +42,5 @@ class ProbeSettings:
     flip: bool = True  # mirror left and right at random
 
     def __post_init__(self) -> None:
-        at_least(self, "probe.", epochs=1, batch_size=1, crop_padding=0)
+        at_least(self, "probe.", epochs=1, batch_size=1, crop_padding=0, blocks=1, heads=1)
         within(self, "probe.", lr="positive")

@@ -11,23 +11,28 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, get_args
 
 import torch
+from rp_attacks.autoattack import AutoAttack
 from rp_attacks.defence import FixedNoise
 from rp_attacks.evaluation import evaluate
 from rp_attacks.intervals import Interval
 from rp_attacks.pgd import PGD
+from rp_attacks.problem import Attack
 from rp_attacks.report import Report
 from rp_models import noise as randomness
 from rp_models.data.images import Images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rp_dra.attention_head import AttentionHead
 from rp_dra.targets.target import FrozenTarget
 
 Noise = Literal["shared", "per-image"]
 
 
 class DiffusionProbe(nn.Module):
-    """A linear classifier on unconditional features of a frozen target, its noise fixed: one draw for all images.
+    """A classifier on unconditional features of a frozen target, its noise fixed: one draw for all images.
+
+    Its head is linear, or was replaced by one that takes features with positions (`ProbeTrainer`).
 
     Deviation: the paper does not say whether all images share one noise tensor; sharing it makes the probe an ordinary
     deterministic classifier of one image. For noise fixed image by image see `NoisyProbe`.
@@ -36,6 +41,7 @@ class DiffusionProbe(nn.Module):
         target: the frozen features; a `JoinedTarget` for several noise levels or layers at once.
     """
 
+    head: nn.Linear | AttentionHead
     mean: Tensor
     std: Tensor
     noise: Tensor
@@ -149,7 +155,8 @@ def new_probe(target: FrozenTarget, images: Images, *, seed: int) -> DiffusionPr
 
 
 def _logistic_regression(probe: DiffusionProbe, raw: Tensor, labels: Tensor, weight_decay: float) -> None:
-    """Set the probe's standardisation and head from features (n, d) and labels (n,)."""
+    """Set the probe's standardisation and linear head from features (n, d) and labels (n,)."""
+    assert isinstance(probe.head, nn.Linear)
     with torch.no_grad():
         probe.mean.copy_(raw.mean(dim=0))
         probe.std.copy_(raw.std(dim=0).clamp(min=1e-6))
@@ -183,6 +190,7 @@ class EotGap(NamedTuple):
     without_eot: Interval
     with_eot: Interval  # under PGD that averages the gradient over `passes` draws
     fixed_noise: Interval  # of the classifier with its noise fixed and known to the attacker
+    autoattack: Interval | None  # under AutoAttack's standard version, which does not average; None: not asked for
     passes: int  # draws in each averaged gradient
 
 
@@ -196,6 +204,7 @@ def eot_gap(
     passes: int = 20,
     seed: int,
     batch_size: int = 128,
+    autoattack: bool = False,
 ) -> EotGap:
     """The robust accuracy that a random classifier seems to have, and what is left under expectation over its noise.
 
@@ -205,18 +214,22 @@ def eot_gap(
     Args:
         eps: Linf radius, in [0, 1] pixel units.
         passes: draws averaged in each gradient of the attack with EOT.
+        autoattack: run AutoAttack's standard version too, by which such classifiers have been reported.
 
     Source: Appendix C of the DRA paper; Athalye et al. 2018, arXiv:1707.07397.
     """
 
-    def judge(classifier: Callable[[Tensor], Tensor], attacks: Mapping[str, PGD]) -> Report:
+    def judge(classifier: Callable[[Tensor], Tensor], attacks: Mapping[str, Attack]) -> Report:
         return evaluate(
             classifier, x, y, attacks, seed=seed, exhaustive=True, probes=0, batch_size=batch_size, block_size=len(x)
         )
 
     plain = PGD(eps=eps, step_size=2.5 * eps / steps, steps=steps)
     averaged = PGD(eps=eps, step_size=2.5 * eps / steps, steps=steps, eot=passes)
-    report = judge(model, {"without": plain, "with": averaged})
+    attacks: dict[str, Attack] = {"without": plain, "with": averaged}
+    if autoattack:
+        attacks["autoattack"] = AutoAttack(eps=eps, batch_size=batch_size)
+    report = judge(model, attacks)
     known = judge(FixedNoise(model, seed=randomness.derive_seed(seed, "fixed noise")), {"plain": plain})
 
     def accuracy(of: Report, name: str) -> Interval:
@@ -228,5 +241,6 @@ def eot_gap(
         without_eot=accuracy(report, "without"),
         with_eot=accuracy(report, "with"),
         fixed_noise=accuracy(known, "plain"),
+        autoattack=accuracy(report, "autoattack") if autoattack else None,
         passes=passes,
     )

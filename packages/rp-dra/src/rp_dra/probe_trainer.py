@@ -1,6 +1,7 @@
-"""Training a linear probe as the field usually does: Adam, fresh noise at every step, augmented images.
+"""Training a probe as the field usually does: Adam, fresh noise at every step, augmented images.
 
-`fit_probe` is exact and needs seconds, but sees each image as it is; this one sees what a random classifier will meet.
+`fit_probe` is exact and needs seconds, but is linear and sees each image as it is; this one sees what a random
+classifier will meet, and may have a head that attends to all positions.
 """
 
 import torch
@@ -14,6 +15,7 @@ from rp_models.training.trainer import BaseTrainer
 from torch import Tensor
 from torch.nn import functional as F
 
+from rp_dra.attention_head import AttentionHead
 from rp_dra.encoder_settings import ProbeSettings
 from rp_dra.encoder_trainer import augmented_batches
 from rp_dra.probe import DiffusionProbe, new_probe
@@ -21,7 +23,7 @@ from rp_dra.targets.target import FrozenTarget
 
 
 class ProbeTrainer(BaseTrainer):
-    """One probe on frozen features, not standardised, and the step that trains its linear layer.
+    """One probe on frozen features, not standardised, and the step that trains its head.
 
     Attributes:
         model: the probe; use it as a `NoisyProbe`, because it has seen all kinds of noise.
@@ -43,7 +45,7 @@ class ProbeTrainer(BaseTrainer):
         batches = augmented_batches(images, settings, seed=seed, purpose="probe", processes=processes)
         self.steps_per_epoch = batches.plan.batches_per_epoch
         with seeded(seed, "probe weights"):
-            self.model: DiffusionProbe = new_probe(target, images, seed=seed)
+            self.model: DiffusionProbe = _probe(target, images, settings, seed=seed)
         optimizer = torch.optim.Adam(self.model.head.parameters(), lr=settings.lr)
         super().__init__({"head": self.model.head}, batches, optimizer, compute=compute, processes=processes)
 
@@ -64,3 +66,15 @@ class ProbeTrainer(BaseTrainer):
             features = probe.forward_features(x, eps)
         logits = probe.head(features).float()
         return F.cross_entropy(logits, y), {"accuracy": (logits.argmax(dim=1) == y).float().mean()}
+
+
+def _probe(target: FrozenTarget, images: Images, settings: ProbeSettings, *, seed: int) -> DiffusionProbe:
+    """A probe with the head that the settings name, not trained; an attention head takes the target's positions."""
+    target.positions = settings.head == "attention"
+    probe = new_probe(target, images, seed=seed)
+    if settings.head == "attention":
+        linear = probe.head
+        probe.head = AttentionHead(
+            linear.in_features, linear.out_features, blocks=settings.blocks, heads=settings.heads
+        ).to(images.device)
+    return probe

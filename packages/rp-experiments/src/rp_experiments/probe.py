@@ -14,7 +14,8 @@ from rp_attacks import PGD, Classifier, FixedNoise, accuracy_curve
 from rp_dra import EdmTarget, fit_probe, objective_of
 from rp_dra.encoder_settings import EncoderSettings
 from rp_dra.encoder_trainer import EncoderFineTuner, EncoderTrainer
-from rp_dra.probe import NoisyProbe, eot_gap
+from rp_dra.probe import DiffusionProbe, NoisyProbe, eot_gap
+from rp_dra.probe_trainer import ProbeTrainer
 from rp_models import noise
 from rp_models.checkpoint import CheckpointError
 from rp_models.data import DataError, DatasetInfo, subset
@@ -144,13 +145,7 @@ class ProbeJob:
         x, y = subset(self.models.test, config.noisy_images).batch(slice(None))
         rows = []
         for sigma in config.noisy_sigmas:
-            probe = fit_probe(
-                self._target(denoiser, sigma),
-                self.models.train,
-                seed=self.seed,
-                noise="per-image",
-                draws=config.noisy_draws,
-            )
+            probe = self._noisy_probe(denoiser, sigma)
             gap = eot_gap(
                 NoisyProbe(probe, seed=self.seed),
                 x,
@@ -159,10 +154,28 @@ class ProbeJob:
                 steps=config.noisy_steps,
                 passes=config.passes,
                 seed=self.seed,
+                autoattack=config.noisy_autoattack,
             )
-            accuracies = {name: value._asdict() for name, value in gap._asdict().items() if name != "passes"}
+            found = {name: value for name, value in gap._asdict().items() if name != "passes" and value is not None}
+            accuracies = {name: value._asdict() for name, value in found.items()}
             rows.append({"sigma": sigma, "eps": config.noisy_radius * self.eps, "images": len(x), **accuracies})
+        for sigma in config.noisy_sigmas:
+            state_path(self.run.folder, self._noisy_stage(sigma)).unlink(missing_ok=True)
         return rows
+
+    @staticmethod
+    def _noisy_stage(sigma: float) -> str:
+        return f"noisy-probe-{sigma:g}"
+
+    def _noisy_probe(self, denoiser: nn.Module, sigma: float) -> DiffusionProbe:
+        """A probe for images with fresh noise: linear and fitted, or with an attention head that is trained."""
+        target, settings = self._target(denoiser, sigma), self.config.noisy_probe
+        if settings.head == "linear":
+            draws = self.config.noisy_draws
+            return fit_probe(target, self.models.train, seed=self.seed, noise="per-image", draws=draws)
+        trainer = ProbeTrainer(target, self.models.train, settings, seed=self.seed)
+        self.run.train(trainer, stage=self._noisy_stage(sigma), steps=trainer.steps, seed=self.seed)
+        return trainer.model.eval()
 
     def _head(self, settings: EncoderSettings) -> dict[str, Any]:
         """Where an encoder's features are taken, as those of the probes, and what classifies them."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rp_dra.encoder_settings import EncoderSettings
+from rp_dra.encoder_settings import EncoderSettings, ProbeSettings
 from rp_models.settings import at_least, require
 
 from rp_experiments.recipes.dra import TrainDra
@@ -35,7 +35,10 @@ class ProbeStudy:
     noisy_radius: float = 0.5  # where they are attacked, in multiples of models.evaluation.eps
     noisy_images: int = 100  # only that many test images, drawn once and for all
     noisy_steps: int = 10  # of PGD
-    noisy_draws: int = 4  # of noise for each training image, when such a probe is fitted
+    noisy_draws: int = 4  # of noise for each training image, when such a linear probe is fitted
+    noisy_autoattack: bool = False  # attack them by AutoAttack's standard version too, which does not average
+    # their head; an attention head is trained so, a linear one fitted by logistic regression
+    noisy_probe: ProbeSettings = field(default_factory=ProbeSettings)
     passes: int = 20  # draws of noise averaged in each gradient of the attack with EOT
     noisy_encoder: EncoderSettings = field(default_factory=EncoderSettings)
     fine_tuning: EncoderSettings = field(default_factory=lambda: EncoderSettings(lr=1e-4))

@@ -92,14 +92,15 @@ def a_noisy_head(made: Mapping[str, Built]) -> Measured:
     """A probe with fresh noise under attacks with and without EOT."""
     rows = made["probe"].read()["fresh noise"]
     names = {"clean": "clean", "noise": "random noise", "without_eot": "PGD", "with_eot": "PGD with EOT"}
-    names |= {"fixed_noise": "noise known"}
+    names |= {"fixed_noise": "noise known"} | ({"autoattack": "AutoAttack"} if "autoattack" in rows[0] else {})
     table: list[Row] = [
         {"noise level": row["sigma"], "radius": row["eps"], "images": row["images"]}
         | {title: limits(row[name]) for name, title in names.items()}
         for row in rows
     ]
     gaps = {f"{row['sigma']:g}": separate(limits(row["without_eot"]), limits(row["with_eot"])) for row in rows}
-    title = "A probe with fresh noise at every query, %"
+    head = "An attention head" if made["probe"].artifact.config.noisy_probe.head == "attention" else "A linear probe"
+    title = f"{head} with fresh noise at every query, %"
     return Measured(tables=[Table(title, table, "probe")], numbers={"gaps": gaps})
 
 
