@@ -1,5 +1,6 @@
 """Votes as classifiers, every iterate as a submission, passes that a gradient needs, and the published protocols."""
 
+import numpy as np
 import pytest
 import torch
 from rp_attacks import APGD, PGD, MeanLogits, evaluate, preset
@@ -7,6 +8,7 @@ from rp_attacks.convergence import eot_convergence
 from rp_attacks.defence import query
 from rp_attacks.diffhammer import DiffHammer
 from rp_attacks.noise import derive_seed
+from rp_attacks.record import judge
 from rp_attacks.resubmission import worst_on_path
 from rp_attacks.votes import Majority, Unanimous
 from torch import Tensor
@@ -138,3 +140,24 @@ def test_settings_of_the_newer_protocols() -> None:
     assert one_shot.attacks["scoreopt-one-shot"].eot == 20
     with pytest.raises(ValueError, match=r"there are adbm \(linf, l2, l1\), lee-kim \(linf, l2\)"):
         preset("diffbreak", norm="l2")
+
+
+def test_a_candidate_that_cannot_be_the_worse_one_any_more_costs_no_further_pass() -> None:
+    model, x = linear((1, 4, 4), 3), images(60, (1, 4, 4))
+    defence, y, index = NoisyModel(model, 0.3), model(x).argmax(1), torch.arange(60)
+    moved = (x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    shared = {"seed": 3, "index": index, "passes": 9, "random": True, "batch_size": 16}
+    known = judge(defence, moved, y, distance=torch.ones(60), **shared)
+    other = (x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)
+    whole = judge(defence, other, y, distance=torch.ones(60), known=known, **shared)
+    repeated = index < 5
+    short = judge(defence, other, y, distance=torch.ones(60), known=known, repeated=repeated, whole=False, **shared)
+    worse = whole.worse_than(known) & ~repeated.numpy()
+    assert 10 < worse.sum() < 45
+    assert np.array_equal(short.worse_than(known), worse)
+    assert np.array_equal(short.right, np.where(worse[:, None], whole.right, known.right))
+    np.testing.assert_allclose(short.wrong[worse], whole.wrong[worse], atol=1e-6)
+    assert (short.judged[worse] == 18).all()
+    assert (short.judged[~worse] <= 9).all()
+    assert short.judged[:5].sum() == 0
+    assert short.judged[~worse].sum() < 9 * (~worse[5:]).sum()

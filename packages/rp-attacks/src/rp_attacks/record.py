@@ -28,8 +28,10 @@ class Record:
     """
 
     right: npt.NDArray[np.bool_]  # (n, K): was each of the K reported passes right
-    wrong: npt.NDArray[np.float32]  # (n,) share of the selecting passes that were wrong
-    margin: npt.NDArray[np.float32]  # (n,) mean margin over the selecting passes
+    # (n,) share of the selecting passes that were wrong, and their mean margin; of those that were made, since a
+    # candidate is given up when the passes left cannot make it the worse one any more
+    wrong: npt.NDArray[np.float32]
+    margin: npt.NDArray[np.float32]
     distance: npt.NDArray[np.float32]  # (n,) size of the perturbation
     tried: npt.NDArray[np.bool_]  # (n,) whether the attack was run on the image
     # what the attack cost and how it went, (n,) each; see `rp_attacks.watch`
@@ -111,6 +113,7 @@ def judge(
     batch_size: int,
     tried: Tensor | None = None,
     known: Record | None = None,
+    repeated: Tensor | None = None,
     whole: bool = True,
 ) -> Record:
     """Judge candidate images by fresh noise.
@@ -121,19 +124,25 @@ def judge(
         distance: (b,) how far each candidate is from its image; those at 0 are the images themselves.
         tried: bool (b,), which candidates are to be judged; by default all.
         known: of the same images, what is taken over for the others.
-        whole: False reports on those candidates alone that the selecting passes call worse than what is known.
+        repeated: bool (b,), which candidates are those that the known record is about.
+        whole: False reports on those candidates alone that the selecting passes call worse than what is known, and
+            gives a candidate up as soon as it cannot be that any more.
         random: whether other passes select than those that report.
     """
     rows = (torch.ones_like(y, dtype=torch.bool) if tried is None else tried).clone()
     table = _Table(len(x_adv), passes, known)
-    ask = partial(_passes, model, seed=seed, size=batch_size)
+    ask = partial(_passes, model, seed=seed, size=batch_size, passes=passes)
     if known is not None:
         rows &= distance > 0
+    if repeated is not None:
+        rows &= ~repeated
+    rival = None if known is None or whole else torch.from_numpy(known.wrong * passes).round().to(y)
     purposes: tuple[Purpose, ...] = ("select", "report") if random else ("report",)
     for purpose in purposes:
         if bool(rows.any()):
-            seen = ask(x_adv[rows], y[rows], index=index[rows], purpose=purpose, passes=passes)
-            table.write(rows, *seen, reports=purpose == "report", selects=purpose == purposes[0])
+            to_beat = rival[rows] if rival is not None and purpose == "select" else None
+            seen = ask(x_adv[rows], y[rows], index=index[rows], purpose=purpose, to_beat=to_beat)
+            table.write(rows, seen, reports=purpose == "report", selects=purpose == purposes[0])
         if known is not None and not whole:
             rows = rows & torch.from_numpy(table.worse_than(known)).to(rows.device)
     none = np.zeros(len(x_adv), np.float32)
@@ -157,15 +166,15 @@ class _Table:
         if known is not None:
             self.wrong, self.margin, self.right = known.wrong.copy(), known.margin.copy(), known.right.copy()
 
-    def write(self, rows: Tensor, missed: Tensor, margins: Tensor, *, reports: bool, selects: bool) -> None:
-        """Add passes (K, n) over some rows, in which each image missed or not by a margin."""
-        at = rows.cpu().numpy()
-        self.judged[at] += len(missed)
+    def write(self, rows: Tensor, seen: "_Seen", *, reports: bool, selects: bool) -> None:
+        """Add what was seen of some rows."""
+        at, made = rows.cpu().numpy(), seen.made.cpu().numpy()
+        self.judged[at] += made
         if reports:
-            self.right[at] = ~missed.T.cpu().numpy()
+            self.right[at] = ~seen.wrong.T.cpu().numpy()
         if selects:
-            self.wrong[at] = missed.float().mean(dim=0).cpu().numpy()
-            self.margin[at] = margins.float().mean(dim=0).cpu().numpy()
+            self.wrong[at] = seen.wrong.sum(dim=0).cpu().numpy() / made
+            self.margin[at] = seen.margins.sum(dim=0).cpu().numpy() / made
 
     def worse_than(self, known: Record) -> npt.NDArray[np.bool_]:
         """As `Record.worse_than`, by the passes so far."""
@@ -182,11 +191,12 @@ def _worse(
 
 
 class _Seen:
-    """Whether each of K passes misclassifies each of n images, and its margin, both (K, n)."""
+    """Whether each of K passes misclassifies each of n images, and its margin, (K, n); how many were made, (n,)."""
 
     def __init__(self, passes: int, images: int, like: Tensor) -> None:
         self.wrong = torch.zeros(passes, images, dtype=torch.bool, device=like.device)
         self.margins = torch.zeros(passes, images, device=like.device)
+        self.made = torch.zeros(images, dtype=torch.int64, device=like.device)
 
 
 def _passes(
@@ -199,14 +209,24 @@ def _passes(
     index: Tensor,
     passes: int,
     size: int,
-) -> tuple[Tensor, Tensor]:
-    """What K passes say; see `_Seen`."""
+    to_beat: Tensor | None,
+) -> _Seen:
+    """What K passes say; those of an image end where not even all that are left could make `to_beat` wrong ones."""
     seen = _Seen(passes, len(x), x)
+    rows = torch.arange(len(x), device=x.device)
     for number in resumable(purpose, passes, seen):
-        logits = _pass(model, x, seed=derive_seed(seed, purpose, number), index=index, batch_size=size)
-        check_logits(logits, y)
-        seen.wrong[number], seen.margins[number] = misclassified(logits, y), cw_margin(logits, y)
-    return seen.wrong, seen.margins
+        if to_beat is not None:
+            rows = (seen.wrong.sum(dim=0) + passes - number >= to_beat).nonzero().flatten()
+            if len(rows) == 0:
+                break
+        logits = _pass(model, x[rows], seed=derive_seed(seed, purpose, number), index=index[rows], batch_size=size)
+        check_logits(logits, y[rows])
+        seen.wrong[number, rows], seen.margins[number, rows] = (
+            misclassified(logits, y[rows]),
+            cw_margin(logits, y[rows]),
+        )
+        seen.made[rows] += 1
+    return seen
 
 
 def _pass(model: Classifier, x: Tensor, *, seed: int, index: Tensor, batch_size: int) -> Tensor:

@@ -141,6 +141,7 @@ class Stages:
                         found = fitted(self.model, x, y, seed=seed, index=index)
                 _check_result(name, attack, found, x)
                 made.images[chosen] = found.detach().to(made.images.dtype)
+                made.repeated[chosen] = (found == first).flatten(1).all(dim=1)
             return made
 
         return self._stage(name, attack.norm, make, known)
@@ -186,7 +187,9 @@ class Stages:
             record = judge(
                 self.model, x_adv, y, distance=norms.size(x_adv - x, norm), seed=derive_seed(self.seed, "verdict"),
                 index=index, passes=self.passes, random=self.random and not stage.startswith("noise-"),
-                batch_size=self.how.batch_size, tried=rows, known=known, whole=known is None or self.how.exhaustive,
+                batch_size=self.how.batch_size, tried=rows, known=known,
+                repeated=None if known is None or self.how.exhaustive else made.repeated,
+                whole=known is None or self.how.exhaustive,
             )  # fmt: skip
         return replace(record, **made.arrays()), stored
 
@@ -198,6 +201,7 @@ class _Made:
         self.images = images
         self.forward, self.backward, self.source, self.seconds = torch.zeros(4, len(images), device=images.device)
         self.stuck, self.fooled, self.blind = torch.zeros(3, len(images), dtype=torch.bool, device=images.device)
+        self.repeated = torch.zeros_like(self.stuck)  # whether the candidate is the worst one of the attacks before
 
     @contextmanager
     def noted(self, index: Tensor, rows: Tensor) -> Iterator[None]:
@@ -211,7 +215,7 @@ class _Made:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """All but the images, by the names of `Record`; fetched from their device together."""
-        kept = {name: value for name, value in vars(self).items() if name != "images"}
+        kept = {name: value for name, value in vars(self).items() if name not in ("images", "repeated")}
         fetched = torch.stack([value.float() for value in kept.values()]).cpu()
         return {name: row.to(kept[name].dtype).numpy() for name, row in zip(kept, fetched, strict=True)}
 
