@@ -3,9 +3,12 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rp_attacks import noise
 from rp_testing import GOLDEN_FILES, fill_state
+from rp_testing.known_answers import NoisyModel, images, linear
+from rp_testing.planted import MeanSparse
 from torch import Tensor, nn
+
+__all__ = ["MeanSparse", "NoisyModel", "SwishWrn", "filled", "images", "linear", "load_golden", "tiny_conv"]
 
 
 def load_golden(name: str) -> dict[str, np.ndarray]:
@@ -24,41 +27,6 @@ def filled(model: nn.Module, prefix: str = "", gain: float = 1.0) -> nn.Module:
 def tiny_conv() -> nn.Module:
     layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten()]
     return filled(nn.Sequential(*layers, nn.Linear(64, 10)), prefix="attacks_tinyconv/", gain=1.4)
-
-
-def linear(shape: tuple[int, ...], classes: int, seed: int = 0, scale: float = 1.0) -> nn.Module:
-    """A linear classifier: every attack's optimum is known in closed form."""
-    generator = torch.Generator().manual_seed(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), classes))
-    with torch.no_grad():
-        model[1].weight.copy_(scale * torch.randn(model[1].weight.shape, generator=generator))
-        model[1].bias.zero_()
-    return model.eval()
-
-
-def images(count: int, shape: tuple[int, ...] = (1, 4, 4), seed: int = 0, margin: float = 0.25) -> Tensor:
-    """Images at least `margin` away from the bounds, so that the box does not cut the ball."""
-    generator = torch.Generator().manual_seed(seed)
-    return margin + (1 - 2 * margin) * torch.rand(count, *shape, generator=generator)
-
-
-class NoisyModel(nn.Module):
-    """A classifier behind Gaussian input noise; a function of (seed, image index) where that is asked for."""
-
-    def __init__(self, model: nn.Module, sigma: float) -> None:
-        super().__init__()
-        self.model, self.sigma = model, sigma
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x + self.sigma * torch.randn_like(x))
-
-    def with_noise(self, *, seed: int, index: Tensor):
-        def forward(x: Tensor) -> Tensor:
-            draws = noise.normal(x.shape[1:], seed=seed, purpose="defence", index=index, like=x)
-            return self.model(x + self.sigma * draws)
-
-        return forward
 
 
 class SwishWrn(nn.Module):
@@ -104,19 +72,3 @@ class _Block(nn.Module):
         x = self.shortcut(h) if hasattr(self, "shortcut") else x
         h = self.conv_0(F.pad(h, self.pad))
         return x + self.conv_1(F.silu(self.batchnorm_1(h)))
-
-
-class MeanSparse(nn.Module):
-    """Values less than a threshold of deviations from their channel's mean become the mean (MeanSparse, 2024)."""
-
-    def __init__(self, channels: int, threshold: float = 0.0) -> None:
-        super().__init__()
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-        self.register_buffer("threshold", torch.tensor(threshold))
-        self.register_buffer("flag_update_statistics", torch.tensor(0))
-        self.register_buffer("batch_num", torch.tensor(1.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean, std = self.running_mean[:, None, None], self.running_var.sqrt()[:, None, None]
-        return torch.where((x - mean).abs() < self.threshold * std, mean, x)

@@ -9,10 +9,10 @@ from rp_attacks import APGD, PGD, AutoAttack, Square, Transfer, evaluate, suite
 from rp_attacks.defence import LogProbabilities
 from rp_attacks.model_checks import spread
 from rp_attacks.report import Report
+from rp_testing.planted import trained_network
 from torch import Tensor, nn
 
 from .models import NoisyModel, images, linear, load_golden, tiny_conv
-from .planted import planted_network
 
 SHAPE, EPS = (1, 6, 6), 0.1
 
@@ -43,7 +43,7 @@ def shattered(model):
 def test_nothing_fires_on_an_honest_network(name: str) -> None:
     if name == "adversarially trained":
         golden = load_golden("rb_planted_masking")
-        model, x, y = planted_network(), *(torch.from_numpy(golden[key])[:30] for key in ("in_x", "in_y"))
+        model, x, y = trained_network(), *(torch.from_numpy(golden[key])[:30] for key in ("in_x", "in_y"))
     elif name == "convolutional":
         model, x = tiny_conv(), images(40, (3, 8, 8))
         y = model(x).argmax(1)
@@ -288,19 +288,6 @@ def test_failures_that_do_not_use_their_radius() -> None:
     report = run(model, x, y, {"timid": timid})
     assert "use 20% of the radius on average (less than 90%)" in found(report, "warning")["unused radius"]
     assert "unused radius" not in found(run(model, x, y, {"pgd": pgd(), "square": Square(eps=EPS, queries=20)}))
-
-
-@pytest.mark.parametrize("planted", ["rounding", "wrong gradient"])
-def test_layers_that_mask_are_named_and_gone_around(planted: str) -> None:
-    from .planted import Rolled, Rounded
-
-    golden = load_golden("rb_planted_masking")
-    x, y = (torch.from_numpy(golden[key])[:40] for key in ("in_x", "in_y"))
-    network = nn.Sequential(Rounded() if planted == "rounding" else Rolled(), planted_network()).eval()
-    report = run(network, x, y, {"pgd": pgd(eps=0.1, step_size=0.02)}, probes=40)
-    text = found(report, "alarm")["BPDA beats exact gradient"]
-    assert "Layers that mask it: 0 (" in text
-    assert "masking layers" not in found(run(planted_network(), x, y, {"pgd": pgd()}, probes=8), "alarm")
 
 
 def test_known_noise_is_a_note_on_random_defences_alone() -> None:

@@ -9,17 +9,17 @@ import torch
 from rp_attacks import APGD, AutoAttack, LibrarySquare, Square, evaluate
 from rp_attacks.backward import with_backward
 from rp_attacks.suspects import suspects, through_suspects
+from rp_testing.planted import Rolled, Rounded, trained_network
 from torch import nn
 
 from .models import MeanSparse, load_golden
-from .planted import Rolled, Rounded, planted_network
 
 EPS, MOVED = 0.1, 2
 CASES = {
-    "plain": (planted_network, MeanSparse),
-    "rounding": (lambda: nn.Sequential(Rounded(), planted_network()).eval(), Rounded),
-    "wrong_gradient": (lambda: nn.Sequential(Rolled(), planted_network()).eval(), Rolled),
-    "meansparse": (lambda: planted_network(threshold=0.5), MeanSparse),
+    "plain": (trained_network, MeanSparse),
+    "rounding": (lambda: nn.Sequential(Rounded(), trained_network()).eval(), Rounded),
+    "wrong_gradient": (lambda: nn.Sequential(Rolled(), trained_network()).eval(), Rolled),
+    "meansparse": (lambda: trained_network(threshold=0.5), MeanSparse),
 }
 
 

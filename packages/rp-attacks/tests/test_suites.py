@@ -42,7 +42,7 @@ def test_the_purifier_suite_is_one_definition_of_the_worst_case() -> None:
 
     budget = Budget(steps=20, eot=3, curved_steps=10, curved_eot=2, draws=4, queries=100, query_passes=4)
     net = tiny_conv()
-    attacks = suite("purifier", eps=0.1, defence=Offering(), source=net, one_shot=net, budget=budget)
+    attacks = suite("purifier", eps=0.1, defence=Offering(), source=net, one_shot=net, surrogate=net, budget=budget)
     pgd = PGD(eps=0.1, step_size=0.0125, steps=20, eot=3, select="best")
     curved = PGD(eps=0.1, step_size=0.025, steps=10, eot=2, select="best", grad="ste-tanh", start="worst")
     on = replace(pgd, steps=10, start="worst")
@@ -51,6 +51,7 @@ def test_the_purifier_suite_is_one_definition_of_the_worst_case() -> None:
         "bpda": replace(pgd, grad="identity"),
         "pgd-exact": pgd,
         "one-shot": Transfer(pgd, net),
+        "fewer-steps": Transfer(pgd, net),
         "apgd-ce": APGD(eps=0.1, steps=10, eot=3, start="worst"),
         "apgd-dlr": APGD(eps=0.1, steps=10, eot=3, loss="dlr", start="worst"),
         "diffhammer": DiffHammer(eps=0.1, steps=10, restarts=1, draws=4, start="worst"),

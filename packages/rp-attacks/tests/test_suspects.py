@@ -3,10 +3,10 @@
 import pytest
 import torch
 from rp_attacks.suspects import suspects, through_suspects
+from rp_testing.planted import Rolled, Rounded, trained_network
 from torch import Tensor, nn
 
 from .models import NoisyModel, SwishWrn, filled, images, linear, tiny_conv
-from .planted import Rolled, Rounded, planted_network
 
 
 def wide() -> nn.Module:
@@ -47,7 +47,7 @@ def test_rounding_and_a_wrong_gradient_are_named_where_they_are(count: int) -> N
 
 
 def test_every_threshold_of_meansparse_is_named_and_nothing_else() -> None:
-    model = planted_network(threshold=0.3)
+    model = trained_network(threshold=0.3)
     names = {suspect.name for suspect in suspects(model, images(8, (1, 8, 8)))}
     assert names == {f"n.{place}" for place in (2, 6, 10, 14, 18, 22, 26)}
 

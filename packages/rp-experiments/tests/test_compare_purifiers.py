@@ -66,15 +66,17 @@ def test_an_iterative_purifier_is_attacked_from_the_one_pass_form_of_its_own_net
     config = job.config
     built = []
     job.defence = built.append
-    job.one_shot(config.rows.rmaskdit_pure)
-    job.one_shot(config.rows.likelihood)
-    job.one_shot(config.rows.rmae_pure)
+    for row in (config.rows.rmaskdit_pure, config.rows.likelihood, config.rows.rmae_pure):
+        assert list(job.shorter(row)) == ["one_shot"]
     assert [(choice.kind, getattr(choice, "model", "") or choice.mae) for choice in built] == [
         ("denoise", "rmaskdit"),
         ("denoise", "edm"),
         ("mae-reconstruction", "rmae"),
     ]
-    assert job.one_shot(config.rows.noise) is None
+    assert job.shorter(config.rows.noise) == {}
+    built.clear()
+    assert list(job.shorter(replace(config.rows.diffpure, reverse_steps=9))) == ["surrogate"]
+    assert built[0].reverse_steps == config.budget.surrogate_steps
 
 
 def record(right, wrong, margin):

@@ -34,8 +34,9 @@ from rp_purify.rival_presets import NOTES, RIVALS, names, preset_settings
 from rp_purify.scoreopt import ScoreOptN
 from rp_purify.settings import KINDS, DiffPureSettings, MAEPureSettings, PurifierSettings, settings_of, uses
 from rp_purify.soap import SOAP, LabelConsistency, Reconstruction, Rotation
+from torch import Tensor
 
-from .models import TinyClassifier
+from .models import ShrinkingDenoiser, TinyClassifier
 
 CLASSES = {
     "mae-pure": MAEPure,
@@ -115,6 +116,39 @@ def test_the_one_pass_form_has_the_network_of_the_iterative_one() -> None:
     for kind in ("maskdit-pure", "likelihood"):
         assert settings_of(kind, model="b").one_pass() == settings_of("denoise", model="b")
     assert settings_of("noise").one_pass() is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "calls"),
+    [("diffpure", 3), ("coup", 3), ("adbm", 3), ("edm-purify", 5), ("gdmp", 12), ("gradual", 6 + 2 * 3)],
+)
+def test_the_shortened_form_has_the_same_noise_in_fewer_steps(kind: str, calls: int, maskdit) -> None:
+    settings = settings_of(kind, model=maskdit)
+    shorter = settings.shortened(3)
+    whole, short = (
+        build_purifier(one, describe("digits"), "cpu", classifier=Counting()) for one in (settings, shorter)
+    )
+    for mine, theirs in zip(short.rounds, whole.rounds, strict=True):
+        assert mine.std == pytest.approx(theirs.std, rel=0.02)  # GDMP's table has entries for whole numbers alone
+        assert mine.signal == pytest.approx(theirs.signal, rel=0.02)
+    short.model = counting = Counting()
+    short(torch.full((1, 1, 8, 8), 0.5), seed=0, index=torch.arange(1))
+    assert counting.calls == calls  # a Heun step calls it twice, the last one once
+    assert shorter.shortened(3) is None
+    assert settings_of("gradual", model=maskdit).shortened(5).round_steps == (1, 1, 1, 1, 1, 1, 5, 5)  # as published
+    assert settings_of("mae-pure", mae="a").shortened(3) is None
+
+
+class Counting(ShrinkingDenoiser):
+    """Counts its calls; also a classifier, for guidance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor, sigma: Tensor | None = None, **rest: Tensor) -> Tensor:
+        self.calls += 1
+        return x.flatten(1)[:, :10] if sigma is None else super().forward(x, sigma)
 
 
 @pytest.mark.parametrize(

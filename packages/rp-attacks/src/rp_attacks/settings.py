@@ -55,6 +55,7 @@ class Budget:
     curved_steps: int = 200  # of PGD through backward rules that differentiate twice, which cost several times more
     curved_eot: int = 20  # passes averaged there
     draws: int = 10  # noises that each step of the selective attack draws
+    surrogate_steps: int = 5  # denoising steps a round of the shortened purifier that images are transferred from
     queries: int = 1000  # of Square, each of several passes of a random defence
     plain_queries: int | None = None  # in "purifier", of Square on a deterministic model; None for `queries`
     query_passes: int = 20  # of a random defence for each of them

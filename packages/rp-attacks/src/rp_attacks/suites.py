@@ -35,6 +35,7 @@ class _Setting:
     reconstruction: bool
     source: Classifier | None
     one_shot: Classifier | None
+    surrogate: Classifier | None
     budget: Budget
     alone: bool = False
 
@@ -91,6 +92,7 @@ def suite(
     gradients: Sequence[str] | None = None,
     source: Classifier | None = None,
     one_shot: Classifier | None = None,
+    surrogate: Classifier | None = None,
     budget: Budget | None = None,
     alone: bool = False,
 ) -> Suite:
@@ -105,7 +107,8 @@ def suite(
         defence: what will be attacked; its backward rules and its reconstruction loss are attacked too.
         gradients: backward rules to attack through in place of those that `defence` offers.
         source: undefended classifier, for transfer.
-        one_shot: a shortened purifier before the classifier, for transfer from "purifier".
+        one_shot: a purifier of one pass before the classifier, for transfer in "purifier".
+        surrogate: the purifier with fewer steps before the classifier, also for transfer in "purifier" (Lee & Kim).
         budget: of "purifier", "gradient" and "blackbox".
         alone: each attack of "purifier" begins anew and takes its full number of steps, for an accuracy of its own.
 
@@ -123,7 +126,7 @@ def suite(
     setting = _Setting(
         eps=eps, norm=SUITE_NORMS.get(name, norm), random=random, classes=classes, rules=tuple(gradients),
         reconstruction=isinstance(defence, OffersReconstructionLoss), source=source, one_shot=one_shot,
-        budget=budget or Budget(), alone=alone,
+        surrogate=surrogate, budget=budget or Budget(), alone=alone,
     )  # fmt: skip
     attacks = SUITES[name](setting)
     if not attacks:
@@ -244,6 +247,8 @@ def _purifier(s: _Setting) -> Suite:
         attacks["pgd-exact"] = pgd
     if s.one_shot is not None:
         attacks["one-shot"] = Transfer(pgd, s.one_shot)
+    if s.surrogate is not None:
+        attacks["fewer-steps"] = Transfer(pgd, s.surrogate)
     attacks |= {f"apgd-{loss}": s.apgd(loss, steps=half, start=start) for loss in ("ce", "dlr")[: s.classes - 1]}
     if s.random and s.norm != "l1":
         attacks["diffhammer"] = DiffHammer(

@@ -88,7 +88,7 @@ class ComparisonJob:
 
         def attack() -> dict[str, Any]:
             defence = self.defence(choice)
-            report = self.evaluated(row, defence, self.attacks("purifier", defence, self.one_shot(choice)), passes)
+            report = self.evaluated(row, defence, self.attacks("purifier", defence, **self.shorter(choice)), passes)
             found = cells(report) | self.as_published(row, defence)
             return {"purifier": asdict(choice), "latency": latency(defence, self.x), "cells": found, **report.to_json()}
 
@@ -120,12 +120,12 @@ class ComparisonJob:
         roles = {name: getattr(choice, name) for name in uses(choice.kind) if name in ROLES}
         return replace(choice, **{name: self.networks.path(role) for name, role in roles.items() if role})
 
-    def one_shot(self, choice: PurifierSettings) -> Defended | None:
-        """A purifier of one pass with the network of an iterative one: its exact gradient is a guide to the other's."""
-        one_pass = choice.one_pass()
-        return None if one_pass is None else self.defence(one_pass)
+    def shorter(self, choice: PurifierSettings) -> dict[str, Any]:
+        """Purifiers whose exact gradient is a guide to an iterative one's: of one pass, and with fewer steps."""
+        choices = {"one_shot": choice.one_pass(), "surrogate": choice.shortened(self.config.budget.surrogate_steps)}
+        return {name: self.defence(shorter) for name, shorter in choices.items() if shorter}
 
-    def attacks(self, name: SuiteName, defence: Defended, one_shot: Defended | None = None) -> dict[str, Attack]:
+    def attacks(self, name: SuiteName, defence: Defended, **shorter: Any) -> dict[str, Attack]:
         """A suite of attacks with the comparison's budget; without a purifier no average, transfer or other rule."""
         budget, bare = self.config.budget, is_bare(defence)
         return rp_attacks.suite(
@@ -135,9 +135,9 @@ class ComparisonJob:
             classes=self.info.num_classes,
             defence=None if bare else defence,
             source=None if bare else defence.classifier,
-            one_shot=one_shot,
             budget=budget.of_suite(),
             alone=self.config.exhaustive,
+            **shorter,
         )
 
     def evaluated(

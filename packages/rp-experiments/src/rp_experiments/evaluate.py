@@ -27,7 +27,7 @@ from rp_models.precision import full_precision, in_precision, use
 from rp_models.training.tensorboard import TensorBoard
 from rp_purify import Defended
 from rp_purify.build import build_purifier
-from rp_purify.settings.base import ROLES
+from rp_purify.settings.base import ROLES, PurifierSettings
 from torch import Tensor, nn
 
 from rp_experiments.attack_log import AttackLog
@@ -71,16 +71,19 @@ class EvaluationJob:
         info, compute = describe(config.data), config.compute
         classifier = classifier_of(config, model, run)
         self.model: Classifier = classifier
-        one_shot = None
+        shorter: dict[str, Any] = {}  # purifiers from which images are transferred
         if config.defended:
-            self.model = Defended(
-                build_purifier(config.purifier, info, run.device, classifier=classifier, precision=compute.precision),
-                classifier,
-            ).eval()
-            one_pass = config.purifier.one_pass()
-            if one_pass:
-                purifier = build_purifier(one_pass, info, run.device, precision=compute.precision)
-                one_shot = Defended(purifier, classifier).eval()
+
+            def behind(purifier: PurifierSettings) -> nn.Module:
+                made = build_purifier(purifier, info, run.device, classifier=classifier, precision=compute.precision)
+                return Defended(made, classifier).eval()
+
+            self.model = behind(config.purifier)
+            choices = {
+                "one_shot": config.purifier.one_pass(),
+                "surrogate": config.purifier.shortened(config.budget.surrogate_steps),
+            }
+            shorter = {name: behind(choice) for name, choice in choices.items() if choice}
         self.source = classifier if config.defended else None  # the classifier without its purifier
         self.split = config.split or _split(config.data, model)
         self.x, self.y, self.index = self.images(run)
@@ -91,7 +94,7 @@ class EvaluationJob:
         if config.defended and run.main:
             networks = [getattr(config.purifier, role, "") for role in ROLES]
             tell(config.purifier.kind, cautions(config.purifier, self.eps, filter(None, networks)))
-        self.attacks = self.suite(info, one_shot)
+        self.attacks = self.suite(info, shorter)
 
     def images(self, run: Run) -> tuple[Tensor, Tensor, Tensor]:
         """The images to attack, their labels, and their positions in the split."""
@@ -99,7 +102,7 @@ class EvaluationJob:
         images, index = open_subset(self.config.data, self.split, count, device=run.device, root=run.root)
         return *images.batch(slice(None)), index
 
-    def suite(self, info: DatasetInfo, one_shot: nn.Module | None) -> Mapping[str, Attack]:
+    def suite(self, info: DatasetInfo, shorter: Mapping[str, Any]) -> Mapping[str, Attack]:
         """The attacks of the suite, none where the job has its own."""
         config = self.config
         if config.attacks is None:
@@ -112,8 +115,8 @@ class EvaluationJob:
             classes=info.num_classes,
             defence=self.model,
             source=self.source,
-            one_shot=one_shot,
             budget=config.budget,
+            **shorter,
         )
 
     @property

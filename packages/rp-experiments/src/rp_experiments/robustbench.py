@@ -16,7 +16,7 @@ from rp_attacks.problem import Attack
 from rp_models.data import DatasetInfo
 from rp_models.networks.ensemble import SoftmaxEnsemble
 from rp_models.robustbench.images import benchmark_images
-from torch import Tensor, nn
+from torch import Tensor
 
 from rp_experiments.autoattack_files import State, log_text, radius_text, read_state, write_model_info
 from rp_experiments.evaluate import EvaluationJob
@@ -60,7 +60,7 @@ class StandardJob(EvaluationJob):
         x, y = images.batch(index)
         return x.to(run.device), y.to(run.device), index.to(run.device)
 
-    def suite(self, info: DatasetInfo, one_shot: nn.Module | None) -> Mapping[str, Attack]:
+    def suite(self, info: DatasetInfo, shorter: Mapping[str, Any]) -> Mapping[str, Attack]:
         """The parts of AutoAttack's standard version; if so asked, in the library's own batches, by its own seed."""
         config = self.config
         if config.eps is None:

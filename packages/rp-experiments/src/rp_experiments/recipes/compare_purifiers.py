@@ -37,6 +37,7 @@ class Budget:
     curved_steps: int = 200  # of PGD through the backward rules that differentiate twice, which cost several times more
     curved_eot: int = 20  # passes averaged there
     draws: int = 10  # noises of a random purifier that each step of the selective attack draws
+    surrogate_steps: int = 5  # denoising steps a round of the shortened purifier that images are transferred from
     queries: int = 1000  # of Square
     plain_queries: int | None = None  # of Square without a purifier, each a single pass; None for `queries`
     query_passes: int = 20  # of a random purifier for each query

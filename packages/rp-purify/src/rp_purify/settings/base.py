@@ -32,6 +32,13 @@ class PurifierSettings:
         """The purifier of one pass with the same network, or None where there is none."""
         return None
 
+    def shortened(self, steps: int) -> "PurifierSettings | None":
+        """The same noise in at most so many denoising steps a round, or None where no step can be left out.
+
+        Lee and Kim 2023, arXiv:2303.09051, attack this shorter process in the purifier's place.
+        """
+        return None
+
 
 def check_network(settings: PurifierSettings) -> None:
     """Refuse a purifier without the checkpoint that it needs."""

@@ -1,7 +1,7 @@
 """Settings of the purifiers that noise and denoise."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from rp_models.settings import require
 
@@ -53,6 +53,19 @@ class DiffPureSettings(PurifierSettings):
             self.reverse_steps is None or self.reverse_steps >= 1,
             f"purifier.reverse_steps must be at least 1, got {self.reverse_steps}",
         )
+
+    def shortened(self, steps: int) -> "PurifierSettings | None":
+        """Fewer steps, of the solver sde where the own one has as many as there are thousandths."""
+        return fewer_reverse_steps(self, steps)
+
+
+def fewer_reverse_steps(settings: Any, steps: int) -> PurifierSettings | None:
+    """Settings with `times`, `reverse_steps` and a `solver` in fewer steps, if they have more."""
+    if (settings.reverse_steps or settings.times) <= steps:
+        return None
+    solver = settings.solver if settings.solver in ("sde", "ode") else "sde"
+    made: PurifierSettings = replace(settings, reverse_steps=steps, solver=solver)
+    return made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,13 +3,13 @@
 `rp_purify.rival_presets` has them by data set.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rp_models.settings import require
 
 from rp_purify.settings.base import Per, PurifierSettings, check_network, check_positive, check_resize
-from rp_purify.settings.diffusion import OneStepDenoiseSettings, Solver
+from rp_purify.settings.diffusion import OneStepDenoiseSettings, Solver, fewer_reverse_steps
 from rp_purify.settings.masked import DescentSettings, MAEReconstructionSettings
 
 Table = Literal["adbm", "vp"]
@@ -47,6 +47,12 @@ class GradualSettings(_ReverseSettings):
         _ReverseSettings.__post_init__(self)
         require(0 <= self.ddim_eta <= 1, f"purifier.ddim_eta must be in [0, 1], got {self.ddim_eta}")
 
+    def shortened(self, steps: int) -> PurifierSettings | None:
+        """One step in rounds of at most 50 time steps, `steps` in longer ones: with 5 the published surrogate's."""
+        mine = self.round_steps or self.max_times
+        fewer = tuple(min(own, steps if time > 50 else 1) for own, time in zip(mine, self.max_times, strict=True))
+        return None if fewer == mine else replace(self, round_steps=fewer)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ADBMSettings(_ReverseSettings):
@@ -58,6 +64,10 @@ class ADBMSettings(_ReverseSettings):
     table: Table = "adbm"  # the betas: linear from 1e-6 (adbm) or 1e-4 (vp) to 0.02
     clip_denoised: bool = True  # limit each denoised image to the range of images
     stack: int = 1  # how often all of it is done
+
+    def shortened(self, steps: int) -> PurifierSettings | None:
+        """Fewer steps."""
+        return replace(self, steps=steps) if steps < self.steps else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +84,10 @@ class EDMPurifySettings(_ReverseSettings):
         check_positive(self, "sigma")
         require(self.churn >= 0, f"purifier.churn must not be negative, got {self.churn}")
 
+    def shortened(self, steps: int) -> PurifierSettings | None:
+        """Fewer steps."""
+        return replace(self, steps=steps) if steps < self.steps else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class COUPSettings(_ReverseSettings):
@@ -89,6 +103,10 @@ class COUPSettings(_ReverseSettings):
     def __post_init__(self) -> None:
         _ReverseSettings.__post_init__(self)
         require(self.weight >= 0, f"purifier.weight must not be negative, got {self.weight}")
+
+    def shortened(self, steps: int) -> PurifierSettings | None:
+        """Fewer steps, of the solver sde where the own one has as many as there are thousandths."""
+        return fewer_reverse_steps(self, steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,6 +129,15 @@ class GDMPSettings(_ReverseSettings):
         _ReverseSettings.__post_init__(self)
         require(self.weight >= 0, f"purifier.weight must not be negative, got {self.weight}")
         check_positive(self, "ptb")
+
+    def shortened(self, steps: int) -> PurifierSettings | None:
+        """Fewer time steps, which stand for as much noise."""
+        first, fewer = (
+            count - 1 + self.beyond for count in (self.times, steps)
+        )  # entry of the table with the most noise
+        if steps >= self.times or fewer < 1:
+            return None
+        return replace(self, times=steps, respacing=round(((self.respacing or 1000) - 1) * fewer / first) + 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
