@@ -1,17 +1,21 @@
 """What an evaluation costs: passes by image, forecasts, state inside an attack, and steps that can be watched."""
 
-import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rp_attacks import APGD, FAB, PGD, SPSA, AutoAttack, CarliniWagner, DeepFool, RayS, Square, Transfer, evaluate
+from rp_attacks.alma import ALMA
+from rp_attacks.ddn import DDN
 from rp_attacks.diffhammer import DiffHammer
 from rp_attacks.economy import fit_chunk, network_calls
+from rp_attacks.fmn import FMN
 from rp_attacks.forecast import forecast, passes_of
 from rp_attacks.presets import OnMeanLogits
 from rp_attacks.resume import keeping, resumable
+from rp_attacks.sigma_zero import SigmaZero
+from rp_attacks.super_deepfool import SuperDeepFool
 from rp_attacks.watch import Passes, Step, counting, watched
 from torch import Tensor, nn
 
@@ -38,6 +42,10 @@ ATTACKS = {
     "mean": OnMeanLogits(PGD(eps=EPS, steps=2), passes=3),
     "diffhammer": DiffHammer(eps=EPS, steps=2, restarts=2, draws=3, eot=2),
     "transfer": Transfer(PGD(eps=EPS, steps=2), linear(SHAPE, 10)),
+    "fmn": FMN(steps=4, eot=2, bisections=2),
+    "alma": ALMA(steps=4, bisections=3),
+    "sigma-zero": SigmaZero(steps=3, bisections=0),
+    "ddn": DDN(steps=4, first_length=1.0, bisections=2),
 }
 
 
@@ -48,6 +56,13 @@ def test_passes_are_counted_by_image_and_are_those_of_the_forecast(name: str) ->
     with counting(index) as passes:
         ATTACKS[name](NoisyModel(model, 1e-4), x, y, seed=0, index=index)
     expected = passes_of(ATTACKS[name])
+    if name in ("fmn", "alma", "sigma-zero", "ddn"):  # bisections ask about images that were found alone
+        assert expected.backward == ATTACKS[name].steps * ATTACKS[name].eot
+        found = ATTACKS[name].search(model, x, y, seed=0).distance.isfinite()
+        assert passes.forward.max() <= expected.forward
+        assert (passes.forward[found] >= expected.forward - ATTACKS[name].bisections * ATTACKS[name].eot).all()
+        assert passes.backward.tolist() == [expected.backward] * 6
+        return
     if name == "diffhammer":  # without a purifier nothing goes back twice
         expected = (expected[0] - 2 * 3 * 2, expected[1])
     assert passes.forward.tolist() == [expected[0]] * 6
@@ -57,7 +72,13 @@ def test_passes_are_counted_by_image_and_are_those_of_the_forecast(name: str) ->
 
 @pytest.mark.parametrize(
     ("attack", "share"),
-    [(RayS(eps=EPS, queries=30), 0.6), (DeepFool(eps=EPS, steps=3), 0.3), (FAB(eps=EPS, steps=4, targets=3), 0.5)],
+    [
+        (RayS(eps=EPS, queries=30), 0.6),
+        (DeepFool(eps=EPS, steps=3), 0.3),
+        (FAB(eps=EPS, steps=4, targets=3), 0.5),
+        (SuperDeepFool(steps=3, deepfool_steps=3), 0.2),
+        (DDN(steps=3), 0.1),
+    ],
 )
 def test_a_forecast_is_not_below_what_attacks_take_that_stop_by_themselves(attack, share: float) -> None:
     model, x, y = problem(4)
@@ -181,14 +202,25 @@ LONG = {
     "apgd-l1": APGD(eps=1.0, norm="l1", steps=9),
     "square": Square(eps=0.05, queries=15, passes=2),
     "diffhammer": DiffHammer(eps=0.05, steps=5, restarts=2, draws=2),
+    "fmn": FMN(eps=0.05, norm="linf", steps=9, bisections=4),
+    "ddn": DDN(eps=0.5, steps=9, bisections=4),
+    "alma": ALMA(eps=0.5, steps=12, bisections=4),
+    "sigma-zero": SigmaZero(eps=9, steps=12, bisections=4),
+    "super-deepfool": SuperDeepFool(eps=0.5, steps=3, deepfool_steps=4, eot=2, bisections=4),
+    "deepfool": DeepFool(eps=0.5, steps=6, eot=3, overshoot=-0.5),
+    "cw": CarliniWagner(eps=0.5, search_steps=2, steps=8),
+    "spsa": SPSA(eps=0.05, steps=3, samples=2),
+    "rays": RayS(eps=0.05, queries=25),
 }
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_an_interrupted_attack_goes_on_inside_and_ends_at_the_same_images(name: str, tmp_path: Path) -> None:
     model, x, y = problem()
-    whole = LONG[name](NoisyModel(model, 0.1), x, y, seed=0)
-    for after in (5, 9):
+    counted = Interrupting(model, 10**6)
+    whole = LONG[name](counted, x, y, seed=0)
+    total = 10**6 - counted._left
+    for after in (total // 2, total - 1):
         folder = tmp_path / str(after)
         with pytest.raises(KeyboardInterrupt), keeping(folder, seconds=0.0):
             LONG[name](Interrupting(model, after), x, y, seed=0)
@@ -196,39 +228,52 @@ def test_an_interrupted_attack_goes_on_inside_and_ends_at_the_same_images(name: 
         again = Interrupting(model, 10**6)
         with keeping(folder, seconds=0.0):
             torch.testing.assert_close(LONG[name](again, x, y, seed=0), whole, rtol=0, atol=0)
-        fresh = Interrupting(model, 10**6)
-        LONG[name](fresh, x, y, seed=0)
-        assert fresh._left < again._left  # part of the work was not done again
+        assert again._left > counted._left  # part of the work was not done again
         assert not folder.exists()
 
 
-def test_an_interrupted_evaluation_goes_on_inside_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rp_attacks.resume.SECONDS", 0.0)
+class Slow(NoisyModel):
+    """Each pass takes two seconds by its own clock; the process is killed at one of them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, 0.1)
+        self._passes, self._killed_at = 0, -1
+
+    def with_noise(self, *, seed: int, index: Tensor):
+        self._passes += 1
+        if self._passes == self._killed_at:
+            raise KeyboardInterrupt
+        return super().with_noise(seed=seed, index=index)
+
+    def now(self) -> float:
+        return 2.0 * self._passes
+
+
+def test_a_killed_evaluation_repeats_less_than_two_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y = problem(8)
-    attacks = {"pgd": PGD(eps=0.05, step_size=0.01, steps=6, eot=2)}
+    attacks = {
+        "pgd": PGD(eps=0.05, step_size=0.01, steps=12, eot=2),
+        "fmn": FMN(eps=0.05, norm="linf", steps=15, bisections=5),
+        "square": Square(eps=0.05, queries=25),
+    }
     options = {"seed": 0, "passes": 3, "probes": 0, "batch_size": 4, "block_size": 8}
-    whole = evaluate(NoisyModel(model, 0.1), x, y, attacks, **options)
-    calls = itertools.count()
-
-    class Stopping(NoisyModel):
-        stop_at = 10**6
-
-        def with_noise(self, *, seed: int, index: Tensor):
-            if next(calls) == self.stop_at:
-                raise KeyboardInterrupt
-            return super().with_noise(seed=seed, index=index)
-
-    defence = Stopping(model, 0.1)
-    evaluate(defence, x, y, attacks, folder=tmp_path / "count", **options)
-    total, defence._stop = next(calls), None
-    Stopping.stop_at = total + total - 12  # near the end of the attack
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(defence, x, y, attacks, folder=tmp_path / "cut", **options)
-    before = next(calls)
-    resumed = evaluate(defence, x, y, attacks, folder=tmp_path / "cut", **options)
-    assert next(calls) - before < total - 10
-    assert np.array_equal(resumed.worst.right, whole.worst.right)
-    assert not list((tmp_path / "cut").rglob("unfinished*"))
+    whole, defence = Slow(model), Slow(model)
+    expected = evaluate(whole, x, y, attacks, **options)
+    monkeypatch.setattr("rp_attacks.resume.time.monotonic", defence.now)
+    repeated: list[int] = []
+    for killed_at in range(60, whole._passes, whole._passes // 6):
+        folder, defence._passes, defence._killed_at = tmp_path / str(killed_at), 0, killed_at
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(defence, x, y, attacks, folder=folder, **options)
+        resumed = evaluate(defence, x, y, attacks, folder=folder, **options)
+        both, defence._passes = defence._passes, 0
+        evaluate(defence, x, y, attacks, folder=folder, **options)  # reads what is there, and asks who the model is
+        repeated.append(both - whole._passes - defence._passes)
+        assert np.array_equal(resumed.worst.right, expected.worst.right)
+        assert np.array_equal(resumed.cost.forward, expected.cost.forward)  # what was counted before is kept
+        assert not list(folder.rglob("unfinished*"))
+    assert min(repeated) >= 0
+    assert 0 < 2 * max(repeated) < 120
 
 
 def test_a_finished_loop_is_not_run_again_and_inner_loops_belong_to_their_round(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import column, size, unit
 from rp_attacks.problem import check_logits, check_positive, check_radius
+from rp_attacks.resume import resumable
 
 _FIRST = {"l2": 0.1, "l1": 0.5}
 
@@ -53,9 +54,10 @@ class ALMA(MinimumNorm):
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
 
     def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Nearest:
-        model, best, state = with_gradient(model, self.grad), Best(x, self.norm), _State(x, self)
+        model, best = with_gradient(model, self.grad), Best(x, self.norm)
+        state = _State(x, best, self)
         tolerance = self._tolerance(model, x, y, seed, index)
-        for step in range(self.steps):
+        for step in resumable("steps", self.steps, state):
             # the ratio's sign is turned, since a mean gradient is that of an objective to be raised
             sample = expected_gradient(
                 model, x + state.delta, y, _Ratio(tolerance), seed=derive_seed(seed, "step", step), index=index,
@@ -63,7 +65,7 @@ class ALMA(MinimumNorm):
             )  # fmt: skip
             ratio = -sample.loss
             wrong = (ratio < 0) & (sample.wrong > 0.5)
-            state.adapt(step, ratio, best.found | wrong)
+            state.adapt(self, step, ratio, best.found | wrong)
             best.see(x + state.delta, wrong)
             state.found_at = torch.where(best.found & (state.found_at > self.steps), float(step), state.found_at)
             grad = column(slope(ratio, state.rho, state.mu), x) * -sample.grad
@@ -71,7 +73,7 @@ class ALMA(MinimumNorm):
                 state.rate = self._rates(x, grad, seed, index, state)
             else:
                 grad = grad + (unit(state.delta, "l2") if self.norm == "l2" else state.delta.sign())
-            state.move(step, grad)
+            state.move(self, step, x, grad)
         return approach(model, y, best, steps=self.bisections, seed=seed, index=index, passes=self.eot)
 
     def _tolerance(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
@@ -104,16 +106,15 @@ class ALMA(MinimumNorm):
 class _State:
     """Where ALMA stands with each image."""
 
-    def __init__(self, x: Tensor, attack: ALMA) -> None:
-        self.x, self.attack = x, attack
+    def __init__(self, x: Tensor, best: Best, attack: ALMA) -> None:
+        self.best = best
         self.delta, self.squares, self.velocity = torch.zeros_like(x), torch.ones_like(x), torch.zeros_like(x)
         one = x.new_ones(len(x))
         self.mu, self.rho, self.rate = attack.multiplier * one, attack.penalty * one, one
         self.found_at, self.former = (attack.steps + 1.0) * one, one
 
-    def adapt(self, step: int, ratio: Tensor, found: Tensor) -> None:
-        """The penalty and the multiplier of this step."""
-        a = self.attack
+    def adapt(self, a: ALMA, step: int, ratio: Tensor, found: Tensor) -> None:
+        """The penalty and the multiplier of this step of the attack."""
         if step == 0:
             self.former = ratio
             return
@@ -122,14 +123,13 @@ class _State:
             self.rho, self.former = torch.where(stuck, a.growth * self.rho, self.rho), ratio
         self.mu = self.mu.lerp(slope(ratio, self.rho, self.mu), 1 - a.momentum).clamp(1e-6, 1e12)
 
-    def move(self, step: int, grad: Tensor) -> None:
-        """A step against the gradient."""
-        a = self.attack
+    def move(self, a: ALMA, step: int, x: Tensor, grad: Tensor) -> None:
+        """A step of the attack against the gradient."""
         share = (step - self.found_at).clamp_min(0) / (a.steps - self.found_at)
         rate = self.rate * a.final_rate**share
         self.squares = a.momentum * self.squares + (1 - a.momentum) * grad**2
         self.velocity = a.momentum * self.velocity + grad / (self.squares.sqrt() + 1e-8)
-        self.delta = (self.x + (self.delta - column(rate, grad) * self.velocity)).clamp(0, 1) - self.x
+        self.delta = (x + (self.delta - column(rate, grad) * self.velocity)).clamp(0, 1) - x
 
 
 class _Ratio:

@@ -1,6 +1,7 @@
 """Carlini & Wagner's L2 attack: the smallest perturbation by penalised descent and a search over the penalty."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace as State
 
 import torch
 from torch import Tensor
@@ -8,10 +9,11 @@ from torch import Tensor
 from rp_attacks.defence import Classifier, query, with_gradient
 from rp_attacks.eot import input_gradient
 from rp_attacks.losses import cw_margin, misclassified
-from rp_attacks.minimum_norm import MinimumNorm, Nearest
+from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest
 from rp_attacks.noise import derive_seed
-from rp_attacks.norms import Norm, repaired, size, taken
+from rp_attacks.norms import Norm, repaired
 from rp_attacks.problem import check_logits, check_positive, check_radius
+from rp_attacks.resume import resumable
 
 _INSIDE = 0.999999  # of (-1, 1), where arctanh is finite
 
@@ -55,13 +57,14 @@ class CarliniWagner(MinimumNorm):
         check_logits(logits, y)
         spread = (logits.amax(dim=1) - logits.amin(dim=1)).to(x)
         c = self.initial_c / spread.clamp(torch.finfo(x.dtype).tiny, 1.0)  # small logits weigh as much as others
-        low, high = torch.zeros_like(c), torch.full_like(c, float("inf"))
-        best, nearest = x.clone(), torch.full_like(c, float("inf"))
-        for number in range(self.search_steps):
-            found = self._descend(model, x, y, c, best, nearest, derive_seed(seed, "search", number), index)
-            high, low = torch.where(found, c, high), torch.where(found, low, c)
-            c = torch.where(high.isinf(), 10 * c, (low + high) / 2)
-        return Nearest(best, nearest)
+        far = torch.full_like(c, float("inf"))
+        at = State(c=c, low=torch.zeros_like(c), high=far, best=Best(x, "l2"))
+        for number in resumable("searches", self.search_steps, at):
+            found = self._descend(model, x, y, at.c, at.best, derive_seed(seed, "search", number), index)
+            at.high, at.low = torch.where(found, at.c, at.high), torch.where(found, at.low, at.c)
+            at.c = torch.where(at.high.isinf(), 10 * at.c, (at.low + at.high) / 2)
+        nearest: Nearest = at.best.nearest()
+        return nearest
 
     def _descend(
         self,
@@ -69,27 +72,23 @@ class CarliniWagner(MinimumNorm):
         x: Tensor,
         y: Tensor,
         c: Tensor,
-        best: Tensor,
-        nearest: Tensor,
+        best: Best,
         seed: int,
         index: Tensor,
     ) -> Tensor:
-        """Adam for one value of c; updates best and nearest, and says where anything adversarial was found."""
+        """Adam for one value of c; notes the best, and says where anything adversarial was found."""
         w_clean = torch.atanh((2 * x - 1) * _INSIDE)
         origin = _to_image(w_clean)
-        w, adam = w_clean.clone(), Adam(x, self.step_size)
-        found = torch.zeros_like(y, dtype=torch.bool)
-        for step in range(self.steps):
+        at = State(best=best, w=w_clean, adam=Adam(x, self.step_size), found=torch.zeros_like(y, dtype=torch.bool))
+        for step in resumable("steps", self.steps, at):
             step_seed = derive_seed(seed, "step", step)
-            x_adv, margin, fooled, grad = self._look(model, w, origin, y, c, step_seed, index)
-            w = w - adam.step(grad)
-            distance = size(x_adv - x, "l2")
+            x_adv, margin, fooled, grad = self._look(model, at.w, origin, y, c, step_seed, index)
+            at.w = at.w - at.adam.step(grad)
             # a margin of 0 is a tie, which most passes must lose
             wrong = (margin >= self.confidence) & ((margin > 0) | (fooled > 0.5))
-            found |= wrong
-            nearer = wrong & (distance < nearest)
-            best.copy_(taken(nearer, x_adv, best))
-            nearest.copy_(torch.where(nearer, distance, nearest))
+            at.found = at.found | wrong
+            best.see(x_adv, wrong)
+        found: Tensor = at.found
         return found
 
     def _look(

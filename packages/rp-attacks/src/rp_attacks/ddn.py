@@ -1,6 +1,7 @@
 """DDN: the direction of a perturbation and its length are sought apart."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace as State
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach, cosine
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import AnyNorm, column, size, unit
 from rp_attacks.problem import check_positive, check_radius
+from rp_attacks.resume import resumable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +50,12 @@ class DDN(MinimumNorm):
         return "l2"
 
     def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Nearest:
-        model, best, x_adv = with_gradient(model, self.grad), Best(x, "l2"), x.clone()
+        model, best = with_gradient(model, self.grad), Best(x, "l2")
         widest = size(torch.maximum(x, 1 - x), "l2")
-        first = length = self._first(model, y, best, seed, index).minimum(widest)
-        for step in range(self.steps):
+        first = self._first(model, y, best, seed, index).minimum(widest)
+        at = State(best=best, x_adv=x.clone(), length=first)
+        for step in resumable("steps", self.steps, at):
+            x_adv = at.x_adv
             sample = expected_gradient(
                 model, x_adv, y, cross_entropy, seed=derive_seed(seed, "step", step), index=index, passes=self.eot,
                 check=step == 0,
@@ -62,9 +66,9 @@ class DDN(MinimumNorm):
             draws = noise.normal(x.shape[1:], seed=seed, purpose=f"direction/{step}", index=index, like=x)
             direction = torch.where(column(flat, x), draws, unit(sample.grad, "l2"))
             reach = cosine(self.step_size, self.step_size / 100, step, self.steps) * first
-            length = torch.minimum(torch.where(wrong, 1 - self.gamma, 1 + self.gamma) * length, widest)
-            delta = unit(x_adv - x + column(reach, x) * direction, "l2") * column(length, x)
-            x_adv = self._valid(x + delta)
+            at.length = torch.minimum(torch.where(wrong, 1 - self.gamma, 1 + self.gamma) * at.length, widest)
+            delta = unit(x_adv - x + column(reach, x) * direction, "l2") * column(at.length, x)
+            at.x_adv = self._valid(x + delta)
         steps = 0 if self.levels else self.bisections
         return approach(model, y, best, steps=steps, seed=seed, index=index, passes=self.eot)
 

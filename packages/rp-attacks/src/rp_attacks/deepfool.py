@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace as State
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from rp_attacks.losses import misclassified
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, project, repaired
 from rp_attacks.problem import check_logits, check_positive, check_radius
+from rp_attacks.resume import resumable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,19 +57,21 @@ class DeepFool(ImageAttack):
         check_logits(logits, y)
         others = logits.scatter(1, y[:, None], float("-inf")).argsort(dim=1, descending=True)
         others = others[:, : min(self.candidates, logits.shape[1]) - 1]
-        x_adv, moved = x.clone(), torch.zeros_like(x)
-        rows = torch.arange(len(x), device=x.device)
-        for step in range(self.steps):
+        at = State(x_adv=x.clone(), moved=torch.zeros_like(x), rows=torch.arange(len(x), device=x.device))
+        for step in resumable("steps", self.steps, at):
+            x_adv, moved, rows = at.x_adv, at.moved, at.rows
             gaps, grads, wrong = self._linearise(
                 model, x_adv[rows], y[rows], others[rows], derive_seed(seed, "step", step), index[rows]
             )
             standing = ~wrong
-            rows, gaps, grads = rows[standing], gaps[standing], grads[standing]
+            at.rows, gaps, grads = rows[standing], gaps[standing], grads[standing]
+            rows = at.rows
             if len(rows) == 0:
                 break
             moved[rows] += self._step(gaps, grads)
             x_adv[rows] = (x[rows] + (1 + self.overshoot) * moved[rows]).clamp(0, 1)
-        return x_adv
+        found: Tensor = at.x_adv
+        return found
 
     def _linearise(
         self, model: Classifier, x: Tensor, y: Tensor, others: Tensor, seed: int, index: Tensor

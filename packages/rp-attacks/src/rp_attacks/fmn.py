@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace as State
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach, cosine
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import NORMS, AnyNorm, column, project, size, unit
 from rp_attacks.problem import check_positive, check_radius
+from rp_attacks.resume import resumable
 
 _STEP: dict[AnyNorm, float] = {"linf": 10.0, "l2": 1.0, "l1": 1.0, "l0": 1.0}
 _DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
@@ -46,21 +48,24 @@ class FMN(MinimumNorm):
             raise ValueError(f"gamma must lie between final_gamma and 1, got {self.gamma} and {self.final_gamma}")
 
     def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Nearest:
-        model, best, x_adv = with_gradient(model, self.grad), Best(x, self.norm), x.clone()
+        model, best = with_gradient(model, self.grad), Best(x, self.norm)
         widest = size(torch.maximum(x, 1 - x), self.norm)
         eps = torch.ones_like(widest) if self.norm == "l0" else torch.full_like(widest, math.inf)
-        for step in range(self.steps):
+        at = State(best=best, x_adv=x.clone(), eps=eps)
+        for step in resumable("steps", self.steps, at):
+            x_adv = at.x_adv
             sample = expected_gradient(
                 model, x_adv, y, cw_margin, seed=derive_seed(seed, "step", step), index=index, passes=self.eot,
                 check=step == 0,
             )  # fmt: skip
             best.see(x_adv, sample.wrong > 0.5)
             gamma = cosine(self.gamma, self.final_gamma, step, self.steps)
-            eps = torch.minimum(self._radius(sample, size(x_adv - x, self.norm), best, eps, gamma), widest)
-            delta = x_adv - x + self._length(step, eps, x) * unit(sample.grad, "l2")
+            radius = self._radius(sample, size(x_adv - x, self.norm), best, at.eps, gamma)
+            at.eps = torch.minimum(radius, widest)
+            delta = x_adv - x + self._length(step, at.eps, x) * unit(sample.grad, "l2")
             if self.lengthen and self.norm == "l2":
-                delta = unit(delta, "l2") * column(eps, x)
-            x_adv = project(x + delta, x, norm=self.norm, eps=eps)
+                delta = unit(delta, "l2") * column(at.eps, x)
+            at.x_adv = project(x + delta, x, norm=self.norm, eps=at.eps)
         return approach(model, y, best, steps=self.bisections, seed=seed, index=index, passes=self.eot)
 
     def _radius(self, sample: Sample, distance: Tensor, best: Best, eps: Tensor, gamma: float) -> Tensor:

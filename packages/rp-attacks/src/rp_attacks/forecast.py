@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rp_attacks.alma import ALMA
 from rp_attacks.apgd import APGD
 from rp_attacks.autoattack import FAB, AutoAttack, LibrarySquare
 from rp_attacks.carlini_wagner import CarliniWagner
+from rp_attacks.ddn import DDN
 from rp_attacks.deepfool import DeepFool
 from rp_attacks.defence import Classifier
 from rp_attacks.diffhammer import DiffHammer
 from rp_attacks.eot import NoGradientError, expected_gradient, margins
+from rp_attacks.fmn import FMN
 from rp_attacks.gradient_free import SPSA
 from rp_attacks.losses import cross_entropy
 from rp_attacks.pgd import PGD
@@ -22,7 +25,9 @@ from rp_attacks.presets import OnMeanLogits
 from rp_attacks.problem import Attack
 from rp_attacks.rays import RayS
 from rp_attacks.rng import PrivateStream
+from rp_attacks.sigma_zero import SigmaZero
 from rp_attacks.square import Square
+from rp_attacks.super_deepfool import SuperDeepFool
 from rp_attacks.transfer import Saved, Transfer
 from rp_attacks.watch import uncounted
 
@@ -106,6 +111,25 @@ def _of_autoattack(attack: AutoAttack, classes: int) -> tuple[int, int]:
     return forward, backward
 
 
+def _of_super_deepfool(attack: SuperDeepFool, classes: int) -> tuple[int, int]:
+    inner = attack.deepfool_steps * attack.eot  # of DeepFool in each step
+    step = (inner + 2 * attack.eot + 1, inner * (min(attack.candidates, classes) - 1) + attack.eot)
+    return attack.steps * step[0] + attack.bisections * attack.eot, attack.steps * step[1]
+
+
+def _of_minimum_norm(attack: FMN | ALMA | SigmaZero, classes: int) -> tuple[int, int]:
+    looks, ends = attack.steps * attack.eot, attack.bisections * attack.eot
+    return looks + ends + isinstance(attack, ALMA), looks
+
+
+def _of_ddn(attack: DDN, classes: int) -> tuple[int, int]:
+    looks, ends = attack.steps * attack.eot, 0 if attack.levels else attack.bisections * attack.eot
+    if attack.first_length is not None:
+        return looks + ends, looks
+    forward, backward = _of_deepfool(DeepFool(eot=attack.eot), classes)
+    return forward + attack.eot + looks + ends, backward + looks
+
+
 _COUNTS: dict[type, Callable[[Any, int], tuple[int, int]]] = {
     PGD: _of_pgd,
     APGD: _of_apgd,
@@ -115,6 +139,11 @@ _COUNTS: dict[type, Callable[[Any, int], tuple[int, int]]] = {
     RayS: lambda attack, classes: ((attack.queries + 1) * attack.passes, 0),
     CarliniWagner: _of_carlini_wagner,
     DeepFool: _of_deepfool,
+    SuperDeepFool: _of_super_deepfool,
+    FMN: _of_minimum_norm,
+    ALMA: _of_minimum_norm,
+    SigmaZero: _of_minimum_norm,
+    DDN: _of_ddn,
     Transfer: lambda attack, classes: (0, 0),
     Saved: lambda attack, classes: (0, 0),
     AutoAttack: _of_autoattack,

@@ -1,6 +1,7 @@
 """Ascent on a gradient estimated from losses alone: SPSA and NES, the check on whether gradients are masked."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace as State
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from rp_attacks.noise import derive_seed, normal, uniform
 from rp_attacks.norms import Norm, ascent_step, project
 from rp_attacks.pgd import Best
 from rp_attacks.problem import check_choice, check_positive, check_radius
+from rp_attacks.resume import resumable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,15 +39,17 @@ class SPSA(ImageAttack):
         check_choice("directions", self.directions, ("sign", "gaussian"))
 
     def _perturb(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:
-        x_adv, best = x.clone(), Best(x)
-        for step in range(self.steps + 1):
+        best = Best(x)
+        at = State(best=best, x_adv=x.clone())
+        for step in resumable("steps", self.steps + 1, at):
+            x_adv = at.x_adv
             step_seed = derive_seed(seed, "step", step)
             score, wrong = margins(model, x_adv, y, seed=step_seed, index=index, check=step == 0)
             best.offer(slice(None), x_adv, score, wrong)
             if step < self.steps:
                 grad = self._estimate(model, x_adv, y, step_seed, index)
                 moved = x_adv + ascent_step(grad, x_adv, norm=self.norm, step_size=self.step_size)
-                x_adv = project(moved, x, norm=self.norm, eps=self.eps)
+                at.x_adv = project(moved, x, norm=self.norm, eps=self.eps)
         return best.images
 
     def _estimate(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ An image is adversarial where more than half of the passes misclassify it; of a 
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace as State
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from rp_attacks.defence import Classifier
 from rp_attacks.eot import margins
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import AnyNorm, column, project, size
+from rp_attacks.resume import resumable
 
 
 class Nearest(NamedTuple):
@@ -93,15 +95,15 @@ def approach(
     if len(rows) == 0:
         return best.nearest()
     x, far, whole = best.x[rows], best.images[rows], best.distance[rows]
-    low, high = torch.zeros_like(whole), torch.ones_like(whole)
-    for step in range(steps):
-        share = (low + high) / 2
+    at = State(best=best, low=torch.zeros_like(whole), high=torch.ones_like(whole))
+    for step in resumable("bisections", steps, at):
+        share = (at.low + at.high) / 2
         between = _between(x, far, share, whole, best.norm)
         _, wrong = margins(
             model, between, y[rows], seed=derive_seed(seed, "bisection", step), index=index[rows], passes=passes
         )
         adversarial = wrong > 0.5
-        high, low = torch.where(adversarial, share, high), torch.where(adversarial, low, share)
+        at.high, at.low = torch.where(adversarial, share, at.high), torch.where(adversarial, at.low, share)
         seen = best.x.clone()
         seen[rows] = between
         best.see(seen, torch.zeros_like(best.found).index_put((rows,), adversarial))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace as State
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from rp_attacks.losses import misclassified
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, project, size
 from rp_attacks.problem import check_logits, check_positive, check_radius
+from rp_attacks.resume import resumable
 
 
 class RaySResult(NamedTuple):
@@ -61,15 +63,17 @@ class RayS(ImageAttack):
 
     def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> RaySResult:
         ray = _Ray(self, model, x, y, seed, index)
-        pixels, level, block = x[0].numel(), 0, 0
-        while (ray.used < self.queries).any():
-            length = math.ceil(pixels / 2**level)
-            first, last = block * length, min((block + 1) * length, pixels)
+        at, pixels = ray.state, x[0].numel()
+        for _ in resumable("flips", self.queries, at):  # each asks at least once
+            if not (at.used < self.queries).any():
+                break
+            length = math.ceil(pixels / 2**at.level)
+            first, last = at.block * length, min((at.block + 1) * length, pixels)
             ray.try_flip(first, last)
-            block += 1
-            if block == 2**level or last == pixels:
-                level, block = level + 1, 0
-        return RaySResult(ray.images, ray.distance(), ray.radius, ray.solved.clamp_max(self.queries))
+            at.block += 1
+            if at.block == 2**at.level or last == pixels:
+                at.level, at.block = at.level + 1, 0
+        return RaySResult(at.images, ray.distance(), at.radius, at.solved.clamp_max(self.queries))
 
 
 class _Ray:
@@ -78,35 +82,36 @@ class _Ray:
     def __init__(self, attack: RayS, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> None:
         self.attack, self.model, self.x, self.y, self.index = attack, model, x, y, index
         self.seed = derive_seed(seed, "label")
-        self.signs = torch.ones_like(x)
-        self.radius = x.new_full((len(x),), float("inf"))
-        self.images = torch.ones_like(x)  # the end of a ray of infinite radius
-        self.used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        self.solved = self.used.clone()
+        used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.state = State(
+            signs=torch.ones_like(x), radius=x.new_full((len(x),), float("inf")),
+            images=torch.ones_like(x),  # the end of a ray of infinite radius
+            used=used, solved=used.clone(), level=0, block=0,
+        )  # fmt: skip
         self.longest = math.sqrt(x[0].numel())  # a unit vector times this reaches a corner of the box
 
     def distance(self) -> Tensor:
         """Linf distance of the images found."""
-        return size(self.images - self.x, "linf")
+        return size(self.state.images - self.x, "linf")
 
     def try_flip(self, first: int, last: int) -> None:
         """Flip one block of signs; keep it where the boundary is nearer that way."""
-        open_rows = (self.used < self.attack.queries).nonzero().flatten()
+        open_rows = (self.state.used < self.attack.queries).nonzero().flatten()
         unsolved = self.distance() > self.attack.eps
-        signs = self.signs.clone().flatten(1)
+        signs = self.state.signs.clone().flatten(1)
         signs[open_rows, first:last] *= -1
         signs = signs.reshape(self.x.shape)
         far = self._bisect(signs, open_rows)
-        better = open_rows[(far < self.radius)[open_rows]]
+        better = open_rows[(far < self.state.radius)[open_rows]]
         if len(better):
-            self.images[better] = self._at(signs[better], far[better], better)
-            self.radius[better], self.signs[better] = far[better], signs[better]
-        self.solved[unsolved] = self.used[unsolved]
+            self.state.images[better] = self._at(signs[better], far[better], better)
+            self.state.radius[better], self.state.signs[better] = far[better], signs[better]
+        self.state.solved[unsolved] = self.state.used[unsolved]
 
     def _bisect(self, signs: Tensor, rows: Tensor) -> Tensor:
         """Radius at which the rays are adversarial, next to the boundary; the present radius where they are not."""
-        near, far = torch.zeros_like(self.radius), self.radius.clone()
-        rows = rows[self._is_adversarial(signs, self.radius, rows)]
+        near, far = torch.zeros_like(self.state.radius), self.state.radius.clone()
+        rows = rows[self._is_adversarial(signs, self.state.radius, rows)]
         far[rows] = far[rows].clamp_max(self.longest)
         while len(rows):
             middle = (near + far) / 2
@@ -127,10 +132,10 @@ class _Ray:
         with torch.no_grad():
             for number in range(self.attack.passes):
                 # other noise for each of an image's own queries, whatever the rest of the batch does
-                place = self.index[rows] + COPY_STRIDE * (self.used[rows] + number)
+                place = self.index[rows] + COPY_STRIDE * (self.state.used[rows] + number)
                 logits = query(self.model, images, seed=self.seed, index=place)
-                if not self.used.any():
+                if not self.state.used.any():
                     check_logits(logits, self.y[rows])
                 votes += misclassified(logits, self.y[rows])
-        self.used[rows] += self.attack.passes
+        self.state.used[rows] += self.attack.passes
         return votes * 2 > self.attack.passes

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,13 @@ _kept: ContextVar["_Kept | None"] = ContextVar("where the state of loops is kept
 
 
 @contextmanager
-def keeping(folder: Path | None, seconds: float = SECONDS) -> Iterator[None]:
+def keeping(folder: Path | None, seconds: float | None = None) -> Iterator[None]:
     """Loops inside, written with `resumable`, save their state in the folder and go on from there.
 
+    It is saved every so many `seconds`, by default `SECONDS`, at the end of a round; a kill loses those and a round.
     The folder belongs to one piece of work, which must be the same one each time. It is emptied when the work is done.
     """
-    token = _kept.set(None if folder is None else _Kept(folder, seconds))
+    token = _kept.set(None if folder is None else _Kept(folder, SECONDS if seconds is None else seconds))
     try:
         yield
     finally:
@@ -33,6 +36,19 @@ def keeping(folder: Path | None, seconds: float = SECONDS) -> Iterator[None]:
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
+
+
+@contextmanager
+def beside(*counters: object) -> Iterator[None]:
+    """What is counted inside loops, objects as the `state` of `resumable`, is saved and restored with them."""
+    kept = _kept.get()
+    if kept is not None:
+        kept.beside.append(counters)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            kept.beside.remove(counters)
 
 
 def resumable(name: str, count: int, state: object) -> Iterator[int]:
@@ -67,6 +83,7 @@ class _Kept:
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder, self.seconds, self.last = folder, seconds, time.monotonic()
         self.path: list[str] = []
+        self.beside: list[tuple[object, ...]] = []
         self.started: Counter[str] = Counter()
 
     @contextmanager
@@ -87,7 +104,7 @@ class _Kept:
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         with temporary.open("wb") as file:
-            np.savez(file, done=done, **{key: _stored(value) for key, value in _flat(state).items()})
+            np.savez(file, done=done, **{key: _stored(value) for key, value in _flat(self._all(state)).items()})
         temporary.replace(path)
         self.last = time.monotonic()
 
@@ -98,8 +115,13 @@ class _Kept:
         with np.load(path, allow_pickle=False) as data:
             for key in data.files:
                 if key != "done":
-                    _put(state, key, data[key])
+                    _put(self._all(state), key, data[key])
             return int(data["done"])
+
+    def _all(self, state: object) -> SimpleNamespace:
+        """The state and what is counted beside it."""
+        counted = {f"beside{number}": one for number, one in enumerate(chain.from_iterable(self.beside))}
+        return SimpleNamespace(state=state, **counted)
 
 
 _NONE = "none"

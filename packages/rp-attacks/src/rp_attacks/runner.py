@@ -20,7 +20,7 @@ from rp_attacks.noise import derive_seed
 from rp_attacks.norms import AnyNorm
 from rp_attacks.problem import Attack
 from rp_attacks.record import Record, judge
-from rp_attacks.resume import keeping, resumable
+from rp_attacks.resume import beside, keeping, resumable
 from rp_attacks.rng import PrivateStream
 from rp_attacks.store import Pixels, Store, from_pixels, on_byte_grid, to_pixels
 from rp_attacks.watch import History, counting, named, watched
@@ -207,7 +207,7 @@ class _Made:
     def noted(self, index: Tensor, rows: Tensor) -> Iterator[None]:
         """What an attack on these rows does is written down."""
         history, began = History(index), time.perf_counter()
-        with counting(index) as passes, watched(history):
+        with counting(index) as passes, watched(history), beside(passes, history):
             yield
         self.forward[rows], self.backward[rows], self.source[rows] = passes.forward, passes.backward, passes.source
         self.stuck[rows], self.fooled[rows], self.blind[rows] = history.stuck, history.fooled, history.blind

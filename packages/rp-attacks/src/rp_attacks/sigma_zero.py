@@ -1,6 +1,7 @@
 """Sigma-zero: as few changed values as possible, by descent on a smooth stand-in for their number."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace as State
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach, cosine
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import AnyNorm, column, unit
 from rp_attacks.problem import check_positive, check_radius
+from rp_attacks.resume import resumable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,9 +46,10 @@ class SigmaZero(MinimumNorm):
         return "l0"
 
     def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Nearest:
-        model, best, delta = with_gradient(model, self.grad), Best(x, "l0"), torch.zeros_like(x)
-        adam, threshold, step_size = Adam(x, self.step_size), x.new_full((len(x),), self.threshold), self.step_size
-        for step in range(self.steps):
+        model, best, adam = with_gradient(model, self.grad), Best(x, "l0"), Adam(x, self.step_size)
+        at = State(best=best, adam=adam, delta=torch.zeros_like(x), threshold=x.new_full((len(x),), self.threshold))
+        for step in resumable("steps", self.steps, at):
+            delta = at.delta
             sample = expected_gradient(
                 model, x + delta, y, _short_of_wrong, seed=derive_seed(seed, "step", step), index=index,
                 passes=self.eot, check=step == 0,
@@ -55,12 +58,11 @@ class SigmaZero(MinimumNorm):
             best.see(x + delta, wrong)
             squares = delta.square() + self.sigma
             grad = 2 * self.sigma * delta / squares.square() / delta[0].numel() - sample.grad
-            adam.step_size = step_size
             delta = (x + delta - adam.step(unit(grad, "linf"))).clamp(0, 1) - x
-            step_size = cosine(self.step_size, self.step_size / 10, step, self.steps)
-            move = self.threshold_step * step_size
-            threshold = (threshold + torch.where(wrong, move, -move)).clamp(0, 1)
-            delta = torch.where(delta.abs() < column(threshold, x), 0.0, delta)
+            adam.step_size = cosine(self.step_size, self.step_size / 10, step, self.steps)
+            move = self.threshold_step * adam.step_size
+            at.threshold = (at.threshold + torch.where(wrong, move, -move)).clamp(0, 1)
+            at.delta = torch.where(delta.abs() < column(at.threshold, x), 0.0, delta)
         return approach(model, y, best, steps=self.bisections, seed=seed, index=index, passes=self.eot)
 
 

@@ -1,6 +1,7 @@
 """SuperDeepFool: DeepFool, then a projection on the boundary's normal, in turn."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace as State
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from rp_attacks.minimum_norm import Best, MinimumNorm, Nearest, approach
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import AnyNorm, column, unit
 from rp_attacks.problem import check_positive, check_radius
+from rp_attacks.resume import resumable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,15 +48,16 @@ class SuperDeepFool(MinimumNorm):
         return DeepFool(steps=self.deepfool_steps, overshoot=self.overshoot, candidates=self.candidates, eot=self.eot)
 
     def _search(self, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> Nearest:
-        model, best, x_adv = with_gradient(model, self.grad), Best(x, "l2"), x.clone()
-        rows = torch.arange(len(x), device=x.device)
-        for step in range(self.steps):
+        model, best = with_gradient(model, self.grad), Best(x, "l2")
+        at = State(best=best, x_adv=x.clone(), rows=torch.arange(len(x), device=x.device))
+        for step in resumable("steps", self.steps, at):
+            x_adv, rows = at.x_adv, at.rows
             step_seed = derive_seed(seed, "step", step)
             _, wrong = margins(
                 model, x_adv[rows], y[rows], seed=step_seed, index=index[rows], passes=self.eot, check=step == 0
             )
             best.see(x_adv, torch.zeros_like(best.found).index_put((rows,), wrong > 0.5))
-            rows = rows[wrong <= 0.5]
+            at.rows = rows = rows[wrong <= 0.5]
             if len(rows) == 0:
                 break
             x_adv[rows] = self._step(model, x_adv[rows], x[rows], y[rows], derive_seed(step_seed, "move"), index[rows])
