@@ -10,6 +10,7 @@ from rp_attacks.intervals import (
     bootstrap_interval,
     clopper_pearson_lower,
     paired_comparison,
+    sign_flips,
     sign_test,
     wilson_interval,
 )
@@ -75,6 +76,28 @@ def test_an_estimate_lies_between_its_limits_also_after_rounding() -> None:
 def test_an_image_right_in_half_of_its_passes_is_not_right() -> None:
     comparison = paired_comparison([1.0, 0.5, 0.5, 0.6], [0.5, 1.0, 0.5, 0.5])
     assert (comparison.only_first, comparison.only_second) == (2, 1)
+
+
+def test_flipped_signs_are_scipys_permutation_test() -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    gaps = np.array([0.5, 0.0, 0.25, -0.25, 0.0, 0.5, 0.75])
+    expected = scipy_stats.permutation_test((gaps,), np.mean, permutation_type="samples", n_resamples=10_000)
+    assert sign_flips(gaps) == pytest.approx(expected.pvalue)
+    assert sign_flips(0 * gaps) == 1.0
+    many = np.subtract(*np.random.default_rng(1).random((2, 60)))
+    drawn = scipy_stats.permutation_test((many,), np.mean, permutation_type="samples", n_resamples=20_000, rng=1)
+    assert sign_flips(many) == pytest.approx(drawn.pvalue, abs=0.02)  # five standard errors of two sets of draws
+
+
+def test_the_test_of_shares_is_one_of_the_difference_shown() -> None:
+    """Every image is right once more often, none crosses the half: McNemar's counts would see nothing."""
+    first, second = np.full(60, 0.4), np.full(60, 0.3)
+    found = paired_comparison(first, second)
+    assert (found.only_first, found.only_second) == (0, 0)
+    assert found.difference.low > 0
+    assert found.p_value < 1e-3
+    one = [True, False, True, True, True, False]
+    assert paired_comparison(one, [False] * 6).p_value == pytest.approx(sign_flips(np.asarray(one, dtype=float)))
 
 
 def test_bad_counts_are_refused() -> None:

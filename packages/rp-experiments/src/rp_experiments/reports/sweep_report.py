@@ -72,6 +72,7 @@ def table(setting: Mapping[str, Any], rows: Mapping[Series, Mapping[str, Any]]) 
     several = len(setting["seeds"]) > 1
     accuracies = "Student's over seeds" if several else "Wilson's over images"
     paired = "seed (Student), then by image" if several else "image"
+    test = "p by flips of signs" if several else "McNemar's p"
     legend = (
         f"95% intervals: accuracies, {accuracies}; differences in points from {setting['compared_with']}, paired by "
     )
@@ -79,7 +80,7 @@ def table(setting: Mapping[str, Any], rows: Mapping[Series, Mapping[str, Any]]) 
         f"{setting['data']}, {setting['images']} test images, {setting['norm'].capitalize()} eps {setting['eps']:.3g}, "
         f"{setting['classifier']}, {setting['attack']}, seeds {' '.join(map(str, setting['seeds']))}"
     )
-    return "\n".join(["", title, tables.text(lines), "", f"{legend}{paired} (bootstrap, McNemar's p)"])
+    return "\n".join(["", title, tables.text(lines), "", f"{legend}{paired} (bootstrap, {test})"])
 
 
 def _series(answers: Sequence[Answers]) -> list[Series]:
