@@ -8,13 +8,20 @@ import pytest
 from rp_attacks.radii import pgd200_step
 from rp_experiments.artifacts import in_order
 from rp_experiments.papers.items import ITEMS
-from rp_experiments.papers.scales import SCALES
+from rp_experiments.papers.scales import SCALES, plan_of
+from rp_experiments.papers.tiers import tier_of
 from rp_experiments.recipes.dra import RECIPES as RUNS
 from rp_experiments.recipes.generate import RECIPES as GENERATIONS
 from rp_models.data import describe
 from rp_models.shards import ShardPlan
 
 SMALL = ("cifar10", "cifar100", "svhn")
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+def test_each_tier_has_products_for_its_items(tier):
+    plan, wanted = plan_of("paper", tier=tier), tier_of("paper", tier).items or tuple(ITEMS)
+    assert all(ITEMS[key].needed(plan) for key in wanted)
 
 
 @pytest.fixture(scope="module")

@@ -159,6 +159,7 @@ def _rivals(sizes: Sizes, analysis: Analysis) -> dict[str, Artifact]:
         f"{name}, {data}": _product(sizes, "evaluate", one(data, model))
         for name, models in sizes.rivals.items()
         for data, model in models.items()
+        if data in sizes.comparisons
     }
 
 
@@ -175,7 +176,7 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
     seen = {  # what figures on further data sets need, and no more
         data: _product(sizes, "networks", Networks(comparison=sizes.comparisons[data], roles=("classifier", "mae")))
         for data in sizes.views
-        if data != first
+        if data != first and data in sizes.comparisons
     }
 
     def networks_of(data: str, of: Comparison) -> Artifact:
@@ -225,6 +226,7 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
         "views": {
             data: _product(sizes, "views", config, networks=seen.get(data, networks[first]))
             for data, config in sizes.views.items()
+            if data in sizes.comparisons
         },
         "timings": each(
             lambda data, of: look("timing", Timing(comparison=of, repeats=sizes.timing_repeats), data),
