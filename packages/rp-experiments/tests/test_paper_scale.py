@@ -2,6 +2,7 @@
 
 import fnmatch
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from rp_experiments.papers.scales import SCALES, plan_of
 from rp_experiments.papers.tiers import tier_of
 from rp_experiments.recipes.dra import RECIPES as RUNS
 from rp_experiments.recipes.generate import RECIPES as GENERATIONS
+from rp_experiments.recipes.table import changed
 from rp_models.data import describe
 from rp_models.shards import ShardPlan
 
@@ -178,6 +180,41 @@ def test_appendix_c_has_an_attention_head_at_its_time_step(plan):
     assert settings(config, "noisy_radius", "noisy_images", "passes", "noisy_autoattack") == (1.0, 512, 20, True)
     kept = math.prod(1 - (1e-4 + i * (0.02 - 1e-4) / 999) for i in range(50))  # of the variance, t = 50 of 1000
     assert config.noisy_sigmas[1] == pytest.approx(math.sqrt((1 - kept) / kept), rel=0.01)
+
+
+def test_an_autoencoder_trained_as_it_is_used_stands_beside_the_published_mask_rate(plan):
+    for data, rate in (("cifar10", 0.25), ("cifar100", 0.3), ("svhn", 0.3)):
+        comparison = plan.comparisons[data].config
+        name = f"mae_trained_at_{rate:g}"
+        row = comparison.purifier(f"mae_pure_trained_at_{rate:g}")
+        assert f"mae_pure_trained_at_{rate:g}" in comparison.chosen
+        assert replace(row, mae="mae") == comparison.rows.mae_pure
+        assert row.mask_rate == rate
+        trained = changed(comparison.pretrain_mae, {"mae": comparison.networks[name]["mae"]})
+        assert (trained.mae.mask_rate, comparison.pretrain_mae.mae.mask_rate) == (rate, 0.75)
+        assert name in plan.networks[data].config.roles
+
+
+def test_fine_tuning_values_are_tried_first_and_the_noise_stays_in_the_ball(plan):
+    assert set(plan.pilots) == {
+        f"{network}, {data}" for network in ("rmae", "rmaskdit") for data in (*SMALL, "imagenet")
+    }
+    for product in plan.pilots.values():
+        config, eps = product.config, product.config.comparison.budget.eps
+        usual = getattr(config.comparison, config.tuning).finetune
+        assert usual.noise_std == eps
+        assert usual.mu == (3.0 if config.network == "rmae" else 1.0)
+        assert {"mu": 0.0} in config.tried  # Eq. 6 as printed
+        tried = [replace(usual, **values) for values in config.tried]
+        assert all(values.noise_std <= eps for values in tried)
+        assert {values.noise_std for values in tried} == {0.0, eps / 2, eps}
+        assert usual in tried
+        assert config.steps * 20 < usual.steps or config.comparison.data == "imagenet"
+        networks = plan.networks[config.comparison.data]
+        assert networks.needs[config.tuning] == product  # whose choice the whole training takes
+        assert {"classifier", config.network.removeprefix("r")} <= set(product.needs["networks"].config.roles)
+        for row in config.rows:
+            assert config.trial.purifier(row).kind == config.comparison.purifier(f"{config.network}_pure").kind
 
 
 def test_the_synthetic_images_of_imagenet_are_what_generate_writes():

@@ -17,6 +17,7 @@ from rp_experiments.compare_purifiers import ComparisonJob, compare_purifiers
 from rp_experiments.evaluate import evaluate
 from rp_experiments.papers import attack_table, purifier_checks
 from rp_experiments.papers.items.looks import changed_one
+from rp_experiments.papers.pilot import chosen, pilot, settled, with_values
 from rp_experiments.papers.representations import represent
 from rp_experiments.papers.settings import AttackTable, DescentCheck, Networks, Timing
 from rp_experiments.probe import probe
@@ -55,13 +56,15 @@ def _judged(config: TrainDra, run: Run) -> None:
 
 def _networks(config: Networks, run: Run, needs: Needs) -> None:
     """The networks of a comparison, trained or found in the cache."""
-    networks, folder = PurifierNetworks(config.comparison, run.claim(config)), run.folder
+    values = {role: chosen(folder) for role, folder in needs.items() if role.startswith("finetune_")}
+    networks, folder = PurifierNetworks(with_values(config.comparison, values), run.claim(config)), run.folder
     paths = {role: _absolute(networks.path(role)) for role in config.roles}
     folders = {role: RunFolder(Path(path).parent.parent) for role, path in paths.items() if Path(path).exists()}
     # what their training took, here or in the call that left them in the cache
     folder.write_json("stages.json", {role: sum(one.seconds().values()) for role, one in folders.items()})
     setting = {"data": config.comparison.data}
-    folder.write_json("result.json", {"setting": setting, "paths": paths, "weights": networks.digests()})
+    found = {"setting": setting, "paths": paths, "weights": networks.digests(), "finetuning": values}
+    folder.write_json("result.json", found)
 
 
 def _absolute(checkpoint: str) -> str:
@@ -70,6 +73,7 @@ def _absolute(checkpoint: str) -> str:
 
 
 def _attacks(config: AttackTable, run: Run, needs: Needs) -> None:
+    config = replace(config, comparison=settled(config.comparison, needs["networks"]))
     plot = _sensitivity(attack_table.attack(config, run.claim(config))["rows"])
     if plot is not None:
         plot.save(run.path / "figures" / "sensitivity", formats=("png",))
@@ -94,8 +98,11 @@ def _views(config: PurifierAnalysis, run: Run, needs: Needs) -> None:
     analyze_purifier(config, run)
 
 
-def _checked(check: Callable[[ComparisonJob, Any], dict[str, Any]], config: Timing | DescentCheck, run: Run) -> None:
+def _checked(
+    check: Callable[[ComparisonJob, Any], dict[str, Any]], config: Timing | DescentCheck, run: Run, needs: Needs
+) -> None:
     """What is seen on a comparison's purifiers."""
+    config = replace(config, comparison=settled(config.comparison, needs["networks"]))
     run.folder.write_json("result.json", check(ComparisonJob(config.comparison, run.claim(config)), config))
 
 
@@ -107,10 +114,11 @@ MAKERS: dict[str, Maker] = {
     "probe": lambda config, run, needs: probe(config, run),
     "sweep": lambda config, run, needs: run_sweep(config, run),
     "networks": _networks,
-    "compare": lambda config, run, needs: compare_purifiers(config, run),
+    "pilot": lambda config, run, needs: pilot(config, run),
+    "compare": lambda config, run, needs: compare_purifiers(settled(config, needs["networks"]), run),
     "attacks": _attacks,
     "views": _views,
-    "timing": lambda config, run, needs: _checked(purifier_checks.timing, config, run),
-    "descent": lambda config, run, needs: _checked(purifier_checks.descent, config, run),
+    "timing": lambda config, run, needs: _checked(purifier_checks.timing, config, run, needs),
+    "descent": lambda config, run, needs: _checked(purifier_checks.descent, config, run, needs),
     "representations": lambda config, run, needs: represent(config, run, needs["run"], needs["noisy"]),
 }

@@ -17,6 +17,7 @@ from rp_experiments.papers.settings import (
     DescentCheck,
     Family,
     Networks,
+    Pilot,
     Representations,
     Timing,
     Zoo,
@@ -52,6 +53,7 @@ class Plan:
     sparse: Artifact  # of analyze.py, whose sparse autoencoders Fig. 6 shows
     representations: Artifact  # features of the run's classifiers and diffusion model
     sweep: Artifact  # over the alignment's weight
+    pilots: Mapping[str, Artifact]  # of fine-tuning values, by network and data set: `rmae, cifar10`
     networks: Mapping[str, Artifact]  # behind the purifiers; the first one is that of figures and theorems
     comparisons: Mapping[str, Artifact]  # of compare_purifiers.py
     norms: Mapping[str, Artifact]  # attacks in L2 and L1
@@ -93,6 +95,7 @@ class Sizes:
     larger: Mapping[str, PretrainClassifier]  # `larger` and `other`, behind purifiers that were tuned for another one
     larger_elsewhere: Mapping[str, PretrainClassifier] = field(default_factory=dict)  # by further data set
     descent: Mapping[str, object] = field(default_factory=dict)
+    pilot: Mapping[str, Any] = field(default_factory=dict)  # sizes, and by network the values that are tried; {}: none
     timing_repeats: int = 5
     eps: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by data set and norm
     analysis: Mapping[str, object] = field(default_factory=dict)
@@ -179,8 +182,11 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
         if data != first and data in sizes.comparisons
     }
 
+    pilots = {f"{one.config.network}, {data}": one for data in sizes.comparisons for one in _pilots(sizes, data, seen)}
+
     def networks_of(data: str, of: Comparison) -> Artifact:
         needs = {"seen": seen[data]} if data in seen else {}
+        needs |= {one.config.tuning: one for one in pilots.values() if one.config.comparison.data == data}
         return _product(sizes, "networks", Networks(comparison=of, roles=_roles(of)), kind="", **needs)
 
     networks = {data: networks_of(data, of) for data, of in sizes.comparisons.items()}
@@ -213,6 +219,7 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
     classifiers = table(first, before, "classifiers", classifiers=dict(sizes.larger))
     elsewhere = {data: before_larger(data, classifier) for data, classifier in sizes.larger_elsewhere.items()}
     return {
+        "pilots": pilots,
         "networks": networks,
         "comparisons": each(lambda data, of: look("compare", of, data)),
         "norms": (norms := each(in_other_norms)),
@@ -233,6 +240,36 @@ def _purifier_products(sizes: Sizes) -> dict[str, Any]:
         ),
         "descent": look("descent", DescentCheck(comparison=comparison, **sizes.descent)),  # type: ignore[arg-type]
     }
+
+
+def _pilots(sizes: Sizes, data: str, seen: Mapping[str, Artifact]) -> list[Artifact]:
+    """Searches for the values of fine-tuning, for each network of a comparison's rows that is tuned."""
+    of, options = sizes.comparisons[data], dict(sizes.pilot)
+    tried = options.pop("tried", {})
+    roles = [role for role in tried if role in _roles(of)]
+    start = Networks(comparison=of, roles=("classifier", *(role.removeprefix("r") for role in roles)))
+    needs = {"seen": seen[data]} if data in seen else {}
+    return [
+        _product(
+            sizes,
+            "pilot",
+            Pilot(
+                comparison=replace(of, only=(), images=options.get("images", of.images)),
+                network=role,
+                tried=tuple(_in_ball(values, of.budget.eps) for values in tried[role]),
+                **{name: value for name, value in options.items() if name != "images"},
+            ),
+            kind="",
+            networks=_product(sizes, "networks", start, kind="", **needs),
+        )
+        for role in roles
+    ]
+
+
+def _in_ball(values: Mapping[str, float], eps: float) -> dict[str, float]:
+    """Values to try; `noise` is a share of the attack's radius."""
+    found = dict(values)
+    return found | ({"noise_std": found.pop("noise") * eps} if "noise" in found else {})
 
 
 def _product(sizes: Sizes, job: str, config: Any, *, kind: str = "", **needs: Artifact) -> Artifact:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rp_attacks.radii import Norm, pgd200_step, usual_radius
 from rp_attacks.settings import Budget
 from rp_models.data.catalog import describe
-from rp_models.settings import InferenceSettings, require
+from rp_models.settings import InferenceSettings, at_least, require
 from rp_purify.settings import PurifierSettings
 
 from rp_experiments.recipes.analysis import Analysis, ZooComparison
@@ -118,6 +118,42 @@ class DescentCheck:
     sign_rates: tuple[float, ...] = ()  # step sizes of the method's own steps: along signs, clipped as it clips
     steps: tuple[int, ...] = (1, 10, 50)
     attack_steps: int = 20  # of PGD on the classifier
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pilot:
+    """A search for fine-tuning values on few images, before the whole training."""
+
+    comparison: Comparison  # data, networks and attack; as many images of the validation split judge
+    network: Literal["rmae", "rmaskdit"]
+    tried: tuple[dict[str, float], ...]  # values of `finetune`, e.g. {"mu": 0.0}
+    train_images: int = 2048
+    steps: int = 400
+
+    def __post_init__(self) -> None:
+        require(len(self.tried) > 0, "a pilot needs values to try")
+        at_least(self, "pilot.", train_images=1, steps=1)
+
+    @property
+    def tuning(self) -> str:
+        """The comparison's settings of the training."""
+        return f"finetune_{self.network.removeprefix('r')}"
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The names of the rows that are judged, one for each of the values."""
+        return tuple(f"{self.network}_pure_{number}" for number in range(len(self.tried)))
+
+    @property
+    def trial(self) -> Comparison:
+        """The comparison of purifiers with short trainings, one for each of the values."""
+        role, networks = "mae" if self.network == "rmae" else "model", dict[str, Any](self.comparison.networks)
+        variants = dict[str, Any](self.comparison.variants)
+        for row, values in zip(self.rows, self.tried, strict=True):
+            finetune = {"steps": self.steps, **values}
+            networks[f"{row}_network"] = {"of": self.tuning, "train_images": self.train_images, "finetune": finetune}
+            variants[row] = {"of": f"{self.network}_pure", role: f"{row}_network"}
+        return replace(self.comparison, networks=networks, variants=variants, only=self.rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rp_experiments.artifacts import Artifact, Built
 from rp_experiments.papers.item import Look, Made, Measured, NotMade, Products
 from rp_experiments.papers.settings import PURIFIERS
-from rp_experiments.recipes.compare_purifiers import TITLES
+from rp_experiments.recipes.compare_purifiers import TITLES, title
 from rp_experiments.results import Limits, curve, limits
 from rp_experiments.statistics import all_pairs, separate
 from rp_experiments.tables import Row
@@ -134,7 +134,7 @@ def comparison_rows(made: Built, columns: Mapping[str, str], name: str = "purifi
     """Rows of the paper's kind with chosen columns of the comparison."""
     rows = made.read()["rows"]
     return [
-        {name: TITLES[row], **{title: per_query(rows, row, column) for column, title in columns.items()}}
+        {name: title(row), **{heading: per_query(rows, row, column) for column, heading in columns.items()}}
         for row in rows
     ]
 
@@ -144,10 +144,10 @@ def attack_rows(made: Built, cells: Mapping[str, tuple[str, str]]) -> list[Row]:
     rows: list[Row] = []
     for name, row in made.read()["rows"].items():
         line: dict[str, Any] = {"purifier": title_of(name), "clean": limits(row["clean"])}
-        for title, (ball, attack) in cells.items():
+        for heading, (ball, attack) in cells.items():
             found = {**row["balls"].get(ball, {"attacks": {}})}
             cell = found.get("worst") if attack == "worst" else found["attacks"].get(attack)
-            line[title] = cell and limits(cell)
+            line[heading] = cell and limits(cell)
         rows.append(line)
     return rows
 

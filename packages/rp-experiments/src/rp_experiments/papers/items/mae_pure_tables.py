@@ -39,16 +39,28 @@ def beats(ball: str, better: str, *worse: str) -> Check:
 
 
 def _on(*data: str) -> Callable[["Plan"], Products]:
-    """A comparison and its attacks in other norms on these data sets, where the scale has them."""
-    return lambda plan: {
-        role if len(data) == 1 else f"{role}, {name}": products[name]
-        for name in data
-        if name in plan.comparisons
-        for role, products in (("comparison", plan.comparisons), ("norms", plan.norms))
-    }
+    """A comparison, its attacks in other norms and its pilots on these data sets, where the scale has them."""
+
+    def products(plan: "Plan") -> Products:
+        names = [name for name in data if name in plan.comparisons] if data else [next(iter(plan.comparisons))]
+        return {
+            role if len(data) <= 1 else f"{role}, {name}": one
+            for name in names
+            for role, one in {
+                "comparison": plan.comparisons[name],
+                "norms": plan.norms[name],
+                **{f"pilot {key.removesuffix(f', {name}')}": one for key, one in _pilots(plan, name)},
+            }.items()
+        }
+
+    return products
 
 
-@item("mae-pure/table-1", products=lambda plan: {"comparison": first(plan.comparisons), "norms": first(plan.norms)})
+def _pilots(plan: "Plan", data: str) -> list[tuple[str, Artifact]]:
+    return [(key, one) for key, one in plan.pilots.items() if key.endswith(f", {data}")]
+
+
+@item("mae-pure/table-1", products=_on())
 @item("mae-pure/table-4", products=_on("imagenet"))
 def compared(made: Mapping[str, Built]) -> Measured:
     """Accuracies in Linf and L2."""
@@ -56,10 +68,12 @@ def compared(made: Mapping[str, Built]) -> Measured:
     columns = {"clean": "clean", "transfer": "transfer", "pgd-exact": "PGD exact", "worst": WORST}
     in_l2 = attack_rows(norms, {"PGD L2": ("l2", "pgd-l2"), WORST: ("l2", "worst")})
     picture = f"figures/purifiers-{comparison.artifact.config.data}.png"
+    pilots = [role for role in made if role.startswith("pilot ")]
     return Measured(
         tables=[
             Table("Linf: accuracy of one query, %", comparison_rows(comparison, columns), "comparison"),
             Table(f"Radius {radii(norms)}: accuracy of one query in L2, %", in_l2, "norms"),
+            *(Table(_tried(made[role]), _shares(made[role]), role) for role in pilots),
         ],
         figures=[Figure("clean, under transfer and in the worst case", "comparison", picture)],
         numbers={**comparison_differences(comparison), **ball_differences(norms, "l2")},
@@ -67,6 +81,23 @@ def compared(made: Mapping[str, Built]) -> Measured:
 
 
 item("mae-pure/table-2", products=_on("cifar100", "svhn"))(by_data(compared))
+
+
+def _tried(made: Built) -> str:
+    """The title of a pilot's table."""
+    setting, chosen = (made.read()[key] for key in ("setting", "chosen"))
+    best = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
+    of = f"{setting['images']} validation images, after {setting['steps']} steps on {setting['training images']}"
+    return f"Values of fine-tuning, accuracy on {of}, %; taken: {best}"
+
+
+def _shares(made: Built) -> list[Row]:
+    """A pilot's rows, accuracies in percent."""
+    accuracies = ("clean", "worst", "transfer", "bpda")
+    return [
+        {name: 100 * value if name in accuracies else value for name, value in row.items()}
+        for row in made.read()["rows"]
+    ]
 
 
 def _trained(plan: "Plan") -> Mapping[str, Artifact]:
