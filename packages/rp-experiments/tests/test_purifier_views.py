@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 from rp_attacks import AutoAttack
-from rp_experiments.analyze_purifier import PerturbedImages
+from rp_experiments.perturbed_images import PerturbedImages
 from rp_experiments.recipes.analyze_purifier import RECIPES
 from rp_models import noise
 from rp_models.data import load_images

@@ -445,3 +445,15 @@ def test_a_part_of_imagenet_is_not_imagenet(tmp_path):
         open_images("imagenet", "train", root=tmp_path)
     with pytest.raises(DataError, match=r"imagenet: no train/n01440764 .*one folder a synset"):
         open_images("imagenet", "train", root=tmp_path / "nowhere")
+
+
+def test_all_images_of_a_folder_are_judged_batch_by_batch(pets):
+    from rp_models.data.datasets import open_judged, open_subset
+
+    cpu = torch.device("cpu")
+    whole, index = open_judged(str(pets), "all", None, device=cpu)
+    loaded, same = open_subset(str(pets), "all", None, device=cpu)
+    assert isinstance(whole, FolderImages)
+    assert torch.equal(index, same)
+    assert torch.equal(whole.batch(index)[0], loaded.batch(index)[0])
+    assert not isinstance(open_judged(str(pets), "all", 1, device=cpu)[0], FolderImages)

@@ -42,8 +42,7 @@ from rp_dra.targets import FrozenTarget
 from rp_dra.targets.build import alignment_target
 from rp_models import noise
 from rp_models.data import Images, open_images
-from rp_models.data.datasets import open_subset
-from rp_models.data.folder_images import FolderImages
+from rp_models.data.datasets import open_judged
 from rp_models.loading import load_network, pooled_features
 from rp_models.precision import in_precision, use
 from rp_models.training import RunFolder
@@ -79,7 +78,7 @@ class AnalysisJob(Sections):
         setting = self.result["config"]
         self.eps, self.norm = float(setting["evaluation"]["eps"]), setting["evaluation"]["norm"]
         self.train: Images = open_images(setting["data"], "train", root=run.root).to(run.device)
-        self.test, self.index = self._judged(setting["data"])
+        self.test, self.index = open_judged(setting["data"], "test", config.images, device=run.device, root=run.root)
         use(config.compute)
         kept, precision = self.trained.path / "checkpoints", config.compute.precision
         self.models = {
@@ -92,14 +91,6 @@ class AnalysisJob(Sections):
     def sparse_alone(self) -> bool:
         """Whether nothing is asked for that attacks images or looks at the diffusion model."""
         return set(self.config.sections) == {"sparse"}
-
-    def _judged(self, data: str) -> tuple[Images, Tensor]:
-        """The test images and their positions; all of a folder's are decoded batch by batch."""
-        if self.config.images is None:
-            whole = open_images(data, "test", root=self.run.root)
-            if isinstance(whole, FolderImages):
-                return whole.to(self.device), torch.arange(len(whole), device=self.device)
-        return open_subset(data, "test", self.config.images, device=self.device, root=self.run.root)
 
     def analyze(self) -> None:
         """All sections, each with its time, then `result.json` and the page."""

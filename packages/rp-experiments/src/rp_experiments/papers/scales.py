@@ -9,7 +9,8 @@ from typing import Any
 from rp_attacks.settings import Budget
 
 from rp_experiments.papers.given import parse_weights, with_weights
-from rp_experiments.papers.plan import Plan, Sizes, build
+from rp_experiments.papers.plan import Plan, build
+from rp_experiments.papers.sizes import Sizes
 from rp_experiments.papers.tiers import tier_of
 from rp_experiments.recipes.analyze_purifier import PurifierAnalysis
 from rp_experiments.recipes.compare_purifiers import Comparison

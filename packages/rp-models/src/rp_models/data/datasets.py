@@ -104,6 +104,17 @@ def open_subset(
     return chosen.to(device), subset_index(total, count or total).to(device)
 
 
+def open_judged(
+    name: str, split: str, count: int | None, *, device: torch.device, root: str | Path | None = None
+) -> tuple[Images, Tensor]:
+    """`open_subset` for work that goes batch by batch: all images of a folder are decoded when they are asked for."""
+    images = open_images(name, split, root=root) if count is None else None
+    if isinstance(images, FolderImages):
+        _check_some(images, name, split)
+        return images.to(device), torch.arange(len(images), device=device)
+    return open_subset(name, split, count, device=device, root=root)
+
+
 def default_split(name: str) -> str:
     """The split to judge a model on where none is named: "test", or "all" of a file or folder without splits.
 
