@@ -20,7 +20,7 @@ from rp_experiments.recipes.probe import RECIPES, ProbeStudy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(cli.Options):
+class Options(cli.SharedOptions):
     """How robust are a diffusion model's features by themselves? Linear probes, attacked honestly."""
 
     recipe: Literal["digits", "smoke"] = "digits"  # where the settings below start from

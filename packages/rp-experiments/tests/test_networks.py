@@ -20,7 +20,7 @@ def test_a_network_is_made_once_and_its_words_are_not_the_job_s(run, capsys):
         print("said by the maker")
         inside.folder.write_text("net", "weights")
 
-    paths = [networks.made(run, "net-1", "net", make) for _ in range(2)]
+    paths = [networks.made(run, "net-1", "net", make, batch=1) for _ in range(2)]
     assert paths == [str(run.cache / "net-1" / "net")] * 2
     assert made == [run.cache / "net-1"]
     assert capsys.readouterr().out == ""
@@ -31,8 +31,8 @@ def test_a_network_that_could_not_be_made_is_tried_again(run):
         raise ValueError("no data")
 
     with pytest.raises(ValueError, match="no data"):
-        networks.made(run, "net-1", "net", fail)
-    networks.made(run, "net-1", "net", lambda inside: inside.folder.write_text("net", "weights"))
+        networks.made(run, "net-1", "net", fail, batch=1)
+    networks.made(run, "net-1", "net", lambda inside: inside.folder.write_text("net", "weights"), batch=1)
     assert (run.cache / "net-1" / "net").read_text() == "weights"
 
 

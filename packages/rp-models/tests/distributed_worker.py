@@ -4,6 +4,7 @@ The first attempt trains every network, then kills its second process in the mid
 both again, and the second attempt goes on with that training.
 """
 
+import json
 import os
 import signal
 import sys
@@ -26,7 +27,8 @@ from rp_models.training import (
     init_distributed,
     train_stage,
 )
-from rp_models.training.distributed import Stopped, synchronise_batch_norms
+from rp_models.training.distributed import Stopped, _patient, synchronise_batch_norms
+from rp_models.training.minibatches import mean_over
 from rp_models.training.stage import state_path
 from torch import nn
 
@@ -152,6 +154,12 @@ def of_own_images(processes, rows=slice(8)):
     return net.state_dict()
 
 
+def held_out(processes=ALONE):
+    """Figures of a set whose last batch is short; three batches for two processes."""
+    values = lambda x, labels, index: torch.stack([x.mean(dim=(1, 2, 3)), labels * index], dim=1)  # noqa: E731
+    return mean_over(digits(), values, figures=2, batch_size=15, processes=processes)
+
+
 def main(folder):
     with init_distributed(torch.device("cpu")) as processes:
         with init_distributed(torch.device("cpu")) as again:  # a block in a block joins the same group, and leaves it
@@ -168,6 +176,11 @@ def main(folder):
             save(normalised(processes), f"normalised.{processes.rank}")
             save(of_own_images(processes), f"own.{processes.rank}")
             assert processes.rank_zero_first(lambda: "done") == ("done" if processes.main else None)
+            assert processes.everywhere(lambda: processes.rank) == 0
+            for group, limit in ((None, 600), (_patient(), 12 * 3600)):  # of exchanges, and of waits
+                made = group or torch.distributed.group.WORLD
+                assert made._get_backend(torch.device("cpu")).options._timeout.total_seconds() == limit
+            (folder / f"held-out.{processes.rank}").write_text(json.dumps(held_out(processes)))
             try:
                 processes.rank_zero_first(lambda: 1 / 0)
             except (Stopped, ZeroDivisionError) as error:

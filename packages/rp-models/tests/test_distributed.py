@@ -3,6 +3,7 @@
 Started by `torchrun` itself, all of it is shown again by `-m slow`.
 """
 
+import json
 import runpy
 from pathlib import Path
 
@@ -67,6 +68,11 @@ def test_batch_norms_of_own_images_average_their_gradients_and_have_the_first_st
 def test_a_killed_process_stops_all_and_the_next_attempt_ends_with_the_same_weights(together):
     whole, resumed = read(together, "edm.0"), read(together, "resumed.0")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_processes_share_what_is_judged_on_held_out_images(together):
+    first, second = (json.loads((together / f"held-out.{rank}").read_text()) for rank in (0, 1))
+    assert first == second == pytest.approx(ALONE["held_out"](), rel=1e-12)
 
 
 def test_an_error_of_the_first_process_stops_all(together):

@@ -11,7 +11,18 @@ import pytest
 import torch
 from rp_models import CheckpointError
 from rp_models.checkpoint import read_tensors, save_tensors
-from rp_models.training import Interrupted, RunError, RunFolder, TensorBoard, TrainingState, fit, seeded, train_stage
+from rp_models.files import complete_file
+from rp_models.training import (
+    Interrupted,
+    Processes,
+    RunError,
+    RunFolder,
+    TensorBoard,
+    TrainingState,
+    fit,
+    seeded,
+    train_stage,
+)
 from safetensors import SafetensorError
 from torch import nn
 
@@ -166,17 +177,6 @@ def test_missing_tensorboard_is_named_before_anything_is_trained(tmp_path, monke
         TensorBoard(folder)
 
 
-def test_temporary_files_of_dead_processes_are_removed_and_those_of_living_ones_kept(tmp_path):
-    RunFolder.open(tmp_path, {}, resume=False)
-    (tmp_path / "checkpoints").mkdir()
-    dead, living = (tmp_path / "checkpoints" / f".a.safetensors.{pid}.tmp" for pid in (2**22 + 7, os.getpid()))
-    for file in (dead, living):
-        file.write_bytes(b"half of it")
-    RunFolder.open(tmp_path, {}, resume=True)
-    assert not dead.exists()
-    assert living.exists()
-
-
 def test_training_leaves_the_global_generator_alone(tmp_path):
     before = torch.random.get_rng_state()
     train(RunFolder.open(tmp_path, {}, resume=False), Toy())
@@ -274,8 +274,29 @@ def test_the_state_is_written_at_the_end_and_now_and_then_by_one_process(tmp_pat
     assert gaps[0] == 2
     assert gaps[-1] == 6  # a tenth of the time so far
     written.clear()
-    fit(step, toy.state, steps=10, save_seconds=0.0, writes=False, **options)
+    fit(step, toy.state, steps=10, save_seconds=0.0, save_every=4, **options)
+    assert written == [4, 8, 10]  # whatever time it took
+    written.clear()
+
+    class Second(Processes):
+        main, everywhere = False, staticmethod(lambda work: work())
+
+    fit(step, toy.state, steps=10, save_seconds=0.0, processes=Second(1, 2), **options)
     assert written == []
+
+
+def test_a_resumed_run_removes_what_killed_processes_of_its_own_machine_left(tmp_path):
+    RunFolder.open(tmp_path, {}, resume=False)
+    with complete_file(tmp_path / "checkpoints" / "state.safetensors") as alive:  # by this process
+        alive.write_bytes(b"")
+        gone = alive.with_name(alive.name.replace(f"-{os.getpid()}.", "-4194305."))  # beyond the largest process number
+        elsewhere = alive.with_name(".state.safetensors.another_machine-4194305.tmp")
+        for file in (gone, elsewhere):
+            file.touch()
+        RunFolder.open(tmp_path, {}, resume=True)
+        assert not gone.exists()
+        assert alive.exists()
+        assert elsewhere.exists()
 
 
 def test_the_thread_writes_the_state_of_its_step_and_its_error_stops_the_training(tmp_path, monkeypatch):

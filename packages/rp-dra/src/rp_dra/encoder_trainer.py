@@ -54,7 +54,6 @@ class EncoderTrainer(BaseTrainer):
     ) -> None:
         self.settings, self.seed = settings, seed
         batches = augmented_batches(images, settings, seed=seed, purpose="encoder", processes=processes)
-        self.steps_per_epoch = batches.plan.batches_per_epoch
         self.model = model.to(batches.device).train()
         average = MovingAverage(self.model, half_life=settings.ema_half_life)
         optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)

@@ -43,7 +43,6 @@ class ProbeTrainer(BaseTrainer):
     ) -> None:
         self.settings, self.seed = settings, seed
         batches = augmented_batches(images, settings, seed=seed, purpose="probe", processes=processes)
-        self.steps_per_epoch = batches.plan.batches_per_epoch
         with seeded(seed, "probe weights"):
             self.model: DiffusionProbe = _probe(target, images, settings, seed=seed)
         optimizer = torch.optim.Adam(self.model.head.parameters(), lr=settings.lr)

@@ -13,6 +13,7 @@ from rp_models.data import Images
 from rp_models.data.datasets import DataError
 from rp_models.diffusion.encoder_classifier import NoisyClassifier
 from rp_models.diffusion.precondition import Precond
+from rp_models.settings import ComputeSettings
 from rp_models.training import seeded
 from torch import nn
 
@@ -24,7 +25,14 @@ from rp_experiments.run import Run
 
 
 def noisy_trainer(
-    denoiser: nn.Module, images: Images, settings: EncoderSettings, *, layer: Feature, seed: int
+    denoiser: nn.Module,
+    images: Images,
+    settings: EncoderSettings,
+    *,
+    layer: Feature,
+    compute: ComputeSettings,
+    run: Run,
+    seed: int,
 ) -> NoisyClassifierTrainer:
     """Trains a diffusion model's encoder with fresh weights, and without labels, which are now what it learns."""
     classes = images.info.num_classes
@@ -32,7 +40,7 @@ def noisy_trainer(
         network = fresh(denoiser, seed, label_dim=0)
         assert isinstance(network, Precond)
         model = NoisyClassifier(network, classes, sigma=settings.sigma, layer=layer, head=settings.head)
-    return NoisyClassifierTrainer(model, images, settings, seed=seed)
+    return NoisyClassifierTrainer(model, images, settings, compute=compute, processes=run.processes, seed=seed)
 
 
 def with_checkpoint(config: TrainDra, denoiser: nn.Module | None, images: Images, run: Run) -> AlignmentSettings:
@@ -71,11 +79,15 @@ def _encoder(config: TrainDra, denoiser: nn.Module, images: Images, run: Run) ->
     layer, product = config.alignment.layer[0], "checkpoints/noisy-encoder.safetensors"
     identity = [config.data, len(images), config.seed, asdict(config.encoder), layer, recipe.name, recipe.arguments]
     identity.append(NoisyClassifier.entry)  # what the file holds
+    identity += [asdict(config.compute)] if config.compute != ComputeSettings() else []
 
     def make(inside: Run) -> None:
         inside.claim({"identity": identity})
-        trainer = noisy_trainer(denoiser, images, config.encoder, layer=layer, seed=config.seed)
+        trainer = noisy_trainer(
+            denoiser, images, config.encoder, layer=layer, compute=config.compute, run=inside, seed=config.seed
+        )
         inside.train(trainer, stage="noisy-encoder", steps=trainer.steps, seed=config.seed)
-        rp_models.save(trainer.average, inside.path / product)
+        inside.first(lambda: rp_models.save(trainer.average, inside.path / product))
 
-    return made(run, f"encoder-{Path(config.data).stem}-{address(identity)}", product, make)
+    name = f"encoder-{Path(config.data).stem}-{address(identity)}"
+    return made(run, name, product, make, batch=config.encoder.batch_size)

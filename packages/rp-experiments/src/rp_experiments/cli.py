@@ -78,6 +78,8 @@ class SharedOptions(Options):
     # processes of this machine that share the work; by default the app's choice. torchrun starts those of several
     # machines. Moves numbers by rounding at most
     processes: int | None = None
+    # when the state of a training is written: auto (after 20 s, then rarer, at the latest every ten minutes) or epoch
+    save_state: Literal["auto", "epoch"] = "auto"
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
 
     default_processes: ClassVar[int] = 1  # an app overrides it, by a property where its settings decide
@@ -125,6 +127,7 @@ def start(options: Options, job: str) -> None:
     if first_process():
         print(f"run folder: {out}", file=sys.stderr, flush=True)
     surroundings = {"device": options.device, "cache": options.cache, "root": options.data_root}
+    surroundings |= {"save": options.save_state} if isinstance(options, SharedOptions) else {}
     passed = {name: getattr(options, name) for name in options.passed}
     call = Call(job, getattr(options, "config", None), passed, out, surroundings, options.resume)
     cluster = getattr(options, "cluster", Cluster())

@@ -10,6 +10,7 @@ from rp_models.training.lock import lock_folder
 
 from rp_experiments.content import address
 from rp_experiments.pretrain import pretrain
+from rp_experiments.pretrain_kinds import KINDS
 from rp_experiments.recipes.pretrain_settings import Pretrain
 from rp_experiments.recipes.standard_classifier import STANDARD
 from rp_experiments.run import Run
@@ -18,7 +19,8 @@ from rp_experiments.run import Run
 def pretrained(kind: str, config: Pretrain, run: Run) -> str:
     """The checkpoint of a network by `pretrain.py`'s code: the kind names it in the cache."""
     folder = f"{kind}-{Path(config.data).stem}-{address([asdict(config)])}"
-    return made(run, folder, "checkpoints/model.safetensors", lambda inside: pretrain(config, inside))
+    batch = getattr(config, KINDS[type(config)].settings).batch_size
+    return made(run, folder, "checkpoints/model.safetensors", lambda inside: pretrain(config, inside), batch=batch)
 
 
 def standard_classifier(data: str, run: Run) -> str:
@@ -29,18 +31,19 @@ def standard_classifier(data: str, run: Run) -> str:
     return pretrained("classifier", STANDARD[data](), run)
 
 
-def made(run: Run, folder: str, product: str, make: Callable[[Run], None]) -> str:
-    """A file in a folder of the cache, made by the first process unless it is there; other runs wait for it."""
+def made(run: Run, folder: str, product: str, make: Callable[[Run], None], *, batch: int) -> str:
+    """A file in a folder of the cache, made unless it is there; other runs wait for it.
+
+    All processes make it, or the first one alone if the training's batch cannot be divided among them.
+    """
     path = run.cache / folder / product
-
-    def there() -> str:
-        if not path.exists():
-            with held(run.cache / folder), contextlib.redirect_stdout(sys.stderr):  # the job's own result is on stdout
-                if not path.exists():
-                    make(run.inside(run.cache / folder))
-        return str(path)
-
-    return run.everywhere(there)
+    if not run.everywhere(path.exists):
+        alone = held(run.cache / folder) if run.main else contextlib.nullcontext()
+        with alone, contextlib.redirect_stdout(sys.stderr):  # the job's own result is on stdout
+            if not run.everywhere(path.exists):
+                inside = run.inside(run.cache / folder)
+                inside.first(lambda: make(inside)) if batch % run.processes.count else make(inside)
+    return str(path)
 
 
 @contextlib.contextmanager

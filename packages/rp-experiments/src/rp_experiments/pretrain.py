@@ -11,12 +11,12 @@ from rp_models.checkpoint import read_header
 from rp_models.data import DataError, Images, open_images, subset
 from rp_models.model_card import model_card
 from rp_models.settings import EdmSettings, MaeSettings, MaskDitSettings, StandardSettings
-from rp_models.training import TensorBoard, state_path
+from rp_models.training import ALONE, BaseTrainer, Processes, TensorBoard, state_path
 from torch import nn
 
 from rp_experiments import pretrain_figures as figures
 from rp_experiments.estimate import fitted
-from rp_experiments.pretrain_kinds import KINDS, Kind, Trainer, trainer_of
+from rp_experiments.pretrain_kinds import KINDS, Kind, trainer_of
 from rp_experiments.recipes.pretrain_settings import Pretrain
 from rp_experiments.run import Run
 
@@ -65,11 +65,11 @@ class _Pretraining:
         """The weights that were best on the validation images, of a run that looks at them."""
         return self.product.with_name("best.safetensors")
 
-    def judge(self, model: nn.Module, images: Images) -> dict[str, float]:
+    def judge(self, model: nn.Module, images: Images, processes: Processes = ALONE) -> dict[str, float]:
         """Held-out figures."""
-        return self.kind.judge(self.config, model, images)
+        return self.kind.judge(self.config, model, images, processes=processes)
 
-    def trainer(self) -> Trainer:
+    def trainer(self) -> BaseTrainer:
         """A trainer whose network takes the data set's images, tried on one of them before anything is written."""
         batch, count = self.settings.batch_size, self.run.processes.count
         if batch % count:
@@ -86,15 +86,16 @@ class _Pretraining:
             raise DataError(f"{what} does not suit {self.config.data}: {reason}") from error
         return trainer
 
-    def train(self, trainer: Trainer, *, tensorboard: bool) -> None:
+    def train(self, trainer: BaseTrainer, *, tensorboard: bool) -> None:
         """All steps that are still to be done."""
         every, main = self.config.validate_every, self.run.main
 
         def after_step(done: int) -> Mapping[str, float]:
-            if not main or not every or done % every:
+            if not every or done % every:
                 return {}
-            found = self.judge(trainer.average, self.validation)
-            self.keep_best(trainer.average, found, done)
+            found = self.judge(trainer.average, self.validation, self.run.processes)
+            if main:
+                self.keep_best(trainer.average, found, done)
             return found
 
         board = TensorBoard(self.run.folder) if tensorboard and main else None

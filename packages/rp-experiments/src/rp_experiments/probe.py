@@ -35,7 +35,8 @@ from rp_experiments.train_dra import TrainDraJob
 
 PROBE = "diffusion probe"
 BATCH = 128  # images at a time; changes no number beyond rounding
-ENCODERS = ("noisy encoder", "fine-tuned encoder")  # baselines that are made of the diffusion model's encoder
+# baselines that are made of the diffusion model's encoder, and the settings of their trainings
+ENCODERS = {"noisy encoder": "noisy_encoder", "fine-tuned encoder": "fine_tuning"}
 
 
 def probe(config: ProbeStudy, run: Run) -> None:
@@ -56,9 +57,10 @@ def probe(config: ProbeStudy, run: Run) -> None:
         stage = name.replace(" ", "-")
         result[name] = run.once(f"results/{stage}.json", work, stage=stage, said=name)
     curves = {name: RobustnessCurve(**curve) for name, curve in result["curves"].items()}
-    plot_robustness_curves(curves).save(run.path / "figures" / "curves")
+    run.first(lambda: plot_robustness_curves(curves).save(run.path / "figures" / "curves"))
     run.finish(result)
-    print(tables(result))
+    if run.main:
+        print(tables(result))
 
 
 class ProbeJob:
@@ -69,6 +71,10 @@ class ProbeJob:
         self.seed, self.eps = config.models.seed, config.models.evaluation.eps
         self.models = TrainDraJob(replace(config.models, method=("standard", "at")), run)
         self.models.check()
+        for baseline, name in ENCODERS.items():
+            batch, count = getattr(config, name).batch_size, run.processes.count
+            if baseline in config.baselines and batch % count:
+                raise DataError(f"{name}.batch_size {batch} cannot be divided among {count} processes; change it")
         _check_network(config, self.models.train.info)
 
     def baseline(self, baseline: Baseline, denoiser: nn.Module) -> Classifier:
@@ -82,10 +88,10 @@ class ProbeJob:
         def make() -> None:
             trainer = self._noisy_trainer(denoiser) if baseline == "noisy encoder" else self._fine_tuner(denoiser)
             self.run.train(trainer, stage=stage, steps=trainer.steps, seed=self.seed)
-            rp_models.save(trainer.average, product)
-            state_path(self.run.folder, stage).unlink(missing_ok=True)
+            self.run.first(lambda: rp_models.save(trainer.average, product))
+            self.run.first(lambda: state_path(self.run.folder, stage).unlink(missing_ok=True))
 
-        self.run.once(f"checkpoints/{stage}.safetensors", make, stage="")
+        self.run.once(f"checkpoints/{stage}.safetensors", make, together=True, stage="")
         classifier = rp_models.load(product, device=self.run.device)
         if isinstance(classifier, NoisyClassifier):
             return FixedNoise(classifier, seed=noise.derive_seed(self.seed, "probe"))
@@ -188,8 +194,9 @@ class ProbeJob:
 
     def _noisy_trainer(self, denoiser: nn.Module) -> EncoderTrainer:
         """The same encoder with fresh weights, and without labels, which are now what it learns."""
-        layer = self.config.models.alignment.layer[0]
-        return noisy_trainer(denoiser, self.models.train, self.config.noisy_encoder, layer=layer, seed=self.seed)
+        layer, compute = self.config.models.alignment.layer[0], self.config.models.compute
+        settings, images = self.config.noisy_encoder, self.models.train
+        return noisy_trainer(denoiser, images, settings, layer=layer, compute=compute, run=self.run, seed=self.seed)
 
     def _fine_tuner(self, denoiser: nn.Module) -> EncoderTrainer:
         images, settings = self.models.train, self.config.fine_tuning
@@ -197,7 +204,15 @@ class ProbeJob:
         with seeded(self.seed, "fine-tuned encoder"):
             model = DiffusionClassifier(denoiser, **self._head(settings))
         objective = objective_of(self.config.models.training, method="at", num_classes=images.info.num_classes)
-        return EncoderFineTuner(model, images, settings, objective=objective, seed=self.seed)
+        return EncoderFineTuner(
+            model,
+            images,
+            settings,
+            objective=objective,
+            compute=self.config.models.compute,
+            processes=self.run.processes,
+            seed=self.seed,
+        )
 
     def setting(self) -> dict[str, Any]:
         """What the tables say above their numbers."""

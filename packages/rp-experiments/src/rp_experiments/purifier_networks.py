@@ -68,4 +68,6 @@ class PurifierNetworks:
             job.finetuned()
 
         folder = f"{config.product}-{Path(config.data).stem}-{name}"
-        return made(self.run, folder, f"checkpoints/{config.product}.safetensors", make)
+        settings = config.finetune if start != "edm" else config.adbm if config.kind == "adbm" else config.addt
+        product = f"checkpoints/{config.product}.safetensors"
+        return made(self.run, folder, product, make, batch=settings.batch_size)

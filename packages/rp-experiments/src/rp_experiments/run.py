@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from rp_models.precision import use
 from rp_models.settings import InferenceSettings
 from rp_models.training import (
     ALONE,
+    BaseTrainer,
     Processes,
     Progress,
     ProgressBar,
     RunFolder,
-    Trainer,
     init_distributed,
     train_stage,
 )
@@ -28,6 +28,7 @@ from torch import distributed
 from rp_experiments.content import inputs
 
 T = TypeVar("T")
+Save: TypeAlias = Literal["auto", "epoch"]
 CACHE = Path("runs/cache")
 _COUNTER = itertools.count()  # of shared pieces of work: the same in all processes of a run
 
@@ -45,6 +46,7 @@ class Run:
     cache: Path = CACHE  # networks and images that other runs made
     root: Path | None = None  # folder of the data sets; None for the usual places
     resume: bool = False  # whether a run that is there may go on
+    save: Save = "auto"  # when the state of a training is written: now and then, or after each epoch
     progress: Progress = field(default_factory=Progress)
     config: Any = None  # what the folder was claimed for
     memory: dict[str, Any] = field(default_factory=dict)  # by stage, the micro-batch chosen for a training to come
@@ -81,6 +83,10 @@ class Run:
 
     def first(self, work: Callable[[], T]) -> T | None:
         """Let the first process work while the others wait; None in these. In the work, this run is alone."""
+        return self.processes.rank_zero_first(self._by_itself(work))
+
+    def _by_itself(self, work: Callable[[], T]) -> Callable[[], T]:
+        """The work, during which this run is alone."""
         together = self.processes
 
         def by_itself() -> T:
@@ -90,15 +96,11 @@ class Run:
             finally:
                 self.processes = together
 
-        return together.rank_zero_first(by_itself)
+        return by_itself
 
     def everywhere(self, work: Callable[[], T]) -> T:
         """What the first process worked out, in all of them; something that pickle can send."""
-        found = [self.first(work)]
-        if self.processes.count > 1:
-            distributed.broadcast_object_list(found, src=0)
-        result: Any = found[0]
-        return result
+        return self.processes.everywhere(self._by_itself(work))
 
     def has(self, name: str) -> bool:
         """Whether a file is there; the first process decides."""
@@ -133,9 +135,10 @@ class Run:
         """Count the seconds of a block for a stage; in the first process."""
         return self.folder.timed(stage)
 
-    def train(self, trainer: Trainer, *, stage: str, steps: int, seed: int, **options: Any) -> None:
+    def train(self, trainer: BaseTrainer, *, stage: str, steps: int, seed: int, **options: Any) -> None:
         """Train to the end of a stage, together, from wherever it was stopped; options as of `train_stage`."""
-        options = {"identity": {"config": self.config}, **options}
+        every = trainer.steps_per_epoch if self.save == "epoch" else None
+        options = {"identity": {"config": self.config}, "save_every": every, **options}
         if chosen := self.memory.pop(stage, None):
             self.first(lambda: self.folder.write_json(f"memory/{stage}.json", chosen))
         with self.timed(stage):
@@ -193,6 +196,7 @@ def open_run(
     cache: Path = CACHE,
     root: Path | None = None,
     resume: bool = False,
+    save: Save = "auto",
     quiet: bool = False,
 ) -> Iterator[Run]:
     """The run of a folder that is not claimed yet; joins the processes that were started together, once."""
@@ -207,6 +211,7 @@ def open_run(
             cache=cache,
             root=root,
             resume=resume,
+            save=save,
             progress=progress,
         )
         try:

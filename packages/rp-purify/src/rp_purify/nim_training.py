@@ -3,7 +3,6 @@
 Source: You et al. 2023, arXiv:2302.01056, and its public code.
 """
 
-import torch
 from rp_models import noise
 from rp_models.data.images import Images
 from rp_models.mask import Mask, random_mask
@@ -11,7 +10,7 @@ from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.settings import ComputeSettings, MaeSettings
 from rp_models.training.distributed import ALONE, Processes
 from rp_models.training.mae import MaeTrainer
-from rp_models.training.minibatches import Minibatch, in_order
+from rp_models.training.minibatches import Minibatch, mean_over
 from torch import Tensor
 
 from rp_purify.nim import NIMLoss, visible
@@ -48,7 +47,6 @@ class NIMTrainer(MaeTrainer):
         return _loss(self.objective, self.model, x, draw, self.settings.mask_rate, self.seed).mean(), {}
 
 
-@torch.no_grad()
 def nim_held_out(
     model: MaskedAutoencoder,
     images: Images,
@@ -57,13 +55,16 @@ def nim_held_out(
     mask_rate: float = 0.0,
     seed: int,
     batch_size: int = 500,
+    processes: Processes = ALONE,
 ) -> float:
     """The mean loss over a set of images, one noise level an image."""
     own = noise.derive_seed(seed, "validation")
-    total = sum(
-        float(_loss(objective, model, x, index, mask_rate, own).sum()) for x, _, index in in_order(images, batch_size)
-    )
-    return total / len(images)
+
+    def values(x: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        del labels
+        return _loss(objective, model, x, index, mask_rate, own)
+
+    return mean_over(images, values, batch_size=batch_size, processes=processes)[0]
 
 
 def _loss(objective: NIMLoss, model: MaskedAutoencoder, x: Tensor, index: Tensor, rate: float, seed: int) -> Tensor:

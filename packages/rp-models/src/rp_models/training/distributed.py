@@ -23,7 +23,9 @@ T = TypeVar("T")
 _ARGUMENTS = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _ARGUMENTS else "broadcast_buffers"  # its old name
 _BUCKET = 2**24  # gradient entries exchanged at once
-_PATIENCE = datetime.timedelta(hours=12)  # the first process may sample or evaluate while the others wait
+_TIMEOUT = datetime.timedelta(minutes=10)  # of an exchange: a process that hangs stops the others
+_PATIENCE = datetime.timedelta(hours=12)  # of a wait for work that others do alone, e.g. sampling or attacks
+_waiting: "list[distributed.ProcessGroup]" = []  # the group of such waits, of gloo on CPUs; none in a group of others
 
 
 class Stopped(RuntimeError):
@@ -57,15 +59,18 @@ class Processes:
     def mean(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         """The metrics as numbers, averaged over the processes; all of them get the same numbers."""
         values = torch.stack([value.detach().float() for value in metrics.values()])
+        return dict(zip(metrics, (self.sum(values) / self.count).tolist(), strict=True))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a tensor without graph over the processes."""
         if self.count > 1:
             distributed.all_reduce(values)
-            values /= self.count
-        return dict(zip(metrics, values.tolist(), strict=True))
+        return values
 
     def wait(self) -> None:
-        """Wait until all processes have come this far."""
+        """Wait until all processes have come this far, however long some of them work alone."""
         if self.count > 1:
-            distributed.barrier()
+            distributed.barrier(group=_patient())
 
     def rank_zero_first(self, work: Callable[[], T]) -> T | None:
         """Let the first process do some work alone, while the others wait for it and get None.
@@ -74,7 +79,7 @@ class Processes:
         """
         if self.count == 1:
             return work()
-        failed = torch.zeros(1, device=_meeting_device())
+        failed = torch.zeros(1, device="cpu" if _waiting else meeting_device())
         result: T | None = None
         try:
             if self.main:
@@ -82,9 +87,17 @@ class Processes:
                 result = work()
                 failed -= 1
         finally:
-            distributed.broadcast(failed, src=0)
+            distributed.broadcast(failed, src=0, group=_patient())
         if failed:
             raise Stopped("the first process stopped")
+        return result
+
+    def everywhere(self, work: Callable[[], T]) -> T:
+        """What the first process worked out, in all of them; something that pickle can send."""
+        found = [self.rank_zero_first(work)]
+        if self.count > 1:
+            distributed.broadcast_object_list(found, src=0)
+        result: Any = found[0]
         return result
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -143,7 +156,8 @@ def init_distributed(device: torch.device) -> Iterator[Processes]:
 
     A block within such a block, or in a process that has initialised torch.distributed by itself, takes the group that
     is there; only the one that made the group ends it. `device`: where this process computes, see `choose_device`: gloo
-    joins CPUs, NCCL joins GPUs.
+    joins CPUs, NCCL joins GPUs. An exchange that takes longer than ten minutes is an error; a wait for work that one
+    process does alone may take hours.
     """
     if distributed.is_available() and distributed.is_initialized():
         yield Processes(distributed.get_rank(), distributed.get_world_size())
@@ -154,20 +168,29 @@ def init_distributed(device: torch.device) -> Iterator[Processes]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    store, rank, count = next(rendezvous("env://", timeout=_PATIENCE))
+    store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
     # torchrun's store outlives a restart (torch 2.15): without a name of its own, an attempt finds dead addresses there
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = distributed.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_TIMEOUT)
+    group: Any = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    _waiting.append(group)
     try:
         yield Processes(rank, count)
     finally:
+        _waiting.clear()
         distributed.destroy_process_group()
 
 
-def _meeting_device() -> torch.device:
-    """Where tensors must be that the processes exchange."""
-    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
+def _patient() -> "distributed.ProcessGroup | None":
+    """The group of waits; None for that of all exchanges."""
+    return _waiting[0] if _waiting else None
+
+
+def meeting_device() -> torch.device:
+    """Where tensors must be that the processes exchange; the CPU for one alone."""
+    joined = distributed.is_available() and distributed.is_initialized()
+    return torch.device("cuda" if joined and distributed.get_backend() == "nccl" else "cpu")
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):

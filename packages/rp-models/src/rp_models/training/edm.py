@@ -16,7 +16,7 @@ from rp_models.settings import ComputeSettings, EdmSettings
 from rp_models.training.averaging import MovingAverage
 from rp_models.training.distributed import ALONE, Processes
 from rp_models.training.loop import Metrics
-from rp_models.training.minibatches import Minibatch, in_order
+from rp_models.training.minibatches import Minibatch, mean_over
 from rp_models.training.trainer import NetworkTrainer
 from rp_models.zoo import build
 
@@ -109,18 +109,28 @@ def build_edm(settings: EdmSettings, images: Images) -> nn.Module:
     )
 
 
-@torch.no_grad()
-def edm_held_out(denoiser: nn.Module, images: Images, *, seed: int, draws: int = 16, batch_size: int = 500) -> float:
+def edm_held_out(
+    denoiser: nn.Module,
+    images: Images,
+    *,
+    seed: int,
+    draws: int = 16,
+    batch_size: int = 500,
+    processes: Processes = ALONE,
+) -> float:
     """EDM's loss of each image at `draws` noise levels, a mean over values, levels and images.
 
-    `batch_size` changes the result by rounding only.
+    `batch_size`, and how many processes share the images, change the result by rounding only.
     """
-    loss, total = EDMLoss(), 0.0
-    conditional = int(getattr(denoiser, "label_dim", 0)) > 0
-    for draw in range(draws):
-        own = noise.derive_seed(seed, "validation", draw)
-        for x, labels, index in in_order(images, batch_size):
+    loss, conditional = EDMLoss(), int(getattr(denoiser, "label_dim", 0)) > 0
+
+    def values(x: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        total = x.new_zeros(len(x))
+        for draw in range(draws):
+            own = noise.derive_seed(seed, "validation", draw)
             rnd, unit = loss.draw(x.shape[1:], seed=own, index=index)
-            values = loss(denoiser, 2.0 * x - 1.0, labels if conditional else None, rnd=rnd, noise=unit)
-            total += float(values.mean()) * len(x)
-    return total / draws / len(images)
+            errors = loss(denoiser, 2.0 * x - 1.0, labels if conditional else None, rnd=rnd, noise=unit)
+            total += errors.mean(dim=(1, 2, 3)) / draws
+        return total
+
+    return mean_over(images, values, batch_size=batch_size, processes=processes)[0]

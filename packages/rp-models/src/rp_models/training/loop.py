@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rp_models.checkpoint import CheckpointError, load_state, read_metadata, read_tensors, save_tensors
+from rp_models.training.distributed import ALONE, Processes
 from rp_models.training.preemption import Preempted, asked_to_stop, stoppable
 
 Metrics = Mapping[str, float]
@@ -89,21 +90,23 @@ def fit(
     log: Callable[[int, Metrics], None],
     resumed: Callable[[int], None] = lambda step: None,
     save_seconds: float = 20.0,
-    writes: bool = True,
+    save_every: int | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Run training steps until `steps` are done, from wherever the state file `path` stands.
 
     `train_step` does step number 0, 1, ... and returns its metrics, among them "loss"; `log` is called with (steps
     done, metrics) after each, `resumed` once with the steps already done. The state is written after `save_seconds`,
-    then whenever a tenth of the time so far has passed, at the latest every ten minutes, and at the end, by the one
-    process that `writes`: it is copied between two steps, and a thread writes the copy during the next ones.
+    then whenever a tenth of the time so far has passed, at the latest every ten minutes, or else every `save_every`
+    steps; and at the end. It is copied between two steps, and a thread writes the copy during the next ones. Of several
+    processes the first one writes, and says whether there is a file, which all must then be able to read.
     `identity`, JSON values, says what is being trained. Raises CheckpointError if the state file is damaged or of
     another training; Interrupted if a loss is not finite: the last good state stays; Preempted after a step in which
     this process was asked to stop: the state is of that step.
     """
-    done = state.restore(path, identity) if path.exists() else 0
+    done = state.restore(path, identity) if processes.everywhere(path.exists) else 0
     resumed(done)
-    with stoppable(), _Writer(state, path, identity, save_seconds) as writer:
+    with stoppable(), _Writer(state, path, identity, save_seconds, save_every) as writer:
         for step in range(done, steps):
             metrics = train_step(step)
             if not math.isfinite(metrics["loss"]):
@@ -113,27 +116,30 @@ def fit(
                     step=step,
                 )
             log(step + 1, metrics)
-            if writes and (asked_to_stop() or writer.due):
+            if processes.main and (asked_to_stop() or writer.due(step + 1)):
                 writer.write(step + 1)
                 if asked_to_stop():
                     writer.wait()
                     raise Preempted(f"stopped at step {step + 1} of {steps}, as asked")
-        if writes:
+        if processes.main:
             writer.write(steps)
 
 
 class _Writer:
     """Writes a training's state in a thread, one file at a time; leaving its block waits for the last one."""
 
-    def __init__(self, state: TrainingState, path: Path, identity: Mapping[str, Any], seconds: float) -> None:
-        self.state, self.path, self.identity, self.seconds = state, path, identity, seconds
+    def __init__(
+        self, state: TrainingState, path: Path, identity: Mapping[str, Any], seconds: float, every: int | None
+    ) -> None:
+        self.state, self.path, self.identity, self.seconds, self.every = state, path, identity, seconds, every
         self._thread = ThreadPoolExecutor(1, "training state")
         self._pending: Future[None] | None = None
         self._began = self._saved = time.monotonic()
 
-    @property
-    def due(self) -> bool:
-        """Whether enough time has passed."""
+    def due(self, done: int) -> bool:
+        """Whether enough steps were done, or enough time has passed."""
+        if self.every is not None:
+            return done % self.every == 0
         now = time.monotonic()
         longest = min(_LONGEST, _SHARE * (now - self._began)) if self.seconds > 0 else 0.0
         return now - self._saved >= max(self.seconds, longest)

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -12,7 +11,8 @@ from rp_models.data.images import Images
 from rp_models.mask import random_mask
 from rp_models.networks.mae import MaskedAutoencoder
 from rp_models.settings import MaeSettings, require
-from rp_models.training.minibatches import Minibatch, in_order
+from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.minibatches import Minibatch, mean_over
 from rp_models.training.optimizer import build_optimizer, decay_groups
 from rp_models.training.schedule import cosine
 from rp_models.training.trainer import NetworkTrainer, crops_and_flips
@@ -76,11 +76,20 @@ def build_mae(settings: MaeSettings) -> MaskedAutoencoder:
     return model
 
 
-@torch.no_grad()
-def mae_loss(model: MaskedAutoencoder, images: Images, *, mask_rate: float, seed: int, batch_size: int = 500) -> float:
+def mae_loss(
+    model: MaskedAutoencoder,
+    images: Images,
+    *,
+    mask_rate: float,
+    seed: int,
+    batch_size: int = 500,
+    processes: Processes = ALONE,
+) -> float:
     """The mean reconstruction loss over a set of images on the model's device, one mask an image."""
-    total = 0.0
-    for x, _, index in in_order(images, batch_size):
-        values = noise.uniform((model.tokens,), seed=seed, purpose="mae evaluation", index=index)
-        total += float(model.loss(x, random_mask(values, mask_rate)).sum())
-    return total / len(images)
+
+    def values(x: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        del labels
+        draws = noise.uniform((model.tokens,), seed=seed, purpose="mae evaluation", index=index)
+        return model.loss(x, random_mask(draws, mask_rate))
+
+    return mean_over(images, values, batch_size=batch_size, processes=processes)[0]

@@ -16,7 +16,8 @@ from rp_models.diffusion.maskdit_loss import log_normal_sigma, masked_denoising_
 from rp_models.mask import random_mask
 from rp_models.settings import MaskDitSettings
 from rp_models.training.averaging import MovingAverage
-from rp_models.training.minibatches import Minibatch, in_order
+from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.minibatches import Minibatch, mean_over
 from rp_models.training.trainer import NetworkTrainer
 from rp_models.zoo import build
 
@@ -123,7 +124,6 @@ def maskdit_loss(
     )
 
 
-@torch.no_grad()
 def maskdit_held_out(
     model: MaskDiT,
     images: Images,
@@ -133,12 +133,13 @@ def maskdit_held_out(
     seed: int,
     draws: int = 4,
     batch_size: int = 256,
+    processes: Processes = ALONE,
 ) -> float:
     """The mean training loss over images on the model's device, with `draws` noise levels and masks an image."""
-    total = 0.0
-    for draw in range(draws):
-        for x, labels, index in in_order(images, batch_size):
-            values = maskdit_loss(
+
+    def values(x: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        losses = [
+            maskdit_loss(
                 model,
                 x,
                 labels if model.num_classes else None,
@@ -148,8 +149,11 @@ def maskdit_held_out(
                 mask_rate=mask_rate,
                 mae_weight=mae_weight,
             )
-            total += float(values.sum())
-    return total / len(images) / draws
+            for draw in range(draws)
+        ]
+        return torch.stack(losses).mean(dim=0)
+
+    return mean_over(images, values, batch_size=batch_size, processes=processes)[0]
 
 
 def build_maskdit(settings: MaskDitSettings) -> MaskDiT:

@@ -2,7 +2,7 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from rp_models.data.augmentation import Augmentation
 from rp_models.data.batches import BatchPlan
 from rp_models.data.images import Images, ImageSet
 from rp_models.data.prefetch import prefetch
-from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.distributed import ALONE, Processes, meeting_device
 from rp_models.values import send
 
 
@@ -103,8 +103,30 @@ def plan_of_all(images: Images, batch_size: int, *, seed: int, purpose: str) -> 
     return BatchPlan(real=len(images), batch_size=batch_size, epoch_images=len(images), seed=order)
 
 
-def in_order(images: Images, batch_size: int) -> Iterator[Minibatch]:
-    """All images once in their order, as they are; the draws belong to their positions."""
-    for start in range(0, len(images), batch_size):
+def in_order(images: Images, batch_size: int, processes: Processes = ALONE) -> Iterator[Minibatch]:
+    """All images once in their order, as they are; the draws belong to their positions.
+
+    Of several processes each gets every n-th batch.
+    """
+    for start in range(processes.rank * batch_size, len(images), processes.count * batch_size):
         x, labels = images.batch(slice(start, start + batch_size))
         yield Minibatch(x, labels, torch.arange(start, start + len(x), device=x.device))
+
+
+@torch.no_grad()
+def mean_over(
+    images: Images,
+    values: Callable[[Tensor, Tensor, Tensor], Tensor],
+    *,
+    figures: int = 1,
+    batch_size: int,
+    processes: Processes = ALONE,
+) -> list[float]:
+    """The means over a set of the `figures` that a function gives of each image; processes share the batches.
+
+    `values(x, labels, index)`: figures (b, `figures`), or (b,) of one, from images, labels and positions.
+    """
+    total = torch.zeros(figures, dtype=torch.float64)
+    for batch in in_order(images, batch_size, processes):
+        total += values(*batch).reshape(len(batch.x), figures).sum(dim=0).cpu()
+    return [value / len(images) for value in processes.sum(total.to(meeting_device())).tolist()]

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rp_models.files import complete_file
+from rp_models.files import abandoned, complete_file
 from rp_models.training.lock import FolderLock, FolderLocked, lock_folder
 
 if TYPE_CHECKING:
@@ -94,11 +94,9 @@ class RunFolder:
             raise RunError(f"{self.path} holds a run of another configuration ({shown}); name another one with --out")
 
     def _sweep(self) -> None:
-        """Remove the temporary files that killed processes left behind; they can be as large as a checkpoint."""
-        for file in self.path.rglob(".*.tmp"):
-            process = file.name.split(".")[-2]
-            if process.isdecimal() and not _alive(int(process)):
-                file.unlink(missing_ok=True)
+        """Remove what killed processes of this machine left behind; such a file can be as large as a checkpoint."""
+        for file in filter(abandoned, self.path.rglob(".*.tmp")):
+            file.unlink(missing_ok=True)
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file, complete under its name or not at all."""
@@ -197,17 +195,6 @@ def _commit() -> str | None:
 def _unfinished(item: Path) -> bool:
     """Whether a file may lie in a new run's folder: hidden, or left by a start that was killed half way."""
     return item.name.startswith(".") or item.name == "environment.json"
-
-
-def _alive(process: int) -> bool:
-    """Whether a process of that number runs on this machine."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _parsed(lines: list[str]) -> Iterator[dict[str, Any]]:

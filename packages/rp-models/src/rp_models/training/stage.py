@@ -34,6 +34,7 @@ def train_stage(
     progress: Progress | None = None,
     log_every: int = 1,
     save_seconds: float = 20.0,
+    save_every: int | None = None,
     after_step: Callable[[int], Metrics] | None = None,
     processes: Processes = ALONE,
 ) -> None:
@@ -62,7 +63,8 @@ def train_stage(
             log=watch.log,
             resumed=watch.resumed,
             save_seconds=save_seconds,
-            writes=processes.main,
+            save_every=save_every,
+            processes=processes,
         )
     except Interrupted as error:
         raise _with_evidence(error, trainer, folder, stage, processes.main) from error

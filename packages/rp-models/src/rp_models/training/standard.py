@@ -13,7 +13,8 @@ from rp_models.data.augmentation import Augmentation
 from rp_models.data.images import Images
 from rp_models.foreign import is_foreign
 from rp_models.settings import StandardSettings
-from rp_models.training.minibatches import in_order
+from rp_models.training.distributed import ALONE, Processes
+from rp_models.training.minibatches import mean_over
 from rp_models.training.optimizer import build_optimizer, decay_groups
 from rp_models.training.schedule import cosine
 from rp_models.training.trainer import NetworkTrainer, crops_and_flips
@@ -67,14 +68,19 @@ def build_standard(settings: StandardSettings, images: Images) -> nn.Module:
     return build(settings.network, **data, **statistics, **settings.sizes)
 
 
-@torch.no_grad()
-def standard_held_out(model: nn.Module, images: Images, *, batch_size: int = 500) -> tuple[float, float]:
+def standard_held_out(
+    model: nn.Module, images: Images, *, batch_size: int = 500, processes: Processes = ALONE
+) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of a classifier over a set of images on its device; in eval mode."""
-    loss, right, training = 0.0, 0, model.training
-    model.eval()
-    for x, labels, _ in in_order(images, batch_size):
+
+    def values(x: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        del index
         logits = model(x)
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-        right += int((logits.argmax(dim=1) == labels).sum())
+        right = logits.argmax(dim=1) == labels
+        return torch.stack([F.cross_entropy(logits, labels, reduction="none"), right], dim=1)
+
+    training = model.training
+    model.eval()
+    loss, accuracy = mean_over(images, values, figures=2, batch_size=batch_size, processes=processes)
     model.train(training)
-    return loss / len(images), right / len(images)
+    return loss, accuracy

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rp_models.data.augmentation import Augmentation, ResizedCrop
+from rp_models.data.batches import BatchPlan
 from rp_models.data.images import Images
 from rp_models.settings import ComputeSettings, EdmSettings, MaeSettings, MaskDitSettings, StandardSettings
 from rp_models.training.averaging import MovingAverage
@@ -25,6 +26,7 @@ class Batches(Protocol):
     """The images of each step, e.g. `Minibatches`."""
 
     batch_size: int
+    plan: BatchPlan
 
     def part(self, step: int) -> Any:
         """This process's part of a step's batch, a NamedTuple of tensors."""
@@ -66,6 +68,11 @@ class BaseTrainer(ABC):
         )
         for module in {**averaged, **(kept or {})}.values():
             self.engine.prepare(module)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which each image is seen once."""
+        return self.batches.plan.batches_per_epoch
 
     @abstractmethod
     def rate(self, step: int) -> float:
