@@ -27,7 +27,7 @@ def test_an_unknown_option_ends_in_one_sentence_before_torch_is_imported(name, t
     assert not list(tmp_path.iterdir())
 
 
-ALONE = ("analyze", "analyze_purifier", "probe", "purify")  # their work is that of one process
+ALONE = ("analyze", "analyze_purifier", "purify")  # their work is that of one process
 
 
 def test_apps_are_thin_and_nobody_imports_them():
@@ -115,6 +115,7 @@ TOGETHER = {
     "generate": ("edm/checkpoints/model.safetensors", "--recipe", "smoke", "--frechet-images", 0),
     "evaluate": ("--defended", "--images", 8, "--suite", "quick", "--purifier.steps", 1, "--passes", 2),
     "finetune_purifier": ("--recipe", "smoke"),
+    "probe": ("--recipe", "smoke"),
     "compare_purifiers": ("--recipe", "smoke"),
 }
 
