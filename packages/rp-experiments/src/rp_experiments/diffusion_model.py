@@ -13,11 +13,14 @@ import torch
 from rp_dra.targets.build import alignment_target
 from rp_models import noise
 from rp_models.checkpoint import CheckpointError
-from rp_models.data import DatasetInfo, Images, read_synthetic, write_synthetic
+from rp_models.data import DatasetInfo, Images, open_synthetic, read_synthetic, write_synthetic
 from rp_models.data.datasets import DataError
-from rp_models.diffusion.sampling import balanced_labels, generate
+from rp_models.diffusion.sampler_settings import HeunSettings
+from rp_models.diffusion.samplers import HeunSampler
+from rp_models.diffusion.sampling import balanced_labels, sample_images
 from rp_models.files import link_file
 from rp_models.loading import load_denoiser, load_network
+from rp_models.shards import ShardPlan
 from rp_models.training import state_path
 from torch import nn
 
@@ -30,6 +33,8 @@ from rp_experiments.pretrain_kinds import trainer_of
 from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.pretrain_settings import PretrainEdm
 from rp_experiments.run import Run
+
+PART = 10_000  # synthetic images that one process makes at a time
 
 
 class Diffusion:
@@ -68,20 +73,17 @@ class Diffusion:
         return load_network(name).to(self.run.device)
 
     def synthetic_images(self, denoiser: nn.Module | None) -> Images:
-        """The synthetic images: from the given files, or drawn from the EDM network, now or in another run.
-
-        Of several processes the first one draws; `generate.py` makes large sets with all of them.
-        """
+        """The synthetic images: from the given files, or drawn from the EDM network, now or in another run."""
         if self.config.synthetic.paths:
             return self._given_images()
         assert denoiser is not None, "TrainDra.needs_diffusion_model"
-        product = self.run.once("synthetic.npz", lambda: self._draw(denoiser), stage="")
+        product = self.run.once("synthetic.npz", lambda: self._draw(denoiser), together=True, stage="")
         return read_synthetic(product, self.images.info).load().to(self.run.device)
 
     def _given_images(self) -> Images:
         """The images of the given files, which stay there; batches come out on the run's device."""
         settings, info = self.config.synthetic, self.images.info
-        images = read_synthetic(settings.paths, replace(info, image_size=settings.image_size or info.image_size))
+        images = open_synthetic(settings.paths, replace(info, image_size=settings.image_size or info.image_size))
         return images.to(self.run.device)
 
     @property
@@ -111,31 +113,42 @@ class Diffusion:
 
     def _draw(self, denoiser: nn.Module) -> None:
         """Sample the images, or take those that another run sampled."""
-        settings = self.config.synthetic
+        settings, run = self.config.synthetic, self.run
         identity = {**self._identity(), "synthetic": [settings.images, settings.steps, settings.batch_size]}
-        cached = self.run.cache / f"synthetic-{self._name(identity)}.npz"
-        with held(cached.with_suffix("")):  # runs side by side draw them once
-            self._sample(denoiser, cached)
-        link_file(cached, self.run.path / "synthetic.npz")
+        cached = run.cache / f"synthetic-{self._name(identity)}.npz"
+        if not run.everywhere(cached.exists):
+            with held(cached.with_suffix("")) if run.main else nullcontext():  # runs side by side draw them once
+                if not run.everywhere(cached.exists):
+                    self._sample(denoiser, cached)
+        run.first(lambda: link_file(cached, run.path / "synthetic.npz"))
 
     def _sample(self, denoiser: nn.Module, cached: Path) -> None:
-        settings, info, progress = self.config.synthetic, self.images.info, self.run.progress
-        if not cached.exists():
-            with self.run.timed("synthetic"):
-                progress.start("synthetic", settings.images)
-                labels = balanced_labels(settings.images, info.num_classes)
-                images = generate(
-                    denoiser,
-                    labels,
-                    channels=info.channels,
-                    image_size=info.image_size,
-                    steps=settings.steps,
-                    seed=noise.derive_seed(self.config.seed, "synthetic"),
-                    batch_size=settings.batch_size,
-                    done=progress.advance,
-                )
-                progress.finish()
-                write_synthetic(images, labels, cached)
+        """Sample the images in parts, which processes share and a run that was killed finds again."""
+        settings, info, run = self.config.synthetic, self.images.info, self.run
+        labels = balanced_labels(settings.images, info.num_classes)
+        shape = (info.channels, info.image_size, info.image_size)
+        sampler = HeunSampler(denoiser, shape, settings=HeunSettings(steps=settings.steps))
+        plan = ShardPlan.of_batches(settings.images, PART, settings.batch_size, cached.with_suffix(""), "part")
+        seed, done = noise.derive_seed(self.config.seed, "synthetic"), 0
+        with run.timed("synthetic"):
+            run.progress.start("synthetic", settings.images // run.processes.count)
+            for number in run.share(range(len(plan))):
+                rows = plan.numbers(number)
+                if not plan.path(number).exists():
+                    own = labels[rows.start : rows.stop]
+                    images = sample_images(
+                        sampler,
+                        rows,
+                        own,
+                        seed=seed,
+                        batch_size=settings.batch_size,
+                        device=run.device,
+                        done=lambda images, before=done: run.progress.advance(before + images),  # type: ignore[misc]
+                    )
+                    write_synthetic(images, own, plan.path(number))
+                done += len(rows)
+            run.progress.finish()
+            run.first(lambda: _join(plan, info, cached))
 
     def _identity(self) -> dict[str, Any]:
         """What the diffusion model depends on."""
@@ -163,3 +176,11 @@ def _check_classes(denoiser: nn.Module, name: str, info: DatasetInfo, *, needed:
             f"--edm {name} knows {classes or 'no'} classes, {info.name} has {info.num_classes}; give a diffusion model "
             "of this data set"
         )
+
+
+def _join(plan: ShardPlan, info: DatasetInfo, target: Path) -> None:
+    """Put the parts of a set into one file, and remove them."""
+    whole = read_synthetic(plan.paths, info)
+    write_synthetic(whole.images, whole.labels, target)
+    for part in plan.paths:
+        part.unlink()

@@ -49,7 +49,9 @@ class EvaluationSettings:
 class SyntheticSettings(SamplingSettings):
     """Synthetic images: from files, or drawn by the run from its diffusion model."""
 
-    paths: tuple[str, ...] = ()  # .npz files in DM-AT's layout, folders or patterns of them; none: drawn by the run
+    # .npz files in DM-AT's layout, WebDataset's tar files, folders or patterns of either, or folders of pictures (one a
+    # class, or with a dataset.json); none: drawn by the run
+    paths: tuple[str, ...] = ()
     image_size: int | None = None  # of the images in the files; None for the data set's own
 
 

@@ -19,3 +19,4 @@ from .subsets import subset_index as subset_index
 from .synthetic import SyntheticImages as SyntheticImages
 from .synthetic import read_synthetic as read_synthetic
 from .synthetic import write_synthetic as write_synthetic
+from .synthetic_pictures import open_synthetic as open_synthetic

@@ -10,7 +10,7 @@ from rp_models.data.errors import DataError
 from rp_models.data.info import SPLITS, DatasetInfo
 from rp_models.data.splits import of_name
 
-_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
 _SUBFOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 _LARGEST = 224  # pixels; larger images of an unknown data set are reduced to these
 
@@ -67,7 +67,7 @@ def list_images(root: Path, classes: Sequence[str] | None = None) -> Listing:
         raise DataError(f"{root}: the class folder `{other}` is unknown in the training images")
     files = [(f"{name}/{file}", label) for label, name in enumerate(expected) for file in _images(root / name)]
     if not files:
-        raise DataError(f"{root}: no images ({', '.join(_ENDINGS)}) in the class folders")
+        raise DataError(f"{root}: no images ({', '.join(ENDINGS)}) in the class folders")
     names, labels = zip(*files, strict=True)
     return Listing(root, expected, names, labels)
 
@@ -137,5 +137,5 @@ def _images(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.lower().endswith(_ENDINGS)]
+        names = [entry.name for entry in entries if entry.name.lower().endswith(ENDINGS)]
     return sorted(name for name in names if not name.startswith("."))  # macOS puts `._x.jpg` beside `x.jpg`

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class FolderImages:
         self._pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1), "decode")
 
     @classmethod
-    def of(cls, listing: Listing, info: DatasetInfo, view: View) -> "FolderImages":
+    def of(cls, listing: Listing, info: DatasetInfo, view: View) -> Self:
         """The images of a listing."""
         return cls(listing.root, listing.names, torch.tensor(listing.labels, dtype=torch.int64), info, view=view)
 
@@ -74,7 +75,7 @@ class FolderImages:
         be decoded; the message names it.
         """
         chosen = positions(index, len(self))
-        files = [self.names[i] for i in chosen.tolist()]
+        files = chosen.tolist()
         raw, sizes = zip(*self._pool.map(self._opened, files), strict=True) if files else ((), ())
         boxes = random_boxes(
             torch.tensor([height for height, _ in sizes], dtype=torch.int64),
@@ -107,7 +108,7 @@ class FolderImages:
 
     def _bytes(self, chosen: Tensor) -> Tensor:
         """The squares of some images, uint8 (b, c, h, w)."""
-        return self._stacked(self._pool.map(self._viewed, [self.names[i] for i in chosen.tolist()]), len(chosen))
+        return self._stacked(self._pool.map(self._viewed, chosen.tolist()), len(chosen))
 
     def _stacked(self, planes: Iterable[np.ndarray], count: int) -> Tensor:
         """Squares in one tensor."""
@@ -117,27 +118,35 @@ class FolderImages:
             out[position] = square
         return torch.from_numpy(out)
 
-    def _viewed(self, name: str) -> np.ndarray:
-        """One image's square."""
-        with self._naming(name):
-            return view_picture((self.root / name).read_bytes(), self.view)
+    def _read(self, position: int) -> bytes:
+        """One file's bytes."""
+        return (self.root / self.names[position]).read_bytes()
 
-    def _opened(self, name: str) -> tuple[bytes, tuple[int, int]]:
+    def _square(self, raw: bytes) -> np.ndarray:
+        """The square of a file's picture."""
+        return view_picture(raw, self.view)
+
+    def _viewed(self, position: int) -> np.ndarray:
+        """One image's square."""
+        with self._naming(position):
+            return self._square(self._read(position))
+
+    def _opened(self, position: int) -> tuple[bytes, tuple[int, int]]:
         """One file's bytes, and the height and width of the picture."""
-        with self._naming(name):
-            raw = (self.root / name).read_bytes()
+        with self._naming(position):
+            raw = self._read(position)
             return raw, picture_header(raw, upright=self.view.upright)[1:]
 
-    def _cropped(self, name: str, raw: bytes, box: list[int]) -> np.ndarray:
+    def _cropped(self, position: int, raw: bytes, box: list[int]) -> np.ndarray:
         """One image's part."""
-        with self._naming(name):
+        with self._naming(position):
             return crop_picture(raw, (box[0], box[1], box[2], box[3]), self.view)
 
     @contextmanager
-    def _naming(self, name: str) -> Iterator[None]:
+    def _naming(self, position: int) -> Iterator[None]:
         """Puts the file's name before what goes wrong with it."""
         try:
             yield
         except (DataError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise DataError(f"{self.root / name}: {reason}") from error
+            raise DataError(f"{self.root / self.names[position]}: {reason}") from error

@@ -113,7 +113,7 @@ def read_synthetic(paths: str | Path | Sequence[str | Path], info: DatasetInfo) 
     compressed, a part of a set is absent, or shapes, types or labels do not fit the data set.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
-    files = [file for path in given for file in _files(path)]
+    files = [file for path in given for file in files_of(path, ".npz")]
     if not files:
         raise DataError("no files of synthetic images were given")
     found = [_checked(file, info) for file in files]
@@ -155,17 +155,20 @@ def part_path(path: str | Path, number: int, count: int) -> Path:
     return path.with_name(f"{path.stem}-{number:05d}-of-{count:05d}.npz")
 
 
-def _files(path: str | Path) -> list[Path]:
-    """The files that a path, a folder or a pattern means, in the order of the numbers in their names."""
+def files_of(path: str | Path, ending: str) -> list[Path]:
+    """The files that a path, a folder or a pattern means, in the order of the numbers in their names.
+
+    Raises DataError if there are none, or a part of a set is missing.
+    """
     path = Path(path)
     if path.is_dir():
-        found = list(path.glob("*.npz"))
+        found = list(path.glob(f"*{ending}"))
     elif any(sign in str(path) for sign in "*?[") and not path.exists():
         found = [Path(name) for name in glob.glob(str(path))]  # noqa: PTH207, a pattern may be absolute
     else:
         return [path]
     if not found:
-        raise DataError(f"{path}: no .npz files of synthetic images")
+        raise DataError(f"{path}: no {ending} files of synthetic images")
     _complete(found)
     return sorted(found, key=lambda file: [int(n) if n.isdigit() else n for n in re.split(r"(\d+)", file.name)])
 
