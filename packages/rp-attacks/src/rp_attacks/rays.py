@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rp_attacks.attack import ImageAttack
 from rp_attacks.defence import COPY_STRIDE, Classifier, query
+from rp_attacks.devices import send
 from rp_attacks.losses import misclassified
 from rp_attacks.noise import derive_seed
 from rp_attacks.norms import Norm, project, size
@@ -65,7 +66,7 @@ class RayS(ImageAttack):
         ray = _Ray(self, model, x, y, seed, index)
         at, pixels = ray.state, x[0].numel()
         for _ in resumable("flips", self.queries, at):  # each asks at least once
-            if not (at.used < self.queries).any():
+            if not bool((at.used < self.queries).any()):
                 break
             length = math.ceil(pixels / 2**at.level)
             first, last = at.block * length, min((at.block + 1) * length, pixels)
@@ -73,18 +74,23 @@ class RayS(ImageAttack):
             at.block += 1
             if at.block == 2**at.level or last == pixels:
                 at.level, at.block = at.level + 1, 0
-        return RaySResult(at.images, ray.distance(), at.radius, at.solved.clamp_max(self.queries))
+        radius, solved = (send(values, x.device) for values in (at.radius, at.solved.clamp_max(self.queries)))
+        return RaySResult(at.images, ray.distance(), radius, solved)
 
 
 class _Ray:
-    """The state of the search: one sign vector and the radius at which it meets the boundary, for each image."""
+    """The state of the search: one sign vector and the radius at which it meets the boundary, for each image.
+
+    Images and signs are on the device; radii and counts are on the CPU, where the search decides what to ask next. So a
+    GPU is waited for once a query, for its answers.
+    """
 
     def __init__(self, attack: RayS, model: Classifier, x: Tensor, y: Tensor, seed: int, index: Tensor) -> None:
-        self.attack, self.model, self.x, self.y, self.index = attack, model, x, y, index
+        self.attack, self.model, self.x, self.y, self.index = attack, model, x, y, index.cpu()
         self.seed = derive_seed(seed, "label")
-        used = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        used = torch.zeros(len(x), dtype=torch.int64)
         self.state = State(
-            signs=torch.ones_like(x), radius=x.new_full((len(x),), float("inf")),
+            signs=torch.ones_like(x), radius=torch.full((len(x),), float("inf"), dtype=x.dtype),
             images=torch.ones_like(x),  # the end of a ray of infinite radius
             used=used, solved=used.clone(), level=0, block=0,
         )  # fmt: skip
@@ -96,17 +102,19 @@ class _Ray:
 
     def try_flip(self, first: int, last: int) -> None:
         """Flip one block of signs; keep it where the boundary is nearer that way."""
-        open_rows = (self.state.used < self.attack.queries).nonzero().flatten()
-        unsolved = self.distance() > self.attack.eps
-        signs = self.state.signs.clone().flatten(1)
-        signs[open_rows, first:last] *= -1
+        at = self.state
+        still, unsolved = at.used < self.attack.queries, self.distance().cpu() > self.attack.eps
+        signs = at.signs.clone().flatten(1)
+        signs[:, first:last] *= self._sent(torch.where(still, -1.0, 1.0).to(signs.dtype))[:, None]
         signs = signs.reshape(self.x.shape)
-        far = self._bisect(signs, open_rows)
-        better = open_rows[(far < self.state.radius)[open_rows]]
-        if len(better):
-            self.state.images[better] = self._at(signs[better], far[better], better)
-            self.state.radius[better], self.state.signs[better] = far[better], signs[better]
-        self.state.solved[unsolved] = self.state.used[unsolved]
+        far = self._bisect(signs, still.nonzero().flatten())
+        better = still & (far < at.radius)
+        if bool(better.any()):
+            chosen = self._sent(better)[:, None, None, None]
+            at.images = torch.where(chosen, self._at(signs, self._sent(far), self.x), at.images)
+            at.signs = torch.where(chosen, signs, at.signs)
+            at.radius = torch.where(better, far, at.radius)
+        at.solved[unsolved] = at.used[unsolved]
 
     def _bisect(self, signs: Tensor, rows: Tensor) -> Tensor:
         """Radius at which the rays are adversarial, next to the boundary; the present radius where they are not."""
@@ -121,21 +129,25 @@ class _Ray:
             rows = rows[(far - near)[rows] > self.attack.tolerance]
         return far
 
-    def _at(self, signs: Tensor, radius: Tensor, rows: Tensor) -> Tensor:
+    def _at(self, signs: Tensor, radius: Tensor, x: Tensor) -> Tensor:
         unit = signs / self.longest
-        return (self.x[rows] + radius.reshape(-1, 1, 1, 1) * unit).clamp(0, 1)
+        return (x + radius.reshape(-1, 1, 1, 1) * unit).clamp(0, 1)
 
     def _is_adversarial(self, signs: Tensor, radius: Tensor, rows: Tensor) -> Tensor:
         """Whether most passes misclassify the points at this radius; counts one query a pass."""
-        images = self._at(signs[rows], radius[rows], rows)
+        chosen, used = self._sent(rows), self.state.used
+        images, labels = self._at(signs[chosen], self._sent(radius[rows]), self.x[chosen]), self.y[chosen]
         votes = torch.zeros(len(rows), device=images.device)
         with torch.no_grad():
             for number in range(self.attack.passes):
                 # other noise for each of an image's own queries, whatever the rest of the batch does
-                place = self.index[rows] + COPY_STRIDE * (self.state.used[rows] + number)
+                place = self._sent(self.index[rows] + COPY_STRIDE * (used[rows] + number))
                 logits = query(self.model, images, seed=self.seed, index=place)
-                if not self.state.used.any():
-                    check_logits(logits, self.y[rows])
-                votes += misclassified(logits, self.y[rows])
-        self.state.used[rows] += self.attack.passes
-        return votes * 2 > self.attack.passes
+                if not used.any():
+                    check_logits(logits, labels)
+                votes += misclassified(logits, labels)
+        used[rows] += self.attack.passes
+        return (votes * 2 > self.attack.passes).cpu()
+
+    def _sent(self, values: Tensor) -> Tensor:
+        return send(values, self.x.device)
