@@ -55,12 +55,11 @@ def finetuning(
     pgd = PGD(eps=attack.eps, step_size=attack.step_size, steps=attack.steps, grad=rule)
     cost = _cost(config, _settings(config, through=True), model, classifier, rule)
     yield Stage(
-        name=f"r{config.kind}: stage I", flop=images * (cost.of(pgd, info.num_classes) or 0.0), memory=cost.memory,
+        name="stage I", flop=images * (cost.of(pgd, info.num_classes) or 0.0), memory=cost.memory,
         batch=config.batch_size, disk=images * (info.channels * info.image_size**2 + 8), note=f"{images:,} images",
     )  # fmt: skip
     step, settings = finetuning_step(config, model, classifier), config.finetune
-    name = f"r{config.kind}: stage II"
-    yield training_stage(name, step, settings.steps, settings.batch_size, config.compute, run, card)
+    yield training_stage("stage II", step, settings.steps, settings.batch_size, config.compute, run, card)
     yield _judgement(config, _settings(config, through=False), model, classifier, "identity")
 
 
@@ -76,8 +75,7 @@ def _tuned(
     if model is None:
         model = load_denoiser(config.edm, describe(config.data))
     step, settings = tuning_step(config, model, classifier), config.tuning
-    name = f"{config.kind}: training"
-    yield training_stage(name, step, settings.steps, settings.batch_size, config.compute, run, card)
+    yield training_stage("training", step, settings.steps, settings.batch_size, config.compute, run, card)
     options = {"steps" if config.kind == "adbm" else "reverse_steps": config.reverse_steps}
     kind = "adbm" if config.kind == "adbm" else "diffpure"
     judged = settings_of(kind, model="given", times=config.times, **options)
@@ -94,7 +92,7 @@ def _judgement(
     pgd = PGD(eps=attack.eps, steps=attack.judging_steps, eot=attack.eot, grad=rule)
     flop = 2 * tests * ((cost.of(pgd, info.num_classes) or 0.0) + 4 * cost.forward)
     return Stage(
-        name=f"{config.product}: judgement", flop=flop, memory=cost.memory, batch=config.batch_size,
+        name="judgement", flop=flop, memory=cost.memory, batch=config.batch_size,
         note=f"{tests:,} images, before and after",
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The stages of a run with what each takes, and how that is said."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rp_experiments import tables
@@ -12,7 +12,7 @@ from rp_experiments.estimate.cards import SHARES, USABLE, Card
 class Stage:
     """One part of a run."""
 
-    name: str
+    name: str  # "" for the main part of what is counted
     flop: float  # operations in all, of all cards together
     memory: float  # bytes on each card at the largest moment
     precision: str = "fp32"
@@ -22,6 +22,10 @@ class Stage:
     whole: float = 0.0  # bytes, if the whole batch went through at once
     disk: float = 0.0  # bytes that it leaves
     note: str = ""
+
+    def under(self, name: str) -> "Stage":
+        """The same as a part of something larger."""
+        return replace(self, name=f"{name}: {self.name}" if self.name else name)
 
 
 @dataclass(frozen=True, kw_only=True)

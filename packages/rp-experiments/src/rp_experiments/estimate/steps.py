@@ -89,6 +89,7 @@ def classifier_training(config: TrainDra, method: Method, run: Run) -> tuple[Ste
         [target] if target is not None else [],
         attack_steps=int(getattr(whole, "steps", 0)),
         slots=slots_of(trainer.state.optimizer),
+        objective=f"{whole} {getattr(target, 'random_level', None)}",
         divisible=whole.additive and not (target is not None and config.alignment.pairs),
         checkpointable=target is None or config.alignment.loss != "tokens",
     )

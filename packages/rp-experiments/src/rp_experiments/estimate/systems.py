@@ -2,23 +2,40 @@
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from rp_attacks.forecast import judging_passes, passes_of
 from rp_attacks.problem import Attack
+from rp_models.arithmetic import Flops
 from rp_models.data import DatasetInfo
 from rp_purify import NoPurification, Purifier
-from rp_purify.build import purifier_around
+from rp_purify.build import build_purifier, purifier_around
 from rp_purify.settings import PurifierSettings
 from torch import Tensor, nn
 
+from rp_experiments.content import address
 from rp_experiments.estimate.counting import counted, fake_images, faked, weights
+from rp_experiments.estimate.stages import Stage
 
-FEW = 2  # images of a pass whose operations are counted
 _STEPS = ("steps", "reverse_steps")  # settings that count a purifier's steps, all of which take the same
-_LENGTHS = (2, 3)  # that are counted
+_LENGTHS = (1, 2)  # that are counted
+_NO_COST = (
+    "mae",
+    "model",
+    "autoencoder",
+    "auxiliary_model",
+    "step_size",
+    "eta",
+    "lr",
+    "weight",
+    "sigma",
+    "std",
+    "seed",
+)
+_OF_DATA = ("mean", "std", "num_classes")  # arguments of a network on which hardly anything depends
+_COUNTED: dict[str, Flops] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +62,23 @@ def rules_of(attacks: Mapping[str, Attack]) -> list[str]:
     return list(dict.fromkeys(str(getattr(attack, "grad", "exact")) for attack in attacks.values())) or ["exact"]
 
 
-def evaluation_flop(
-    cost: PassCost, attacks: Mapping[str, Attack], *, images: int, classes: int, random: bool, passes: int | None
-) -> tuple[float, list[str]]:
-    """The most operations of an evaluation, and the attacks whose passes are not known and so left out."""
-    each = {name: cost.of(attack, classes) for name, attack in attacks.items()}
-    judging = judging_passes(attacks, random=random, passes=passes) * cost.forward
-    known = sum(flop for flop in each.values() if flop is not None)
-    return images * (known + judging), [name for name, flop in each.items() if flop is None]
+def attacked(
+    cost: PassCost,
+    attacks: Mapping[str, Attack],
+    info: DatasetInfo,
+    *,
+    images: int,
+    random: bool,
+    passes: int | None,
+) -> Stage:
+    """The attacks at their full length on every image, verdicts and controls."""
+    each = {name: cost.of(attack, info.num_classes) for name, attack in attacks.items()}
+    judging = judging_passes(attacks, random=random, passes=passes if random else 1) * cost.forward
+    flop = images * (sum(flop for flop in each.values() if flop is not None) + judging)
+    unknown = [name for name, flop in each.items() if flop is None]
+    missing = f", without {', '.join(unknown)}" if unknown else ""
+    note = f"{images:,} images, at most: none falls early{missing}"
+    return Stage(name="", flop=flop, memory=cost.memory, batch=cost.batch, note=note)
 
 
 def pass_cost(
@@ -68,52 +94,97 @@ def pass_cost(
     modules = [classifier, *networks]
     for module in modules:
         module.eval().requires_grad_(False)
-    lengths = _LENGTHS if _steps_of(purifier) else (0,)
-    purifiers = [_around(_of_length(purifier, length), networks) for length in lengths]
-    rules = list(dict.fromkeys(rules)) if purifiers[0] is not None else ["exact"]
-    with faked(modules):
-        forward, backward = _operations(classifier, info, purifier, purifiers, rules)
-        memory = max(_pass(classifier, info, purifiers[0], rule, batch)[1] for rule in rules)
-        fixed = weights(modules)
+    system = _System(classifier, info, purifier, networks)
+    rules = list(dict.fromkeys(rules)) if system.around() is not None else ["exact"]
+    forward = system.flop("", batch)
+    backward = {rule: max(system.flop(rule, batch) - forward, 0.0) for rule in rules}
+    memory = max(system.memory(rule, batch) for rule in rules)
+    fixed = weights(modules)
     gc.collect()
     return PassCost(forward=forward, backward=backward, fixed=fixed, memory=fixed + memory, batch=batch)
 
 
-def _operations(
-    classifier: nn.Module,
-    info: DatasetInfo,
-    settings: PurifierSettings | None,
-    purifiers: Sequence[Purifier | None],
-    rules: Sequence[str],
-) -> tuple[float, dict[str, float]]:
-    """Of an image; those of a purifier with many steps from what a further step takes."""
-    found = []
-    for purifier in purifiers:
-        with torch.no_grad():
-            x, _, index = fake_images(info, FEW)
-            alone = counted(lambda p=purifier, x=x, index=index: _logits(classifier, p, x, index)).total  # type: ignore[misc]
-        found.append({"": alone, **{rule: _pass(classifier, info, purifier, rule, FEW)[0] for rule in rules}})
-    last = found[0]
-    if len(found) > 1:
-        first, second = found
-        more = _length(settings, _steps_of(settings)) - _LENGTHS[0]
-        last = {key: first[key] + more * (second[key] - first[key]) for key in first}
-    return last[""] / FEW, {rule: max(last[rule] - last[""], 0) / FEW for rule in rules}
+@dataclass(frozen=True)
+class _System:
+    """A classifier, alone or behind a purifier of these settings around these networks."""
+
+    classifier: nn.Module
+    info: DatasetInfo
+    settings: PurifierSettings | None
+    networks: tuple[nn.Module, ...]
+
+    def flop(self, rule: str, batch: int) -> float:
+        """Operations of an image in a pass with its gradient through a rule, "" for a pass alone.
+
+        Those of a purifier with many steps follow from what a further step takes.
+        """
+        found = [self._counted(rule, batch, length).total / batch for length in self._lengths]
+        if len(found) == 1:
+            return found[0]
+        more = _length(self.settings, _steps_of(self.settings)) - self._lengths[0]
+        return found[0] + more * (found[1] - found[0])
+
+    def memory(self, rule: str, batch: int) -> int:
+        """The most bytes of a pass with its gradient, but for the weights."""
+        return self._counted(rule, batch, self._lengths[-1]).peak
+
+    @property
+    def _lengths(self) -> tuple[int, ...]:
+        return _LENGTHS if _steps_of(self.settings) else (0,)
+
+    def _counted(self, rule: str, count: int, length: int) -> Flops:
+        """A pass of so many images through a purifier of so many steps; counted once for all systems like this."""
+        name = self._name(rule, count, length)
+        if name is None:
+            return self._pass(rule, count, length)
+        if name not in _COUNTED:
+            _COUNTED[name] = self._pass(rule, count, length)
+        return _COUNTED[name]
+
+    def _name(self, rule: str, count: int, length: int) -> str | None:
+        """What the count depends on; None where that is not known, of networks that are not the zoo's."""
+        recipes = [getattr(module, "recipe", None) for module in (self.classifier, *self.networks)]
+        if any(recipe is None for recipe in recipes):
+            return None
+        given = _of_length(self.settings, length)
+        settings = {} if given is None else asdict(given)
+        kept = {key: value for key, value in settings.items() if key not in _NO_COST}
+        built = [(one.name, {k: v for k, v in one.arguments.items() if k not in _OF_DATA}) for one in recipes]  # type: ignore[union-attr]
+        size = (self.info.channels, self.info.image_size)
+        return address([built, kept, size, rule, count], size=16)
+
+    def _pass(self, rule: str, count: int, length: int) -> Flops:
+        with faked([self.classifier, *self.networks]):
+            purifier = self.around(length)
+            x, _, index = fake_images(self.info, count)
+            if not rule:
+                with torch.no_grad():
+                    return counted(lambda: _logits(self.classifier, purifier, x, index))
+            ruled = purifier if purifier is None or rule == "exact" else purifier.with_gradient(rule)
+
+            def work() -> object:
+                leaf = x.detach().requires_grad_()
+                return torch.autograd.grad(_logits(self.classifier, ruled, leaf, index).float().sum(), leaf)
+
+            return counted(work)
+
+    def around(self, length: int = 0) -> Purifier | None:
+        """The purifier, of so many steps where they are counted; None where there is none."""
+        if self.settings is None:
+            return None
+        settings = _of_length(self.settings, length)
+        assert settings is not None
+        purifier = purifier_of(settings, self.info, self.networks, self.classifier).eval()
+        return None if isinstance(purifier, NoPurification) else purifier
 
 
-def _pass(
-    classifier: nn.Module, info: DatasetInfo, purifier: Purifier | None, rule: str, count: int
-) -> tuple[int, int]:
-    """Operations and bytes of a pass with its gradient in the images."""
-    x, _, index = fake_images(info, count)
-    ruled = purifier if purifier is None or rule == "exact" else purifier.with_gradient(rule)
-
-    def work() -> object:
-        leaf = x.detach().requires_grad_()
-        return torch.autograd.grad(_logits(classifier, ruled, leaf, index).float().sum(), leaf)
-
-    found = counted(work)
-    return found.total, found.peak
+def purifier_of(
+    settings: PurifierSettings, info: DatasetInfo, networks: tuple[nn.Module, ...], classifier: nn.Module
+) -> Purifier:
+    """The purifier of these settings around networks and the classifier that it may ask."""
+    if settings.kind == "soap":
+        return build_purifier(settings, info, next(classifier.parameters()).device, classifier=classifier)
+    return purifier_around(settings, *networks, *([classifier] if settings.kind == "coup" else []))
 
 
 def _logits(classifier: nn.Module, purifier: Purifier | None, x: Tensor, index: Tensor) -> Tensor:
@@ -126,11 +197,6 @@ def _logits(classifier: nn.Module, purifier: Purifier | None, x: Tensor, index: 
         x = purifier.purify(x, seed=0, index=index)
     logits: Tensor = classifier(x)
     return logits
-
-
-def _around(settings: PurifierSettings | None, networks: tuple[nn.Module, ...]) -> Purifier | None:
-    purifier = None if settings is None else purifier_around(settings, *networks).eval()
-    return None if isinstance(purifier, NoPurification) else purifier
 
 
 def _steps_of(settings: PurifierSettings | None) -> str:

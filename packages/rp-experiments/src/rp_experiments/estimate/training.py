@@ -13,7 +13,7 @@ from torch import nn
 
 from rp_experiments.estimate.counting import counted, faked, weights
 
-FEW = 4  # images of a step whose operations are counted
+FEW = 4  # images of a step of which only the operations are counted
 GHOST = (
     16  # the fewest images whose statistics a batch norm may take: below, its error grows (arXiv:1803.08494, Fig. 1)
 )
@@ -48,6 +48,7 @@ class Step:
     attack_steps: int = 0
     slots: int = 2  # numbers that the optimizer keeps for a parameter
     divisible: bool = True  # whether the loss is a mean over images, which micro-batches leave as it is
+    objective: str = ""  # what the loss is, in words that tell losses apart
     checkpointable: bool = True  # whether blocks may be computed again
 
 
@@ -68,14 +69,16 @@ def step_cost(step: Step, batch: int, *, limit: float, compute: ComputeSettings,
 
         if compute.checkpointing:
             checkpoint_blocks(nn.ModuleList(step.trained))
-        whole = memory(batch)
+        first = _run(step, compute, batch, short)
+        whole, flop = resting + first.peak, first.total / batch
         chosen, needed, again = _chosen(step, compute, batch, whole, limit, resting, memory)
-        flop = float(_run(step, compute, FEW, short).total)
+        if again and not compute.checkpointing:
+            flop = _run(step, compute, FEW, short).total / FEW
         if step.attack_steps > 1:  # each further step of the attack takes what the second one took
-            flop += (step.attack_steps - 1) * (_run(step, compute, FEW, 2).total - flop)
+            flop += (step.attack_steps - 1) * (_run(step, compute, FEW, 2).total / FEW - flop)
     gc.collect()
     return StepCost(
-        flop=flop / FEW, fixed=float(fixed), batch=batch, micro_batch=chosen, checkpointing=again,
+        flop=flop, fixed=float(fixed), batch=batch, micro_batch=chosen, checkpointing=again,
         memory=float(needed), whole=float(whole),
     )  # fmt: skip
 
