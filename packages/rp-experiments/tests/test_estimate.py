@@ -85,7 +85,7 @@ def test_a_micro_batch_is_chosen_that_fits(run):
     assert whole.micro_batch == 32
     assert whole.memory == whole.whole
     limit = (whole.fixed + whole.whole) / 2
-    part = step_cost(step, 32, limit=limit, compute=ComputeSettings())
+    part = step_cost(step, 32, limit=limit, compute=ComputeSettings(compile=True))  # and so not checkpointed
     assert 1 <= part.micro_batch < 32
     assert 32 % part.micro_batch == 0
     assert part.memory <= limit < part.whole
@@ -101,7 +101,7 @@ def test_blocks_are_computed_again_where_no_micro_batch_fits(run):
     assert found.flop > plain.flop  # the blocks' forward passes once more
 
 
-def test_batch_norms_see_enough_images_and_pairs_stay_together(run):
+def test_batch_norms_see_the_whole_batch_or_enough_images_and_pairs_stay_together(run):
     config = RECIPES["smoke"]()
     step, _ = classifier_training(config, "at", run)
     whole = step_cost(step, 64, limit=2**40, compute=ComputeSettings())
@@ -110,6 +110,8 @@ def test_batch_norms_see_enough_images_and_pairs_stay_together(run):
     limit = whole.fixed + 0.3 * (whole.whole - whole.fixed)
     assert step_cost(step, 64, limit=limit, compute=compiled).micro_batch == 16
     assert not step_cost(replace(step, divisible=False), 64, limit=limit, compute=compiled).fits
+    again = step_cost(step, 64, limit=whole.whole - 1, compute=ComputeSettings())
+    assert (again.micro_batch, again.checkpointing) == (64, True)  # which changes no statistics
 
 
 def test_a_run_takes_and_records_the_micro_batch_that_fits_its_gpu(run, monkeypatch):

@@ -9,7 +9,7 @@ from rp_models.settings import ComputeSettings
 from rp_models.training.devices import free_memory
 
 from rp_experiments.estimate.cards import USABLE
-from rp_experiments.estimate.training import Step, StepCost, step_cost
+from rp_experiments.estimate.training import Step, StepCost, normed, step_cost
 from rp_experiments.run import Run
 
 
@@ -25,6 +25,11 @@ def fitting(compute: ComputeSettings, run: Run, stage: str, batch: int, step: Ca
     found = run.everywhere(lambda: _recorded(run, stage) or _counted(compute, run, stage, batch, step))
     run.memory[stage] = found
     size = found["micro_batch"]
+    if run.main and size < found["batch"]:
+        ghosts = "; batch norms take their statistics from so many (ghost batches)" if found["ghost_batches"] else ""
+        print(
+            f"{stage}: {size} of {found['batch']} images at a time fit into the GPU's memory{ghosts}", file=sys.stderr
+        )
     return replace(compute, micro_batch=size if size < found["batch"] else None, checkpointing=found["checkpointing"])
 
 
@@ -39,8 +44,9 @@ def _recorded(run: Run, stage: str) -> dict[str, Any] | None:
 def _counted(compute: ComputeSettings, run: Run, stage: str, batch: int, step: Callable[[], Step]) -> dict[str, Any]:
     limit, count = USABLE * (free_memory(run.device) or 0.0), run.processes.count
     print(f"{stage}: counting the memory of a step ...", file=sys.stderr, flush=True)
-    cost = step_cost(step(), batch // count, limit=limit, compute=compute, processes=count)
-    record = record_of(cost, limit, count)
+    counted = step()
+    cost = step_cost(counted, batch // count, limit=limit, compute=compute, processes=count)
+    record = record_of(cost, limit, count, normed=normed(counted))
     if not cost.fits:
         raise ValueError(
             f"{stage}: the smallest micro-batch needs {record['counted_mib']} MiB"
@@ -51,12 +57,13 @@ def _counted(compute: ComputeSettings, run: Run, stage: str, batch: int, step: C
     return record
 
 
-def record_of(cost: StepCost, limit: float, processes: int) -> dict[str, Any]:
+def record_of(cost: StepCost, limit: float, processes: int, *, normed: bool) -> dict[str, Any]:
     """What is kept of a choice, as JSON values."""
     return {
         "batch": cost.batch,
         "micro_batch": cost.micro_batch,
         "checkpointing": cost.checkpointing,
+        "ghost_batches": normed and cost.micro_batch < cost.batch,  # batch norms see each micro-batch for itself
         "counted_mib": round(cost.memory / 2**20, 2),
         "whole_mib": round(cost.whole / 2**20, 2),
         "limit_mib": round(limit / 2**20, 2),

@@ -44,8 +44,9 @@ def network_of(config: Pretrain) -> nn.Module:
 def as_given(config: Comparison) -> Comparison:
     """A comparison with the sizes of the networks whose files it names, as far as they are at hand."""
     read: dict[str, Any] = {
-        f"pretrain_{role}": _of_file(getattr(config, f"pretrain_{role}"), getattr(config, role))
-        for role in ("classifier", "mae", "nim", "maskdit", "edm")
+        field.name: _of_file(getattr(config, field.name), getattr(config, field.name.removeprefix("pretrain_")))
+        for field in fields(config)
+        if field.name.startswith("pretrain_")
     }
     return replace(config, **read)
 

@@ -31,7 +31,7 @@ _NOT_COUNTED = (
     "seed", "threads", "paths", "diffusion_model", "checkpoint", "autoencoder", "latent_statistics", "pretrained",
     "frechet_network", "compared", "run", "vae", "latents",
 )  # fmt: skip
-_FILES = ("classifier", "mae", "nim", "maskdit", "edm", "rmae", "rmaskdit", "model", "auxiliary_model")
+_FILES = ("classifier", "mae", "nim", "dmae", "atop", "maskdit", "edm", "rmae", "rmaskdit", "model", "auxiliary_model")
 
 
 @dataclass(frozen=True)

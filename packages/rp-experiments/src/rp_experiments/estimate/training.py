@@ -56,7 +56,8 @@ def step_cost(step: Step, batch: int, *, limit: float, compute: ComputeSettings,
     """Count a step of so many images on one card, in the micro-batch that the settings name.
 
     Where they name none it is chosen: the largest divisor of the batch with which a step stays below `limit` bytes;
-    where none does, the largest one with activation checkpointing.
+    where none does, the largest one with activation checkpointing. A network with batch norms, to which micro-batches
+    make a difference and checkpointing does not, is checkpointed before its batch is divided.
     """
     with faked([*step.trained, *step.frozen]):
         parameters = sum(p.numel() * p.element_size() for m in step.trained for p in m.parameters() if p.requires_grad)
@@ -96,9 +97,9 @@ def _chosen(
     if compute.micro_batch is not None:
         size = min(compute.micro_batch, batch)
         return size, whole if size == batch else memory(size), compute.checkpointing
-    sizes = _sizes(step, batch)
-    found = _largest(sizes, whole, limit, resting, memory)
-    if found[0] or compute.checkpointing or not _checkpointable(step, compute):
+    sizes, may = _sizes(step, batch), not compute.checkpointing and _checkpointable(step, compute)
+    found = _largest([batch] if may and normed(step) else sizes, whole, limit, resting, memory)
+    if found[0] or not may:
         return *found, compute.checkpointing
     checkpoint_blocks(nn.ModuleList(step.trained))
     return *_largest(sizes, memory(batch), limit, resting, memory), True
@@ -124,16 +125,17 @@ def _largest(
 
 def _sizes(step: Step, batch: int) -> list[int]:
     """Possible micro-batches, the largest first: divisors of the batch that leave batch norms enough images."""
-    fewest = min(GHOST if _normed(step) else 1, batch) if step.divisible else batch
+    fewest = min(GHOST if normed(step) else 1, batch) if step.divisible else batch
     return [n for n in range(batch, fewest - 1, -1) if batch % n == 0]
 
 
 def _checkpointable(step: Step, compute: ComputeSettings) -> bool:
     """Whether the engine would compute blocks again."""
-    return step.checkpointable and not (compute.compile and _normed(step))
+    return step.checkpointable and not (compute.compile and normed(step))
 
 
-def _normed(step: Step) -> bool:
+def normed(step: Step) -> bool:
+    """Whether what is trained has batch norms."""
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for t in step.trained for m in t.modules())
 
 
