@@ -10,10 +10,10 @@ import torch
 from rp_attacks import PGD
 from rp_dra import EdmTarget, objective_of
 from rp_dra.classifier import feature_width
-from rp_dra.diffusion_encoder import DiffusionClassifier
 from rp_dra.encoder_trainer import EncoderFineTuner, EncoderTrainer
 from rp_dra.probe import new_probe
 from rp_models.data import DatasetInfo, describe
+from rp_models.diffusion.encoder_classifier import DiffusionClassifier
 from rp_purify import PurifierSettings, settings_of
 from rp_purify.settings.base import ROLES
 from torch import Tensor, nn
@@ -57,7 +57,13 @@ def probe(config: ProbeStudy, run: Run, card: Card) -> Iterator[Stage]:
     curves = len(config.radii) * test * (_attacked(cost, config.attack_steps, info))
     noisy = len(config.noisy_sigmas) * config.noisy_images * (config.passes + 1) * config.noisy_steps
     flop = fits * train * cost.forward + curves + noisy * (cost.forward + cost.backward["exact"])
-    yield Stage(name="probes", flop=flop, memory=cost.memory, batch=BATCH, note="features and attacks")
+    yield Stage(
+        name="probes",
+        flop=flop,
+        memory=cost.memory,
+        batch=BATCH,
+        note="features and PGD, without AutoAttack and attention heads",
+    )
 
 
 def _encoder_trainer(config: ProbeStudy, baseline: str) -> EncoderTrainer:
