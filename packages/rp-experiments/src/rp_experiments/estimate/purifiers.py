@@ -85,7 +85,7 @@ def row(config: Comparison, run: Run, card: Card) -> Iterator[Stage]:
     job, (name,), passes = CountedComparison(config), config.chosen, config.budget.passes
     choice = config.purifier(name)
     defence = job.defence(choice)
-    stage = job.stage(choice, defence, job.attacks("purifier", defence, job.one_shot(choice)), passes)
+    stage = job.stage(choice, defence, job.attacks("purifier", defence, **job.shorter(choice)), passes)
     yield stage if name not in PROTOCOLS else joined([stage, _as_published(job, name, choice, defence)])
 
 
