@@ -47,7 +47,7 @@ def probe(config: ProbeStudy, run: Run, card: Card) -> Iterator[Stage]:
     for baseline, settings in (("noisy encoder", config.noisy_encoder), ("fine-tuned encoder", config.fine_tuning)):
         if baseline in config.baselines:
             with torch.device("meta"):
-                trainer = _encoder_trainer(config, baseline)
+                trainer = _encoder_trainer(config, baseline, run)
             step = Step(_loss(trainer, info), modules_of(trainer), slots=slots_of(trainer.state.optimizer))
             compute = models.compute
             yield training_stage(baseline, step, trainer.steps, settings.batch_size, compute, run, card)
@@ -66,13 +66,14 @@ def probe(config: ProbeStudy, run: Run, card: Card) -> Iterator[Stage]:
     )
 
 
-def _encoder_trainer(config: ProbeStudy, baseline: str) -> EncoderTrainer:
+def _encoder_trainer(config: ProbeStudy, baseline: str, run: Run) -> EncoderTrainer:
     """The trainer of a baseline that is made of the diffusion model's encoder."""
     models = config.models
     info, denoiser, layer = describe(models.data), _denoiser(models), models.alignment.layer[0]
     images = Sized(info, steps.number_of(info, "train", models.train_images))
     if baseline == "noisy encoder":
-        return noisy_trainer(denoiser, images, config.noisy_encoder, layer=layer, seed=0)
+        compute = steps.uncompiled(models.compute)
+        return noisy_trainer(denoiser, images, config.noisy_encoder, layer=layer, compute=compute, run=run, seed=0)
     settings = config.fine_tuning
     model = DiffusionClassifier(
         denoiser,
