@@ -12,7 +12,10 @@ from rp_experiments.papers.items import ITEMS
 from rp_experiments.papers.scales import SCALES, plan_of
 from rp_experiments.papers.tiers import tier_of
 from rp_experiments.recipes.dra import RECIPES as RUNS
+from rp_experiments.recipes.evaluation import RECIPES as EVALUATIONS
 from rp_experiments.recipes.generate import RECIPES as GENERATIONS
+from rp_experiments.recipes.paper_scale import COMPARISONS, FINETUNINGS
+from rp_experiments.recipes.pretrain import KINDS as PRETRAININGS
 from rp_experiments.recipes.table import changed
 from rp_models.data import describe
 from rp_models.shards import ShardPlan
@@ -243,3 +246,23 @@ def test_every_product_and_network_of_the_scale_says_its_precision(plan):
         assert found, product.job
         unsaid = {place for place, precision in found if precision == "fp32"}
         assert unsaid <= {"pretrain_edm"}, product.job  # the default, of ImageNet's comparison, which uses none
+
+
+@pytest.mark.parametrize(
+    ("recipes", "own"),
+    [
+        (RUNS, ("cifar", "svhn", "imagenet")),
+        (GENERATIONS, ("cifar", "svhn", "imagenet", "maskdit", "lightningdit")),
+        (EVALUATIONS, ("cifar", "svhn", "imagenet")),
+        (COMPARISONS, ("cifar", "svhn", "imagenet")),
+        (FINETUNINGS, ("cifar", "svhn", "imagenet")),
+        *((kind.recipes, ("cifar", "svhn", "imagenet")) for kind in PRETRAININGS.values()),
+    ],
+    ids=lambda value: "",
+)
+def test_every_recipe_for_the_papers_data_says_its_precision(recipes, own):
+    chosen = [name for name in recipes if name.startswith(own)]
+    assert chosen
+    assert {
+        name: recipes[name]().compute.precision for name in chosen if recipes[name]().compute.precision == "fp32"
+    } == {}

@@ -194,7 +194,11 @@ def _of_paper(data: str) -> Evaluation:
     from rp_purify.presets import preset
 
     return Evaluation(
-        data=data, suite="purifier", defended=True, purifier=MAEPureSettings(mae="mae-digits", **preset(data, "mae"))
+        data=data,
+        suite="purifier",
+        defended=True,
+        purifier=MAEPureSettings(mae="mae-digits", **preset(data, "mae")),
+        compute=InferenceSettings(precision="tf32"),
     )
 
 
