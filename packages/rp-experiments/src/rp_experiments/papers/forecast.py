@@ -93,6 +93,7 @@ def described(artifact: Artifact) -> str:
     """What tells a product from others of its kind: data set, network, methods or roles."""
     config: Any = artifact.config
     words = " ".join(getattr(config, "method", ()) or getattr(config, "roles", ()))
+    words = words or str(getattr(config, "network", ""))  # of a pilot
     config = getattr(config, "models", getattr(config, "comparison", config))
     network = getattr(getattr(config, "classifier", ""), "network", "")
     return ", ".join(filter(None, [getattr(config, "data", getattr(config, "base", "")), network, words]))
