@@ -51,7 +51,7 @@ def the_encoder_itself(made: Mapping[str, Built]) -> Measured:
     rows: list[Row] = [{"classifier": name, **both} for name, both in ends.items()]
     tables = [Table("Accuracy, %; PGD on the margin at the largest radius", rows, "probe")]
     tuned, plain = (
-        dict[str, Limits](clean=ends[name]["clean"], robust=ends[name]["PGD"]) if name in ends else {}
+        dict[str, Limits](clean=ends[name]["clean"], attacked=ends[name]["PGD"]) if name in ends else {}
         for name in ("fine-tuned encoder", "at")
     )
     trained, judged = methods(made["run"]), made["probe"].read().get("autoattack")
@@ -64,7 +64,7 @@ def the_encoder_itself(made: Mapping[str, Built]) -> Measured:
         tuned, plain = (_robust(of) for of in (found.get("fine-tuned encoder"), trained.get("at", found.get("at"))))
     aligned = _robust(trained.get("at+dra"))
     numbers: dict[str, Any] = {"time": _time_factor(made["probe"], made["run"])}
-    for kind in ("clean", "robust"):
+    for kind in ("clean", "attacked"):
         numbers[f"fine-tuned minus at, {kind}"] = gap(tuned.get(kind), plain.get(kind))
         numbers[f"dra minus fine-tuned, {kind}"] = gap(aligned.get(kind), tuned.get(kind))
     rows = method_rows(made["run"], "method", {"at": "AT", "at+dra": "AT+DRA"})
@@ -73,7 +73,7 @@ def the_encoder_itself(made: Mapping[str, Built]) -> Measured:
 
 def _robust(found: Mapping[str, Limits] | None) -> dict[str, Limits]:
     """Clean and robust accuracy, the latter under AutoAttack."""
-    return {"clean": found["clean"], "robust": found["autoattack"]} if found else {}
+    return {"clean": found["clean"], "attacked": found["autoattack"]} if found else {}
 
 
 def _time_factor(probe: Built, run: Built) -> float | None:
