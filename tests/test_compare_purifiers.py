@@ -102,6 +102,10 @@ def test_the_page_and_the_terminal_show_the_numbers_of_the_result(runs, work) ->
     assert "62.13" in page
     assert (work / "table" / "figures" / "purifiers-digits.png").read_bytes().startswith(b"\x89PNG")
     assert "(figures/purifiers-digits.png)" in page
+    rows = result(work, "table")["rows"]
+    assert [point["passes"] for point in rows["rmae_pure"]["convergence"]] == [1, 2]
+    assert (work / "table" / "figures" / "purifiers-digits-convergence.png").exists()
+    assert "(figures/purifiers-digits-convergence.png)" in page
 
 
 def test_a_finished_table_is_not_made_again_and_another_one_is_refused(runs, work) -> None:

@@ -71,6 +71,10 @@ def test_a_purified_classifier_is_attacked_with_every_backward_rule(classifier, 
     for rule in ("identity", "ste-tanh", "normalised"):
         assert f"pgd10-cw-{rule}" in done.stdout
     assert "all of 3" in done.stdout
+    points = json.loads((tmp_path / "e" / "result.json").read_text())["convergence"]
+    assert [point["passes"] for point in points] == [1, 2, 5, 10]
+    assert points == json.loads((tmp_path / "e" / "results" / "convergence.json").read_text())
+    assert (tmp_path / "e" / "figures" / "eot_convergence.png").exists()
 
 
 def attacked_behind_a_purifier(classifier, folder):
@@ -132,16 +136,16 @@ def test_another_s_network_is_attacked_by_the_name_of_its_factory(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "budget"),
     [
-        ((), (512, None, 32, 128)),
-        (("--defended",), (50, 10, 16, 25)),
-        (("--defended", "--images", "None", "--passes", "20"), (None, 20, 16, 25)),
-        (("--defended", "--suite", "purifier"), (512, None, 32, 128)),
-        (("--defended", "--purifier.kind", "none", "--block-size", "64", "--probes", "0"), (512, None, 0, 64)),
+        ((), (512, None, 32, 128, 100)),
+        (("--defended",), (50, 10, 16, 25, 10)),
+        (("--defended", "--images", "None", "--passes", "20"), (None, 20, 16, 25, 10)),
+        (("--defended", "--suite", "purifier"), (512, None, 32, 128, 100)),
+        (("--defended", "--purifier.kind", "none", "--block-size", "64", "--probes", "0"), (512, None, 0, 64, 100)),
     ],
 )
 def test_a_first_look_behind_a_purifier_does_with_less(arguments, budget, tmp_path):
     settings = json.loads(app("evaluate", *arguments, "--dry-run", cwd=tmp_path).stdout)
-    assert tuple(settings[name] for name in ("images", "passes", "probes", "block_size")) == budget
+    assert tuple(settings[name] for name in ("images", "passes", "probes", "block_size", "convergence")) == budget
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """How many passes a gradient needs: the mean of M passes against that of others, over M."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,8 @@ def eot_convergence(
 ) -> list[ConvergencePoint]:
     """One point for each number of passes; where the curve is flat more of them are wasted.
 
-    It costs the sum of the counts and the last one once more, in forward and backward passes of each image. A cosine
+    The passes of a point are among those of the next one: all cost twice the last count, in forward and backward passes
+    of each image. A cosine
     that stays far below 1 at the last count says that the draws disagree: an attack should select among them
     (`DiffHammer`).
 
@@ -69,10 +71,11 @@ def eot_convergence(
             )
         return sample.grad.flatten(1)
 
-    reference = mean(counts[-1], "reference")
+    reference, total = mean(counts[-1], "reference"), torch.zeros_like(x).flatten(1)
     points = []
-    for count in counts:
-        found = mean(count, "convergence")
+    for before, count in pairwise([0, *counts]):
+        total += (count - before) * mean(count - before, f"convergence from {before}")
+        found = total / count
         moves = (found != 0) & (reference != 0)
         agree = ((found.sign() == reference.sign()) & moves).sum() / moves.sum().clamp_min(1)
         cosine = F.cosine_similarity(found, reference).mean()

@@ -30,7 +30,7 @@ from rp_experiments.cautions import cautions, tell
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.purifier_networks import PurifierNetworks
 from rp_experiments.recipes.compare_purifiers import GRIDS, PROTOCOLS, Budget, Comparison, title
-from rp_experiments.reports import compare_report
+from rp_experiments.reports import compare_report, eot_figure
 from rp_experiments.results import judged
 from rp_experiments.run import Run
 
@@ -90,7 +90,8 @@ class ComparisonJob:
             defence = self.defence(choice)
             report = self.evaluated(row, defence, self.attacks("purifier", defence, **self.shorter(choice)), passes)
             found = cells(report) | self.as_published(row, defence)
-            return {"purifier": asdict(choice), "latency": latency(defence, self.x), "cells": found, **report.to_json()}
+            known = {"purifier": asdict(choice), "latency": latency(defence, self.x), "cells": found}
+            return {**known, "convergence": self.convergence(defence), **report.to_json()}
 
         found: dict[str, Any] = self.run.alone().once(f"results/{row}.json", attack, stage=row)
         return found
@@ -105,6 +106,16 @@ class ComparisonJob:
         model = authors_attacks.judge_of(protocol, defence)
         report = self.evaluated(f"{row}-published", defence, attacks, protocol.passes, model=model)
         return {"published": authors_attacks.counted(report, protocol)}
+
+    def convergence(self, defence: Defended) -> list[dict[str, float]]:
+        """How many passes a gradient needs; nothing where all are the same."""
+        config = self.config
+        if is_deterministic(defence) or not config.convergence:
+            return []
+        return eot_figure.measure(
+            defence, self.x, self.y, index=self.index, seed=config.seed, most=config.convergence,
+            batch_size=config.batch_size,
+        )  # fmt: skip
 
     def defence(self, choice: PurifierSettings) -> Defended:
         """The purifier in front of the classifier."""

@@ -17,6 +17,7 @@ from rp_attacks.defence import Classifier
 from rp_attacks.forecast import Forecast, forecast
 from rp_attacks.problem import Attack
 from rp_attacks.radii import usual_radius
+from rp_attacks.record import is_random
 from rp_attacks.store import usual_block_size
 from rp_attacks.watch import Watcher
 from rp_models.checkpoint import read_header
@@ -35,10 +36,12 @@ from rp_experiments.cautions import cautions, tell
 from rp_experiments.evaluation_bar import EvaluationBar, blocks
 from rp_experiments.networks import standard_classifier
 from rp_experiments.recipes.evaluation import Evaluation
+from rp_experiments.reports import eot_figure
+from rp_experiments.reports.eot_figure import plot_eot_convergence
 from rp_experiments.run import Run
 
 RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # of the figure, in multiples of the suite's radius
-CURVE = "results/curve.json"
+CURVE, CONVERGENCE = "results/curve.json", "results/convergence.json"
 
 
 def evaluate(config: Evaluation, run: Run, *, tensorboard: bool = False) -> None:
@@ -49,7 +52,7 @@ def evaluate(config: Evaluation, run: Run, *, tensorboard: bool = False) -> None
     attacked = EvaluationJob.of(config, run)
     board = TensorBoard(run.folder) if tensorboard and run.main else None
     watcher = AttackLog(run.folder) if board else None
-    report = attacked.shared_report(run, beside=partial(_curve, attacked, run), watcher=watcher)
+    report = attacked.shared_report(run, beside=partial(_figures, attacked, run), watcher=watcher)
     if board:
         board.close()
     if report is not None:
@@ -211,21 +214,34 @@ class EvaluationJob:
             {"eps": eps, **point.accuracy._asdict(), "of": len(x)} for eps, point in zip(radii, points, strict=True)
         ]
 
+    def convergence(self) -> list[dict[str, float]]:
+        """Agreement of the mean gradient of M passes with that of others; empty without a random purifier."""
+        config, most = self.config, self.config.sizes.convergence
+        if not (most and config.defended) or not is_random(self.model, self.x[:8], index=self.index[:8]):
+            return []
+        return eot_figure.measure(
+            self.model, self.x, self.y, index=self.index, seed=config.seed, most=most, batch_size=config.batch_size
+        )
 
-def _curve(attacked: EvaluationJob, run: Run) -> None:
-    if not (run.path / CURVE).exists():
-        run.folder.write_json(CURVE, attacked.curve())
+
+def _figures(attacked: EvaluationJob, run: Run) -> None:
+    for file, points in ((CURVE, attacked.curve), (CONVERGENCE, attacked.convergence)):
+        if not (run.path / file).exists():
+            run.folder.write_json(file, points())
 
 
 def _leave(report: Report, attacked: EvaluationJob, run: Run) -> None:
     """Write `result.json` and the figure, and print the report."""
     config, points = attacked.config, run.folder.read_json(CURVE)
+    convergence = run.folder.read_json(CONVERGENCE)
+    if convergence:
+        plot_eot_convergence({config.name: convergence}).save(run.path / "figures" / "eot_convergence")
     if points:
         eps, accuracy, low, high = (tuple(p[key] for p in points) for key in ("eps", "estimate", "low", "high"))
         drawn = RobustnessCurve(eps, accuracy, low, high, images=points[0]["of"])
         plot_robustness_curves({config.model_name: drawn}).save(run.path / "figures" / "accuracy_over_eps")
     where = {"data": config.data, "split": attacked.split, "model": config.model or config.model_name}
-    run.finish({**where, **report.to_json()})
+    run.finish({**where, **report.to_json(), **({"convergence": convergence} if convergence else {})})
     front = config.purifier.kind if config.defended else "none"
     of = f"{len(report.clean)} images of {config.data}, split {attacked.split}"
     print(f"{of}, {config.model_name}, purifier {front}, suite {config.suite}")

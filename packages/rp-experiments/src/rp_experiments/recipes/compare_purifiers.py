@@ -142,6 +142,7 @@ class Comparison:
     batch_size: int = 100  # images attacked at a time; changes no number
     block_size: int = 50  # images of a saved block, the unit of resuming
     probes: int = 0  # images on which signs of masked gradients are looked for; dear for iterative purifiers
+    convergence: int = 100  # the most passes of the figure that shows how many a gradient needs; 0 for no figure
     compute: InferenceSettings = field(default_factory=InferenceSettings)  # of the networks that are attacked
     classifier: str = ""  # checkpoint of the classifier; by default a standard one is trained
     mae: str = ""  # of the masked autoencoder, a file or a shipped name; by default pre-trained
@@ -193,7 +194,7 @@ class Comparison:
         unknown = sorted(named - set(self.known))
         names = ", ".join(row.replace("_", "-") for row in self.known)
         require(not unknown, f"only and compared must name rows of {names}, got {' '.join(unknown)}")
-        at_least(self, batch_size=1, block_size=1, images=8, probes=0)
+        at_least(self, batch_size=1, block_size=1, images=8, probes=0, convergence=0)
 
 
 def title(row: str) -> str:

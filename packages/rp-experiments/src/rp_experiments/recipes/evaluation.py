@@ -29,6 +29,7 @@ class Sizes(NamedTuple):
     passes: int | None
     probes: int
     block_size: int
+    convergence: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,9 @@ class Evaluation:
     pixels: Literal["float", "uint8"] = "float"  # uint8 judges adversarial images that an image file can hold
     # images on which signs of masked gradients are looked for, by SPSA among others; None: 32, for a first look 16
     probes: int | None = None
+    # the most passes of the figure that shows how many a random purifier's gradient needs; 0 for no figure; None: 100,
+    # for a first look 10
+    convergence: int | None = None
     exhaustive: bool = False  # run every attack on every image, for its own accuracy
     seed: int = 0  # of attacks, controls and verdicts
     batch_size: int = 128  # images attacked at a time
@@ -97,7 +101,7 @@ class Evaluation:
             require(self.split in (None, "test"), f"suite robustbench is of the test split, got --split {self.split}")
             of_attacks = self.robustbench.state is not None
             require(not (of_attacks and self.corrupted), "a state file is of attacks, not of corrupted images")
-        at_least(self, probes=0, images=1, passes=1, batch_size=1, block_size=1)
+        at_least(self, probes=0, convergence=0, images=1, passes=1, batch_size=1, block_size=1)
 
     def _complete(self, entry: Entry) -> None:
         """Say in full which entry is meant, and take what is left open from it: its images, norm and radius."""
@@ -158,9 +162,9 @@ class Evaluation:
     @property
     def sizes(self) -> Sizes:
         """What the settings say, and where they leave it open, what suits a first look or a verdict."""
-        usual = Sizes(images=512, passes=None, probes=32, block_size=128)
+        usual = Sizes(images=512, passes=None, probes=32, block_size=128, convergence=100)
         if self.first_look:
-            usual = Sizes(images=50, passes=10, probes=16, block_size=25)
+            usual = Sizes(images=50, passes=10, probes=16, block_size=25, convergence=10)
         if self.suite == "robustbench":
             usual = usual._replace(images=None)
         return Sizes(
@@ -168,6 +172,7 @@ class Evaluation:
             passes=usual.passes if self.passes is None else self.passes,
             probes=usual.probes if self.probes is None else self.probes,
             block_size=usual.block_size if self.block_size is None else self.block_size,
+            convergence=usual.convergence if self.convergence is None else self.convergence,
         )
 
     def resolved(self) -> dict[str, Any]:

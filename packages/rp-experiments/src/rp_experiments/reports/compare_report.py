@@ -13,6 +13,7 @@ from rp_experiments.recipes.compare_purifiers import NETWORKS, NOTES, PROTOCOLS,
 from rp_experiments.recipes.published import CLAIMS
 from rp_experiments.recipes.published import PURIFIERS as PAPER
 from rp_experiments.recipes.table import read
+from rp_experiments.reports.eot_figure import plot_eot_convergence
 from rp_experiments.results import limits, points
 from rp_experiments.run import Run
 
@@ -41,6 +42,7 @@ def write(
             name: {
                 **{key: row[key] for key in ("purifier", "cells", "findings", "latency")},
                 "seconds": seconds.get(name, row["seconds"]),
+                "convergence": row.get("convergence", []),
             }
             for name, row in rows.items()
         },
@@ -53,7 +55,11 @@ def write(
         result["unfinished"] = [name for name in config.chosen if name not in rows]
     run.finish(result, f"result{suffix}.json")
     name = f"purifiers-{config.data}{suffix}"
-    for figure, plot in ((name, plot_rows(result)), (f"{name}-pareto", plot_pareto(result))):
+    figures = {name: plot_rows(result), f"{name}-pareto": plot_pareto(result)}
+    passes = {title(row): found["convergence"] for row, found in result["rows"].items() if found["convergence"]}
+    if passes:
+        figures[f"{name}-convergence"] = plot_eot_convergence(passes)
+    for figure, plot in figures.items():
         plot.save(run.path / "figures" / figure, formats=("png",))
     page = run.folder.write_text(f"{name}.md", markdown(result, figure=f"figures/{name}.png"))
     print(table(result), *_unfinished(result), sep="\n\n")
@@ -145,6 +151,9 @@ def markdown(result: Mapping[str, Any], *, figure: str) -> str:
         unfinished=_unfinished(result),
         figure=figure,
         pareto=figure.replace(".png", "-pareto.png"),
+        convergence=figure.replace(".png", "-convergence.png")
+        if any(row.get("convergence") for row in result["rows"].values())
+        else "",
         protocols=_protocols(result),
         latencies=tables.markdown(
             [{"purifier": title(n), "ms per image and pass": 1000 * r["latency"]} for n, r in result["rows"].items()]
