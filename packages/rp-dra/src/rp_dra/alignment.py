@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rp_dra import global_batch
 from rp_dra.alignment_settings import RELATIONAL, AlignmentLoss
-from rp_dra.positions import resample
+from rp_dra.positions import grid, resample
 from rp_dra.relational import LOSSES
 
 
@@ -54,7 +54,7 @@ class Alignment(nn.Module):
         super().__init__()
         if representations < 1:
             raise ValueError(f"representations must be at least 1, got {representations}")
-        self.representations, self.loss = representations, loss
+        self.representations, self.loss, self.width = representations, loss, width
         if loss in RELATIONAL:
             return
         self.head = projector.ProjectionHead(width, target_width, hidden=hidden)
@@ -67,7 +67,7 @@ class Alignment(nn.Module):
         """The alignment loss of classifier features with their targets.
 
         Args:
-            features: (b, width), or with positions (b, 1 + n, width), see `Outcome`.
+            features: (b, width), or with positions (b, 1 + n, width or more), see `Outcome`.
             target: (b, target_width), or (b, r, target_width) for r representations of each image; for the loss
                 "tokens" (b, r, m, target_width).
         """
@@ -83,7 +83,7 @@ class Alignment(nn.Module):
             others = global_batch.gather(target).unbind(dim=1)
             return torch.stack([LOSSES[self.loss](everyone, other) for other in others]).mean()
         if self.loss == "tokens":
-            features = features[:, 1:]  # without the pooled ones
+            features = grid(features[:, 1:, : self.width])  # without the pooled ones
             target = torch.stack([resample(one, features.shape[1]) for one in target.unbind(dim=1)], dim=1)
         return alignment_loss(self.project(features), target)
 

@@ -89,6 +89,11 @@ class AlignmentSettings:
         return (self.weight > 0 or (self.final_weight or 0) > 0) and self.stop > 0
 
     @property
+    def needs_natural(self) -> bool:
+        """Whether features of natural images take part, of which the objective has to make a pass."""
+        return self.consistency > 0 or (self.aligns and self.images != "adversarial")
+
+    @property
     def pairs(self) -> bool:
         """Whether the loss looks at pairs of a batch's images, which micro-batches would take apart."""
         return self.loss in RELATIONAL or self.shuffle != "no"

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rp_dra.objectives import Adr, Awp, Ikl, Objective, PgdAt, Standard, Trades, TradesOriginal
-from rp_dra.settings import Method, ObjectiveName, TrainingSettings
+from rp_dra.settings import Method, ObjectiveName, TrainingSettings, objective_name
 
 
 def objective_of(
@@ -24,7 +24,7 @@ def objective_of(
     Raises:
         ValueError: if IKL is asked for without the number of classes.
     """
-    name = _named(training, robust, method)
+    name = objective_name(training.objective, method) if robust else "standard"
     if name == "standard":
         return Standard(label_smoothing=training.label_smoothing)
     if name in ("adr", "adr-trades"):
@@ -42,16 +42,6 @@ def _perturbed(training: TrainingSettings, base: Objective) -> Objective:
     """With adversarial weight perturbation, if that is on."""
     awp = training.awp
     return Awp(base, gamma=awp.gamma, start_epoch=awp.start_epoch, variant=awp.variant) if awp.gamma else base
-
-
-def _named(training: TrainingSettings, robust: bool, method: Method | None) -> ObjectiveName:
-    if not robust or method == "standard":
-        return "standard"
-    if method is not None and "+ikl" in method:
-        return "ikl"
-    if method is not None and "+adr" in method:
-        return training.objective if training.objective == "adr-trades" else "adr"
-    return training.objective
 
 
 def _attacked(training: TrainingSettings, name: ObjectiveName) -> Objective:

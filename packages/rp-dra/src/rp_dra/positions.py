@@ -3,6 +3,8 @@
 Axes: b batch, c channels, h w image, d features, n positions.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +18,11 @@ class Tap:
             as many channels as the features.
         image: one image (1, c, h, w), with which that module is looked for.
 
+    Attributes:
+        width: channels d of the output.
+
     Raises:
-        ValueError: if there is no such module, or it has no positions.
+        ValueError: if there is no such module, or its output has no positions.
     """
 
     def __init__(self, network: nn.Module, name: str | None, image: Tensor) -> None:
@@ -25,17 +30,21 @@ class Tap:
         self.name = name or _last_with_positions(network, image)
         modules = dict(network.named_modules())
         if self.name not in modules:
-            raise ValueError(f"the network has no module {self.name!r}; it has {', '.join(list(modules)[1:8])}, ...")
+            some = ", ".join(list(modules)[1:8])
+            raise ValueError(f"alignment.positions: the network has no module {self.name!r}; it has {some}, ...")
         self.module = modules[self.name]
         self.module.register_forward_hook(self._keep)
+        _features(network, image)
+        self.width = int(self.take().shape[-1])
 
     def take(self) -> Tensor:
         """The tokens (b, n, d) of the last pass, which are then forgotten."""
         found, self.last = self.last, None
         if found is None or found.dim() not in (3, 4):
+            got = "none: no features come from it" if found is None else tuple(found.shape)
             raise ValueError(
                 f"alignment.positions: the output of {self.name!r} must be maps (b, d, h, w) or tokens (b, n, d), got "
-                f"{None if found is None else tuple(found.shape)}"
+                f"{got}"
             )
         return found.flatten(2).mT if found.dim() == 4 else found
 
@@ -75,15 +84,11 @@ def _last_with_positions(network: nn.Module, image: Tensor) -> str:
                 found[name] = output
 
         hooks.append(module.register_forward_hook(keep))
-    modes = {module: module.training for module in network.modules()}
     try:
-        features = network.eval().forward_features(image)  # type: ignore[operator]
+        width = _features(network, image).shape[-1]
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
-    width = features.shape[-1]
     fitting = [
         name
         for name, output in found.items()
@@ -95,16 +100,31 @@ def _last_with_positions(network: nn.Module, image: Tensor) -> str:
     return fitting[-1]
 
 
-def resample(tokens: Tensor, count: int) -> Tensor:
-    """Tokens (b, n, d) of a square grid, averaged over (or spread on) a grid of `count` positions.
+@torch.no_grad()
+def _features(network: nn.Module, image: Tensor) -> Tensor:
+    """The features of an image in eval mode; every module stays in the mode that it is in."""
+    modes = {module: module.training for module in network.modules()}
+    try:
+        features: Tensor = getattr(network.eval(), "forward_features", network)(image)
+        return features
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
-    Tokens beyond the largest square, a class token and registers in front, are left out.
+
+def grid(tokens: Tensor) -> Tensor:
+    """Those of tokens (b, n, d) that make up the largest square, without a class token and registers in front."""
+    return tokens[:, tokens.shape[1] - math.isqrt(tokens.shape[1]) ** 2 :]
+
+
+def resample(tokens: Tensor, count: int) -> Tensor:
+    """Tokens (b, n, d), see `grid`, averaged over (or spread on) a square grid of `count` positions.
 
     Returns:
         Tensor (b, count, d).
     """
-    have, want = (int(number**0.5) for number in (tokens.shape[1], count))
-    tokens = tokens[:, tokens.shape[1] - have**2 :]
+    tokens = grid(tokens)
+    have, want = (math.isqrt(number) for number in (tokens.shape[1], count))
     if have == want:
         return tokens
     maps = tokens.mT.unflatten(2, (have, have))

@@ -28,7 +28,19 @@ METHODS: dict[Method, str] = {
     "dm-at+ikl+dra": "the same with diffusion representation alignment",
 }
 ObjectiveName = Literal["trades", "trades-original", "pgd-at", "ikl", "adr", "adr-trades", "standard"]
+WITHOUT_NATURAL: tuple[ObjectiveName, ...] = ("pgd-at", "adr")  # that make no pass of natural images
 Shares = tuple[float, float]
+
+
+def objective_name(objective: ObjectiveName, method: Method | None = None) -> ObjectiveName:
+    """The objective of a method where the settings name one: methods that name their own go first."""
+    if method == "standard":
+        return "standard"
+    if method is not None and "+ikl" in method:
+        return "ikl"
+    if method is not None and "+adr" in method:
+        return objective if objective == "adr-trades" else "adr"
+    return objective
 
 
 def uses_synthetic(method: str) -> bool:

@@ -79,7 +79,7 @@ class ClassifierTrainer(BaseTrainer):
         average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.best = Best(average)
         self._weight = self.alignment.weight
-        self._tapped(real, compute)
+        self._tap = self._tapped(real, compute)
         self.head = self._new_head(target, real).to(device) if target is not None else None
         trained: dict[str, nn.Module] = {"model": self.model, **({"head": self.head} if self.head else {})}
         optimizer = rates.make_optimizer(training, self.model, self.head)
@@ -184,7 +184,7 @@ class ClassifierTrainer(BaseTrainer):
         info, settings = images.info, self.alignment
         with seeded(self.seed, "alignment weights"):
             return Alignment(
-                feature_width(self.model),
+                feature_width(self.model) if self._tap is None else self._tap.width,
                 target.width(info.channels, info.image_size),
                 hidden=settings.hidden,
                 representations=2 if target.random_level else 1,
@@ -192,17 +192,19 @@ class ClassifierTrainer(BaseTrainer):
                 loss=settings.loss,
             )
 
-    def _tapped(self, images: Images, compute: ComputeSettings | None) -> None:
+    def _tapped(self, images: Images, compute: ComputeSettings | None) -> Tap | None:
         """Keep the maps of the classifier's passes, for the loss that compares them."""
         if self.target is None or self.alignment.loss != "tokens":
-            return
+            return None
         if compute is not None and (compute.compile or compute.checkpointing):
             raise ValueError(
                 "alignment.loss=tokens looks inside the network, which a compiled or a checkpointed one does not let "
                 "it do; leave out compute.compile and compute.checkpointing"
             )
         x, _ = images.batch(torch.zeros(1, dtype=torch.int64, device=images.device))
-        self.model.tap = Tap(self.model, self.alignment.positions, x)  # type: ignore[assignment]
+        tap = Tap(self.model, self.alignment.positions, x)
+        self.model.tap = tap  # type: ignore[assignment]
+        return tap
 
     def _set_batch_norm_momentum(self, *, first: bool) -> None:
         """Momentum 1 in the very first step: the running statistics begin with a batch's, not with 0 and 1."""

@@ -57,7 +57,8 @@ class Diffusion:
             and config.alignment.target not in ("edm", "untrained-edm")
             and not config.makes_target
         ):
-            alignment_target(config.alignment, None, torch.device("meta"), info=info)
+            target = alignment_target(config.alignment, None, torch.device("meta"), info=info)
+            target.width(info.channels, info.image_size)  # one pass: whether it takes such images
 
     def model(self) -> nn.Module:
         """The EDM network: the given one, that of the run's folder or of the cache, or trained now."""

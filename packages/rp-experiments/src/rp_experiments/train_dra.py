@@ -17,6 +17,7 @@ import torch
 from rp_attacks import Progress as EvaluationProgress
 from rp_attacks.problem import Attack
 from rp_dra import ClassifierTrainer, build_classifier, export_robustbench, objective_of
+from rp_dra.positions import Tap
 from rp_dra.settings import Method, uses_alignment, uses_synthetic
 from rp_dra.targets import FrozenTarget
 from rp_dra.targets.build import alignment_target
@@ -90,9 +91,11 @@ class TrainDraJob:
         if pretrained not in (None, "timm") and not Path(str(pretrained)).is_file():
             raise CheckpointError(f"--classifier.pretrained: there is no file {pretrained}")
         try:
-            build_classifier(config.classifier, self.train.info, pretrained=False)
+            network = build_classifier(config.classifier, self.train.info, pretrained=False)
         except (ValueError, TypeError) as error:
             raise DataError(f"--classifier: {error}") from error
+        if config.uses_alignment and config.alignment.loss == "tokens":
+            Tap(network, config.alignment.positions, self.train.batch(slice(0, 1))[0].cpu())
         batch = config.training.batch_size
         if batch % count:
             raise DataError(f"--training.batch-size {batch} cannot be divided among {count} processes")
@@ -125,7 +128,7 @@ class TrainDraJob:
             synthetic=used,
             validation=self.validation,
             target=self.target(denoiser, used) if uses_alignment(method) and config.alignment.aligns else None,
-            alignment=config.alignment,
+            alignment=config.alignment if uses_alignment(method) else None,
             compute=fitted.classifier(config, method, self.run),
             processes=self.run.processes,
             seed=config.seed,

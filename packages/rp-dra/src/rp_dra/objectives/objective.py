@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         features: pooled penultimate features (b, d) of the images that the classifier is made robust on, with graph; of
-            a classifier with a `Tap` (b, 1 + n, d), those at the positions behind the pooled ones.
+            a classifier with a `Tap` (b, 1 + n, d), those at the positions behind the pooled ones, see `classify`.
         features_nat: the same of the natural images; None if no pass with a graph saw them.
     """
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def full_precision(logits: Tensor) -> Tensor:
@@ -15,12 +16,17 @@ def full_precision(logits: Tensor) -> Tensor:
 def classify(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """Pooled features (b, d), and logits (b, k) in at least float32, from one pass through a classifier.
 
-    With a `Tap` as its attribute `tap`, the features at each position follow the pooled ones: (b, 1 + n, d).
+    With a `Tap` as its attribute `tap`, the features at each position follow the pooled ones: (b, 1 + n, d); whichever
+    of the two are narrower have zeros behind them.
     """
     features = model.forward_features(x)  # type: ignore[operator]
     logits = full_precision(model.head(features))  # type: ignore[operator]
     tap = getattr(model, "tap", None)
-    return features if tap is None else torch.cat([features[:, None], tap.take()], dim=1), logits
+    if tap is None:
+        return features, logits
+    parts = features[:, None], tap.take()
+    width = max(part.shape[2] for part in parts)
+    return torch.cat([F.pad(part, (0, width - part.shape[2])) for part in parts], dim=1), logits
 
 
 def classify_both(model: nn.Module, x: Tensor, x_adv: Tensor, *, joint: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -99,6 +99,8 @@ class LatentTarget(FrozenTarget):
     def _latent(self, x: Tensor, noise: Tensor, t: Tensor | float) -> Tensor:
         """The latents of images (b, 3, h, w) at time t (b,), in which 1 is data."""
         x = fit_image(x, self.image_size)
+        if x.shape[1] == 1:  # grey, in three channels
+            x = x.expand(-1, self.autoencoder.in_channels, -1, -1)
         own = noise.shape[1] - (self.latent_channels if self.latent == "sample" else 0)
         added, draw = noise[:, :own], noise[:, own:]
         if self.noise_in == "pixels":

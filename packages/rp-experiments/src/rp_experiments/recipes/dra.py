@@ -9,10 +9,12 @@ from rp_dra.alignment_settings import FROM_EDM
 from rp_dra.encoder_settings import EncoderSettings
 from rp_dra.settings import (
     METHODS,
+    WITHOUT_NATURAL,
     AlignmentSettings,
     ClassifierSettings,
     Method,
     TrainingSettings,
+    objective_name,
     uses_alignment,
     uses_synthetic,
 )
@@ -92,6 +94,13 @@ class TrainDra:
             not self.uses_synthetic or bool(self.synthetic.paths) or self.synthetic.images >= 1,
             "the dm-at methods need synthetic images; set synthetic.images to at least 1",
         )
+        for method in filter(uses_alignment, self.method if self.alignment.needs_natural else ()):
+            name = objective_name(self.training.objective, method)
+            require(
+                name not in WITHOUT_NATURAL,
+                f"the objective {name} makes no pass of natural images, whose features alignment.images or "
+                "alignment.consistency asks for; take trades or ikl",
+            )
 
     @property
     def uses_synthetic(self) -> bool:

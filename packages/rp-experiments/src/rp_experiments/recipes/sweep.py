@@ -112,6 +112,7 @@ class SweepOptions(cli.SharedOptions):
     base: str | None = None  # recipe of train_dra.py; by default the sweep recipe's
     method: tuple[Method, ...] = ()  # trained at every point, the first one is compared with; by default the recipe's
     seeds: tuple[int, ...] = ()  # every point is trained with each; by default the recipe's
+    only: tuple[str, ...] = ()  # of a recipe with named cases, these alone; by default all
     grid: Annotated[dict[str, tuple[str, ...]], tyro.conf.Suppress] = field(default_factory=dict)
 
     passed = ("workers", "cluster", "device", "ranks")
@@ -121,12 +122,15 @@ class SweepOptions(cli.SharedOptions):
     def config(self) -> Sweep:
         """The recipe, changed by what stands on the command line."""
         recipe = SWEEPS[self.recipe]()
+        unknown, known = sorted(set(self.only) - set(recipe.cases)), ", ".join(recipe.cases) or "none"
+        require(not unknown, f"--only {' '.join(unknown)}: the cases of {self.recipe} are {known}")
         return replace(
             recipe,
             base=self.base or recipe.base,
             method=self.method or recipe.method,
             seeds=self.seeds or recipe.seeds,
             grid={**recipe.grid, **self.grid},
+            cases={name: case for name, case in recipe.cases.items() if name in self.only or not self.only},
         )
 
     @cached_property
