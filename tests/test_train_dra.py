@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -206,11 +207,61 @@ def test_help_explains_every_setting(tmp_path, monkeypatch):
         (["--data", "digit"], "did you mean digits"),
         (["--edm.channel-mult", "1", "1", "1", "1", "1"], "cannot be halved 4 times"),
         (["--synthetic.images", "0"], "the dm-at methods need synthetic images"),
+        (["--alignment.images", "both", "--training.objective", "pgd-at"], "pgd-at makes no pass of natural images"),
+        (["--alignment.consistency", "1", "--training.objective", "adr"], "adr makes no pass of natural images"),
+        (["--alignment.sigma", "0.1", "0.1"], "alignment.sigma names a value twice"),
+        (["--alignment.target", "sit"], "alignment.target=sit needs alignment.checkpoint"),
     ],
 )
 def test_bad_settings_end_in_one_sentence(arguments, message, tmp_path):
     assert message in app("train_dra", *arguments, cwd=tmp_path, status=2).message
     assert not list(tmp_path.iterdir())
+
+
+LATENT = ("--alignment.checkpoint", "dit", "--alignment.autoencoder", "vae", "--alignment.latent-statistics", "latents")
+NETWORK = ("--alignment.network.network", "vit-b2-32", "--alignment.network.depth", 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--sigma", 0.05, 0.1, "--layer", "bottleneck", "before_up"), {"sigma": [0.05, 0.1]}),
+        (("--loss", "tokens", "--positions", "layer.1", "--target-positions", "layer.0"), {"positions": "layer.1"}),
+        *((("--loss", loss), {"loss": loss}) for loss in ("similarity", "distance", "cka")),
+        (("--consistency", 0.5, "--weight", 0), {"consistency": 0.5, "weight": 0.0}),
+        (("--images", "both"), {"images": "both"}),
+        (("--final-weight", 0.2, "--weight-schedule", "linear", "--stop", 0.5), {"final_weight": 0.2, "stop": 0.5}),
+        (("--shuffle", "class", "--random-level", "yes", "--shared-head"), {"shuffle": "class", "shared_head": True}),
+        (("--target", "untrained-edm", "--label", "null"), {"target": "untrained-edm", "label": "null"}),
+        (("--target", "untrained-network", *NETWORK), {"target": "untrained-network"}),
+        (("--target", "encoder", "--noise", 0.1, "--precision", "bf16"), {"noise": 0.1, "precision": "bf16"}),
+        (
+            ("--target", "lightningdit", *LATENT, "--modulated-by", "same", "--zero-at", "after_norm", "--blocks", 2),
+            {"modulated_by": "same", "zero_at": "after_norm", "blocks": [2]},
+        ),
+        (
+            ("--target", "sit", *LATENT, "--noise-in", "pixels", "--latent", "sample", "--time", 0.5, 0.8),
+            {"noise_in": "pixels", "latent": "sample", "time": [0.5, 0.8]},
+        ),
+    ],
+)
+def test_every_option_of_the_alignment_is_set_by_name(words, expected, tmp_path):
+    named = [word if "." in str(word) else str(word).replace("--", "--alignment.") for word in words]
+    found = json.loads(app("train_dra", "--recipe", "smoke", *named, "--dry-run", cwd=tmp_path).stdout)["alignment"]
+    assert expected.items() <= found.items()
+
+
+def test_a_term_of_the_alignment_is_no_part_of_methods_without_it(tmp_path):
+    from rp_dra.settings import AlignmentSettings
+    from rp_experiments.recipes.dra import RECIPES
+    from rp_experiments.run import Run
+    from rp_experiments.train_dra import TrainDraJob
+    from rp_models.training import RunFolder
+
+    config = replace(RECIPES["smoke"](), alignment=AlignmentSettings(weight=0, consistency=1.2))
+    job = TrainDraJob(config, Run(folder=RunFolder(tmp_path / "run")))
+    weights = [job.trainer(method, None, None).alignment.consistency for method in ("at", "at+dra")]
+    assert weights == [0, 1.2]
 
 
 def test_bad_surroundings_end_in_one_sentence(finished, tmp_path):

@@ -113,6 +113,7 @@ def trainer(alignment, recipe=TRAINING, **options):
         {"loss": "similarity"},
         {"loss": "distance"},
         {"loss": "tokens"},
+        {"loss": "tokens", "positions": "layer.1", "consistency": 0.3},
         {"loss": "tokens", "target": "untrained-network", "network": ClassifierSettings(depth=10, width=2)},
         {"sigma": (0.1, 0.5), "layer": ("bottleneck", "enc_last")},
         {"images": "both", "consistency": 0.3},
@@ -154,6 +155,8 @@ def test_the_tokens_loss_is_the_cosine_at_each_position():
     grid = target[:, 0].reshape(2, 2, 2, 2, 2, 3).mean(dim=(2, 4)).reshape(2, 4, 3)
     expected = -F.cosine_similarity(alignment.head(x[:, 1:]), grid, dim=-1).mean()
     torch.testing.assert_close(alignment(x, target), expected)
+    wider = F.pad(torch.cat([x[:, :1], torch.randn(2, 1, 4), x[:, 1:]], dim=1), (0, 3))  # a class token, wide features
+    torch.testing.assert_close(alignment(wider, target), expected)
     assert alignment_loss(x, x).item() == pytest.approx(-1, abs=1e-5)
 
 
@@ -166,8 +169,11 @@ def test_positions_are_the_last_maps_before_the_average():
     torch.testing.assert_close(F.silu(tap.take()).mean(dim=1), pooled)
     with pytest.raises(ValueError, match=r"maps .* or tokens"):
         tap.take()
+    assert (tap.width, Tap(model, "layer.1", x[:1]).width) == (64, 32)
     with pytest.raises(ValueError, match="has no module 'gone'"):
         Tap(model, "gone", x[:1])
+    with pytest.raises(ValueError, match=r"the output of 'logits' must be maps .* got none: no features come from it"):
+        Tap(model, "logits", x[:1])
     vit = build("vit-digits", depth=1, width=16, heads=2)
     tokens = Maps(vit)(x)
     torch.testing.assert_close(tokens, vit.forward_tokens(x))

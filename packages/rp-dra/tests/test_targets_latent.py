@@ -45,6 +45,14 @@ def tiny(**options):
     return LightningDitTarget(tiny_dit(), fill(tiny_vae()), normalization, **options)
 
 
+def test_a_grey_image_is_shown_in_three_channels():
+    x, y, noise = batch()
+    for options in ({}, {"noise_in": "none"}):
+        target = tiny(**options)
+        grey = target(x[:, :1], y, noise=noise)
+        torch.testing.assert_close(grey, target(x[:, :1].expand(-1, 3, -1, -1), y, noise=noise))
+
+
 def batch():
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(3, 3, 8, 8, generator=generator)

@@ -6,10 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rp_attacks.intervals import wilson_interval
 from rp_experiments import statistics
 from rp_experiments.papers import claims
-from rp_experiments.statistics import difference, mean_accuracy, rank_test, student_interval
+from rp_experiments.statistics import difference, holm, mean_accuracy, rank_test, student_interval, student_p
 from scipy import stats
 
 
@@ -84,8 +86,28 @@ def test_a_difference_is_paired_by_seed_and_by_image():
     assert found.over_seeds.estimate == pytest.approx(np.mean(gains))
     assert found.over_images.difference.estimate == pytest.approx(np.mean(gains))
     assert found.over_images.only_second == 0
-    assert found.over_images.p_value < 0.01  # the test of the difference that stands beside it, not of majorities
-    assert difference(first[:1], second[:1]).over_seeds is None
+    assert found.p_value == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
+    assert found.over_images.p_value < 0.01  # McNemar's counts of majorities would hide these ten images
+    alone = difference(first[:1], second[:1])
+    assert (alone.over_seeds, alone.p_value) == (None, alone.over_images.p_value)
+
+
+def test_a_p_value_of_equal_differences():
+    assert student_p([0.0, 0.0]) == 1
+    assert student_p([0.1, 0.1]) == 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_corrected_p_values_are_those_of_testing_from_the_smallest(p_values):
+    """Holm's procedure at a level rejects the hypotheses whose corrected p-value is at most that level."""
+    corrected = holm(p_values)
+    for level in (0.01, 0.05, 0.2):
+        rejected = set()
+        for rank, number in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+            if p_values[number] * (len(p_values) - rank) > level:
+                break
+            rejected.add(number)
+        assert {number for number, p in enumerate(corrected) if p <= level} == rejected
 
 
 def test_students_interval_is_scipys():

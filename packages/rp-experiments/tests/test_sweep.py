@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from rp_attacks import PGD
-from rp_experiments.recipes.sweep import SWEEPS, Sweep, configuration, grid_of, name_of
+from rp_experiments.recipes.sweep import SWEEPS, Sweep, configuration, grid_of, name_of, sweep_options
 from rp_experiments.run import Run
 from rp_experiments.sweep import run_sweep
 from rp_experiments.train_dra import TrainDraJob
@@ -95,6 +95,16 @@ def test_the_controls_are_named_points_that_differ_in_the_alignment_alone():
     )
 
 
+def test_some_of_the_cases_can_be_named():
+    options = sweep_options(["--recipe", "controls", "--only", "edm", "none"])
+    assert list(options.config.cases) == ["none", "edm"]
+    assert len(sweep_options(["--recipe", "controls"]).config.cases) == 9
+    with pytest.raises(ValueError, match="--only edn: the cases of controls are none, edm, untrained-edm"):
+        _ = sweep_options(["--recipe", "controls", "--only", "edn"]).config
+    with pytest.raises(ValueError, match="against must be a point of none: 'edm'"):
+        _ = sweep_options(["--recipe", "controls", "--only", "none"]).config
+
+
 def test_cases_and_a_grid_multiply_and_a_value_may_hold_several():
     sweep = Sweep(
         cases={"a": {}, "b": {"alignment.shuffle": "all"}}, grid={"alignment.sigma": ("0.1", "0.05 0.2")}, against=""
@@ -162,5 +172,6 @@ def test_a_sweep_shares_what_it_can_goes_on_where_it_stopped_and_reports(weak, t
     assert len(second["autoattack_per_seed"]) == 2
     gains = np.subtract(second["clean_per_seed"], first["clean_per_seed"])
     assert second["clean_difference"]["over_seeds"]["estimate"] == pytest.approx(gains.mean())
+    assert second["clean_difference"]["p_corrected"] == second["clean_difference"]["p"]  # of one comparison
     assert (tmp_path / "out" / "figures" / "sweep.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "out" / "table.txt").read_text().strip() in table

@@ -35,6 +35,7 @@ class Difference(NamedTuple):
 
     over_seeds: Interval | None  # Student's; None for one seed
     over_images: Comparison  # for these seeds: a bootstrap over images, and a test
+    p_value: float  # Student's over seeds; of one seed that over images
 
 
 def mean_accuracy(right: Sequence[Right]) -> Interval:
@@ -48,7 +49,9 @@ def difference(first: Sequence[Right], second: Sequence[Right]) -> Difference:
     """The difference of two series of classifiers with the same seeds, on the same images."""
     gaps = [float(a.mean()) - float(b.mean()) for a, b in zip(first, second, strict=True)]
     over_images = paired_comparison(np.mean(first, axis=0), np.mean(second, axis=0))
-    return Difference(student_interval(gaps) if len(gaps) > 1 else None, over_images)
+    if len(gaps) == 1:
+        return Difference(None, over_images, over_images.p_value)
+    return Difference(student_interval(gaps), over_images, student_p(gaps))
 
 
 def student_interval(values: Sequence[float]) -> Interval:
@@ -58,6 +61,27 @@ def student_interval(values: Sequence[float]) -> Interval:
     mean = fmean(values)
     half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
+
+
+def student_p(values: Sequence[float]) -> float:
+    """The two-sided p-value of Student's test that the mean of two values or more is zero; 1 if all are zero."""
+    from scipy.stats import ttest_1samp
+
+    if stdev(values) == 0:
+        return float(fmean(values) == 0)
+    return float(ttest_1samp(values, 0.0).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values of several tests that hold for all of them together, in the same order.
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
+    """
+    found, largest = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        found[number] = largest
+    return found
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Limits:

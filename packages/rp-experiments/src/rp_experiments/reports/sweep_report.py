@@ -1,6 +1,6 @@
 """What a sweep leaves for a reader: the table, `result.json`, and a figure where one number was varied."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,7 @@ from rp_experiments.recipes.dra import TrainDra
 from rp_experiments.recipes.sweep import Sweep
 from rp_experiments.reports.dra_report import describe_attacks, describe_classifier
 from rp_experiments.results import points
-from rp_experiments.statistics import Answers, Difference, Right, difference, mean_accuracy
+from rp_experiments.statistics import Answers, Difference, Right, difference, holm, mean_accuracy
 
 Series = tuple[str, str]  # point, method
 KINDS = {"clean": "clean", "autoattack": "AutoAttack"}
@@ -26,6 +26,7 @@ def write(
     every = _series(answers)
     other = next((series for series in every if series[0] == sweep.against), None)
     rows = {series: _row(series, answers, every[0], other) for series in every}
+    _correct(rows.values())
     first = configs[sweep.seeds[0]][0]
     images = len(answers[0].clean)
     setting = {
@@ -71,8 +72,8 @@ def table(setting: Mapping[str, Any], rows: Mapping[Series, Mapping[str, Any]]) 
     ]
     several = len(setting["seeds"]) > 1
     accuracies = "Student's over seeds" if several else "Wilson's over images"
-    paired = "seed (Student), then by image" if several else "image"
-    test = "p by flips of signs" if several else "McNemar's p"
+    paired = "seed (Student), then by image (bootstrap)" if several else "image (bootstrap)"
+    test = "Student's" if several else "McNemar's"
     legend = (
         f"95% intervals: accuracies, {accuracies}; differences in points from {setting['compared_with']}, paired by "
     )
@@ -80,7 +81,8 @@ def table(setting: Mapping[str, Any], rows: Mapping[Series, Mapping[str, Any]]) 
         f"{setting['data']}, {setting['images']} test images, {setting['norm'].capitalize()} eps {setting['eps']:.3g}, "
         f"{setting['classifier']}, {setting['attack']}, seeds {' '.join(map(str, setting['seeds']))}"
     )
-    return "\n".join(["", title, tables.text(lines), "", f"{legend}{paired} (bootstrap, {test})"])
+    legend += f"{paired}; p-values are {test}, corrected for the comparisons of a column (Holm)"
+    return "\n".join(["", title, tables.text(lines), "", legend])
 
 
 def _series(answers: Sequence[Answers]) -> list[Series]:
@@ -114,11 +116,21 @@ def _plain(value: Difference | None) -> dict[str, Any] | None:
     return {
         "over_seeds": value.over_seeds._asdict() if value.over_seeds else None,
         "over_images": {**images._asdict(), "difference": images.difference._asdict()},
+        "p": value.p_value,
     }
 
 
+def _correct(rows: Iterable[dict[str, Any]]) -> None:
+    """Write beside each p-value that which holds for all comparisons of its column together."""
+    for kind in KINDS:
+        for name in ("difference", "other_difference"):
+            column = [row[f"{kind}_{name}"] for row in rows if row[f"{kind}_{name}"] is not None]
+            for gap, corrected in zip(column, holm([gap["p"] for gap in column]), strict=True):
+                gap["p_corrected"] = corrected
+
+
 def _points(value: Mapping[str, Any] | None) -> str | None:
-    """`+1.2 [-0.3, +2.7], [+0.1, +2.3], p 0.03`."""
+    """`+1.2 [-0.3, +2.7], [+0.1, +2.3], p 0.03`, which is corrected for the number of comparisons."""
     if value is None:
         return None
     images, seeds = value["over_images"], value["over_seeds"]
@@ -126,7 +138,7 @@ def _points(value: Mapping[str, Any] | None) -> str | None:
     if seeds:
         estimate, over_seeds = points({**seeds, "estimate": images["difference"]["estimate"]}).split(" ", 1)
         shown = f"{estimate} {over_seeds}, {shown.split(' ', 1)[1]}"
-    return f"{shown}, p {images['p_value']:.2g}"
+    return f"{shown}, p {value['p_corrected']:.2g}"
 
 
 def _strengths(sweep: Sweep, answers: Sequence[Answers]) -> Plot | None:
