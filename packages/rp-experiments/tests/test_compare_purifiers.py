@@ -8,10 +8,10 @@ import rp_models
 import torch
 from rp_attacks.record import Record
 from rp_experiments import purifier_networks
-from rp_experiments.compare_purifiers import ComparisonJob, _worse
+from rp_experiments.compare_purifiers import ComparisonJob, _worse, operations
 from rp_experiments.recipes import compare_purifiers as recipes
 from rp_experiments.recipes import published
-from rp_experiments.reports import compare_report
+from rp_experiments.reports import compare_figures, compare_report
 from rp_experiments.run import Run
 from rp_models.checkpoint import CheckpointError
 from rp_models.training import RunFolder, seeded
@@ -234,15 +234,36 @@ def test_every_row_is_compared_with_the_chosen_ones_and_the_fast_and_robust_are_
         name: row(worst) | {"latency": seconds}
         for name, worst, seconds in (("adbm", high, 0.2), ("mae_pure", low, 0.1), ("noise", low, 0.3))
     }
-    drawn = compare_report.plot_pareto({"rows": rows}).rows
+    drawn = compare_figures.plot_pareto({"rows": rows}).rows
+    assert [one["cost"] for one in drawn] == [200, 100, 300]  # milliseconds
     assert [(one["purifier"], one["worst"]) for one in drawn][:2] == [("ADBM", 100.0), ("MAE-Pure", 0.0)]
-    assert compare_report._dominates(drawn[0], drawn[2])
-    assert not compare_report._dominates(drawn[0], drawn[1])
+    assert compare_figures._dominates(drawn[0], drawn[2])
+    assert not compare_figures._dominates(drawn[0], drawn[1])
+    assert compare_report.equal_compute(rows, ("adbm",)) == {}
+    for name, count in (("adbm", 2_000_000), ("mae_pure", 3_000_000), ("noise", 1_000_000)):
+        rows[name]["operations"] = count
+    assert [one["cost"] for one in compare_figures.plot_pareto({"rows": rows}).rows] == [2, 3, 1]
+    said = compare_report.equal_compute(rows, ("mae-pure", "noise"))
+    assert {name: found["best"] for name, found in said.items()} == {"mae_pure": "adbm", "noise": "noise"}
+    assert (
+        "of the 3 rows that take no more than MAE-Pure's 3 million operations a pass, ADBM" in said["mae_pure"]["text"]
+    )
+
+
+def test_the_operations_of_a_pass_grow_with_the_steps_and_not_with_the_images() -> None:
+    classifier, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), torch.rand(3, 1, 8, 8)
+    mae = rp_models.load("mae-digits")
+    none, four, eight = (
+        operations(Defended(purifier, classifier).eval(), x)
+        for purifier in (NoPurification(), MAEPure(mae, steps=4), MAEPure(mae, steps=8))
+    )
+    assert none == 2 * 64 * 10
+    assert eight - none == 2 * (four - none) > 0
 
 
 def test_the_figure_of_rows_has_three_bars_of_each_and_variants_by_their_names() -> None:
     setting = {"data": "digits", "images": 8, "eps": 0.1}
     rows = {"none": row([0.5] * 8), "eta_none": row([0.25] * 8)}
-    drawn = compare_report.plot_rows({"setting": setting, "rows": rows}).rows
+    drawn = compare_figures.plot_rows({"setting": setting, "rows": rows}).rows
     assert [one["purifier"] for one in drawn] == ["no purifier", "eta none"] * 3
     assert drawn[-1]["estimate"] == 0.25

@@ -13,6 +13,7 @@ from rp_attacks import Attack, Report
 from rp_attacks.defence import Classifier
 from rp_attacks.record import Record
 from rp_attacks.settings import SuiteName
+from rp_models.arithmetic import Flops, without_onednn
 from rp_models.data import describe
 from rp_models.data.datasets import open_subset
 from rp_models.loading import load_classifier
@@ -90,7 +91,8 @@ class ComparisonJob:
             defence = self.defence(choice)
             report = self.evaluated(row, defence, self.attacks("purifier", defence, **self.shorter(choice)), passes)
             found = cells(report) | self.as_published(row, defence)
-            known = {"purifier": asdict(choice), "latency": latency(defence, self.x), "cells": found}
+            cost = {"latency": latency(defence, self.x), "operations": operations(defence, self.x)}
+            known = {"purifier": asdict(choice), **cost, "cells": found}
             return {**known, "convergence": self.convergence(defence), **report.to_json()}
 
         found: dict[str, Any] = self.run.alone().once(f"results/{row}.json", attack, stage=row)
@@ -251,6 +253,14 @@ def latency(defence: Defended, x: Tensor, *, repeats: int = 3) -> float:
         defence(x, seed=seed, index=index).sum().item()  # waits for the device
         seconds.append(time.perf_counter() - start)
     return min(seconds) / len(x)
+
+
+@torch.no_grad()
+def operations(defence: Defended, x: Tensor) -> int:
+    """Floating-point operations of one pass of one image: the cost that no other work on the machine changes."""
+    with without_onednn(), Flops() as counted:
+        defence(x[:1], seed=0, index=torch.zeros(1, dtype=torch.int64, device=x.device))
+    return counted.total
 
 
 def cells(report: Report) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rp_analysis.plots.style import COLOURS, Plot, new_figure, style
 from rp_attacks.intervals import paired_comparison
 
 from rp_experiments import pages, tables
@@ -13,6 +12,7 @@ from rp_experiments.recipes.compare_purifiers import NETWORKS, NOTES, PROTOCOLS,
 from rp_experiments.recipes.published import CLAIMS
 from rp_experiments.recipes.published import PURIFIERS as PAPER
 from rp_experiments.recipes.table import read
+from rp_experiments.reports.compare_figures import plot_pareto, plot_rows
 from rp_experiments.reports.eot_figure import plot_eot_convergence
 from rp_experiments.results import limits, points
 from rp_experiments.run import Run
@@ -20,6 +20,7 @@ from rp_experiments.run import Run
 Row = Mapping[str, Any]
 
 COLUMNS: dict[str, str] = read("columns")
+_SAID = ("claims", "differences", "equal_compute")  # parts of a result that are sentences
 ATTACKS = tuple(name for name in COLUMNS if name not in ("clean", "published", "worst"))
 
 
@@ -41,6 +42,7 @@ def write(
         "rows": {
             name: {
                 **{key: row[key] for key in ("purifier", "cells", "findings", "latency")},
+                "operations": row.get("operations"),  # not of older runs
                 "seconds": seconds.get(name, row["seconds"]),
                 "convergence": row.get("convergence", []),
             }
@@ -48,6 +50,7 @@ def write(
         },
         "claims": claims(rows),
         "differences": differences(rows, config.compared),
+        "equal_compute": equal_compute(rows, config.compared),
         "networks": dict(networks or {}),
     }
     suffix = "-so-far" if so_far else ""
@@ -63,7 +66,7 @@ def write(
         plot.save(run.path / "figures" / figure, formats=("png",))
     page = run.folder.write_text(f"{name}.md", markdown(result, figure=f"figures/{name}.png"))
     print(table(result), *_unfinished(result), sep="\n\n")
-    print("\n".join(found["text"] for kind in ("claims", "differences") for found in result[kind].values()))
+    print("\n".join(found["text"] for kind in _SAID for found in result[kind].values()))
     print(f"\nthe page is {page}", file=sys.stderr)
 
 
@@ -155,11 +158,7 @@ def markdown(result: Mapping[str, Any], *, figure: str) -> str:
         if any(row.get("convergence") for row in result["rows"].values())
         else "",
         protocols=_protocols(result),
-        latencies=tables.markdown(
-            [{"purifier": title(n), "ms per image and pass": 1000 * r["latency"]} for n, r in result["rows"].items()]
-        )
-        if all(row.get("latency") for row in result["rows"].values())
-        else "",
+        costs=_costs(result["rows"]),
         sentences=_sentences(result),
         paper=paper_table(),
         columns=PAPER,
@@ -167,6 +166,17 @@ def markdown(result: Mapping[str, Any], *, figure: str) -> str:
         notes={title(name): NOTES[name] for name in result["rows"] if name in NOTES},
         networks={role: words for role, words in NETWORKS.items() if role in _roles(result)},
     )
+
+
+def _costs(rows: Mapping[str, Row]) -> str:
+    """What one pass of each row takes, in Markdown, where all were measured."""
+    if not all(row.get("latency") for row in rows.values()):
+        return ""
+    lines = []
+    for name, row in rows.items():
+        counted = {"million operations per image and pass": row["operations"] / 1e6} if row.get("operations") else {}
+        lines.append({"purifier": title(name), **counted, "ms per image and pass": 1000 * row["latency"]})
+    return tables.markdown(lines)
 
 
 def _unfinished(result: Mapping[str, Any]) -> list[str]:
@@ -198,72 +208,23 @@ def paper_table() -> str:
     )
 
 
-def plot_rows(result: Mapping[str, Any]) -> Plot:
-    """Draws clean accuracy, accuracy under transfer and under the worst case as bars with their intervals."""
-    kinds = {"clean": "clean", "transfer": "transfer from the classifier", "worst": "worst case"}
-    names, drawn = list(result["rows"]), list[dict[str, Any]]()
-    with style():
-        figure, (axes,) = new_figure(width=max(4.0, 1.2 + 0.62 * len(names)), height=3.2)
-        for offset, (kind, label) in enumerate(kinds.items()):
-            present = [name for name in names if kind in result["rows"][name]["cells"]]
-            cells = [limits(result["rows"][name]["cells"][kind]) for name in present]
-            drawn += [
-                {"purifier": title(name), "kind": label, **cell} for name, cell in zip(present, cells, strict=True)
-            ]
-            heights = [100 * cell["estimate"] for cell in cells]
-            below = [100 * (cell["estimate"] - cell["low"]) for cell in cells]
-            above = [100 * (cell["high"] - cell["estimate"]) for cell in cells]
-            places = [names.index(name) + (offset - 1) * 0.27 for name in present]
-            axes.bar(places, heights, 0.25, yerr=[below, above], capsize=1.5, color=COLOURS[offset], label=label)
-        axes.set_xticks(range(len(names)), [title(name) for name in names], rotation=30, ha="right")
-        where = result["setting"]
-        heading = f"{where['data']}, {where['images']} test images, Linf eps {where['eps']:.3g}"
-        axes.set(ylabel="accuracy of one query (%)", ylim=(0, 119), yticks=range(0, 101, 20), title=heading)
-        axes.legend(loc="upper right", ncols=3)
-        return Plot(figure, drawn)
-
-
-def plot_pareto(result: Mapping[str, Any]) -> Plot:
-    """Draws worst-case (filled) and clean accuracy (open) of each row over the time of a pass; a line joins the best.
-
-    A row is among the best if none is both as fast and as accurate in the worst case.
-    """
-    drawn = [
-        {
-            "purifier": title(name),
-            "milliseconds": 1000 * row["latency"],
-            "clean": 100 * limits(row["cells"]["clean"])["estimate"],
-            "worst": 100 * limits(row["cells"]["worst"])["estimate"],
-        }
-        for name, row in result["rows"].items()
-        if row.get("latency")
-    ]
-    best = sorted(
-        (one for one in drawn if not any(_dominates(other, one) for other in drawn)),
-        key=lambda one: one["milliseconds"],
-    )
-    with style():
-        figure, (axes,) = new_figure(width=6.0, height=4.0)
-        axes.plot(
-            [one["milliseconds"] for one in best], [one["worst"] for one in best], color=COLOURS[5], linewidth=0.8
+def equal_compute(rows: Mapping[str, Row], compared: Sequence[str]) -> dict[str, Any]:
+    """Which row is the most robust of those that cost no more than each of `compared`, by operations of a pass."""
+    found: dict[str, Any] = {}
+    if not all(row.get("operations") for row in rows.values()):
+        return found
+    for reference in (name.replace("-", "_") for name in compared):
+        if reference not in rows:
+            continue
+        most = rows[reference]["operations"]
+        worst = {n: limits(r["cells"]["worst"])["estimate"] for n, r in rows.items() if r["operations"] <= most}
+        best = max(worst, key=worst.__getitem__)
+        text = (
+            f"At equal compute, of the {len(worst)} rows that take no more than {title(reference)}'s {most / 1e6:.3g} "
+            f"million operations a pass, {title(best)} is the most robust ({100 * worst[best]:.1f}%)."
         )
-        for number, (key, face) in enumerate({"clean": "none", "worst": COLOURS[1]}.items()):
-            places = [one["milliseconds"] for one in drawn], [one[key] for one in drawn]
-            label = {"clean": "clean", "worst": "worst case"}[key]
-            axes.scatter(*places, s=14, facecolors=face, edgecolors=COLOURS[number], label=label)
-        for one in drawn:
-            axes.annotate(
-                one["purifier"], (one["milliseconds"], one["worst"]), (2, -6), textcoords="offset points", size=4
-            )
-        axes.set(xscale="log", xlabel="milliseconds for one image, one pass", ylabel="accuracy of one query (%)")
-        axes.legend(loc="lower right")
-        return Plot(figure, drawn)
-
-
-def _dominates(other: Mapping[str, Any], one: Mapping[str, Any]) -> bool:
-    """Whether a row is at least as fast and as robust as another one, and better in one of these."""
-    better = other["milliseconds"] < one["milliseconds"] or other["worst"] > one["worst"]
-    return better and other["milliseconds"] <= one["milliseconds"] and other["worst"] >= one["worst"]
+        found[reference] = {"operations": most, "best": best, "text": text}
+    return found
 
 
 def write_tuning(run: Run, config: Comparison, tried: Mapping[str, Sequence[Mapping[str, Any]]], images: int) -> None:
@@ -294,7 +255,7 @@ def _sentences(result: Mapping[str, Any]) -> list[str]:
     """What the table says: each row, the orders that the paper reports, and what the evaluation warns of."""
     rows = result["rows"]
     alarms = [f"{title(n)}: {f['text']}" for n, r in rows.items() for f in r["findings"] if f["level"] == "alarm"]
-    claimed = [found["text"] for kind in ("claims", "differences") for found in result.get(kind, {}).values()]
+    claimed = [found["text"] for kind in _SAID for found in result.get(kind, {}).values()]
     alone = result["setting"].get("exhaustive", True)
     return [*(_row_in_words(name, row["cells"], alone=alone) for name, row in rows.items()), *claimed, *alarms]
 
