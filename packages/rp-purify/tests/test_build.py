@@ -1,4 +1,5 @@
-from dataclasses import asdict, replace
+import inspect
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from rp_purify import (
     Purifier,
 )
 from rp_purify.adp import ADP
-from rp_purify.build import build_purifier
+from rp_purify.build import _NAMES, _PURIFIERS, build_purifier
 from rp_purify.coup import COUP
 from rp_purify.ddim_purify import DDIMPurify
 from rp_purify.edm_purify import EDMPurify
@@ -98,6 +99,23 @@ def test_every_kind_has_its_purifier_and_every_setting_changes_it(maskdit: str) 
     annealed = build("maskdit-pure", maskdit, schedule="annealed", sigmas=(0.5, 0.2))
     assert (annealed.schedule, annealed.sigmas) == ("annealed", (0.5, 0.2))  # type: ignore[union-attr]
     assert (build("mae-pure", maskdit).halve, build("maskdit-pure", maskdit).halve) == (True, False)  # type: ignore[union-attr]
+
+
+def test_the_defaults_of_settings_are_those_of_the_purifiers(maskdit: str) -> None:
+    """But of MAE-Pure and MaskDiT-Pure, whose settings start from the shipped networks of the digits."""
+    purifiers = {**_PURIFIERS, "latent-maskdit-pure": LatentMaskDiTPure, "soap": SOAP}
+    compared = 0
+    for kind, make in purifiers.items():
+        parameters = inspect.signature(make).parameters
+        renamed = {"step_size": "step", "radii": "levels"} if kind == "soap" else _NAMES.get(kind, {})
+        for setting in fields(KINDS[kind]):
+            parameter = parameters.get(renamed.get(setting.name, setting.name))
+            if kind == "mae-pure" or parameter is None or setting.default in (MISSING, None):
+                continue
+            if parameter.default is not inspect.Parameter.empty:
+                assert setting.default == parameter.default, f"{kind}: {setting.name}"
+                compared += 1
+    assert compared > 40
 
 
 def test_settings_know_their_kind_and_say_themselves() -> None:

@@ -74,7 +74,7 @@ class LikelihoodSettings(PurifierSettings):
 
     kind: str = field(default="likelihood", init=False)
     model: str = ""  # checkpoint of a denoiser without classes: EDM or MaskDiT
-    steps: int = 20  # of Adam
+    steps: int = 5  # of Adam
     levels: tuple[float, float] = (0.4, 0.6)  # lowest and highest noise level, in the units of [-1, 1]
     lr: float = 0.1  # in the units of [-1, 1]
     per: Per = "image"  # whether a level and the loss's mean belong to each image or, as published, to the batch
