@@ -18,7 +18,7 @@ from rp_models.robustbench.entries import Entry, EntryError, find_entry
 from rp_models.robustbench.loading import load_entry, load_robustbench, read_entry
 from rp_testing import Golden
 from rp_testing.recipe import fill_value
-from torch import Tensor
+from torch import Tensor, nn
 
 CONSTANTS = ("mu", "sigma", "normalize.mean", "normalize.std", "normalization.mean", "normalization.std")
 INDEX = ("relative_position_index", "attn_mask")  # what the reference computes and the recipe does not fill
@@ -67,8 +67,14 @@ def scores(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**state, "conv1.scores": torch.zeros_like(state["conv1.weight"])}
 
 
+CONVNEXT = {"depths": (1, 1, 1, 1), "dims": (8,) * 4}
 SWIN = {"image_size": 32, "width": 16, "depths": [2, 2], "heads": [2, 4], "window": 4}
 CASES = [
+    Case("wrn_classic_d10_w2", "Sehwag2021Proxy", small={"depth": 10, "width": 2}, layout=module),
+    Case("wrn_trades_subblock_d10_w1", "Carmon2019Unlabeled", small={"depth": 10, "width": 1}, layout=module),
+    Case("wrn_dmat_d10_w2", "Wang2023Better_WRN-28-10", small={"depth": 10, "width": 2}, layout=module),
+    Case("wrn_dmat_cifar100_d10_w1", "Wang2023Better_WRN-28-10", "cifar100", small={"depth": 10, "width": 1}),
+    Case("preact_resnet18_swish_dmat", "Rade2021Helper_R18_extra"),
     Case("rb_preact_rawshortcut_nobn", "Andriushchenko2020Understanding", layout=last),
     Case("rb_preact_v2_bn", "Kireev2021Effectiveness_RLAT", threat="corruptions", layout=last),
     Case("rb_wrn_a4_tiny", "Huang2022Revisiting_WRN-A4", small={"channels": [8, 16, 24, 32], "blocks": [1, 2, 1]}),
@@ -132,11 +138,12 @@ CASES = [
 
 
 def small_entry(case: Case) -> Entry:
-    """The case's entry with a small network of ten classes."""
+    """The case's entry with a small network, of ten classes for ImageNet."""
     entry = find_entry(case.name, case.dataset, case.threat)
     normalised = "mean" in entry.arguments and case.golden not in UNNORMALISED
     known = {key: value for key, value in entry.arguments.items() if normalised or key not in ("mean", "std")}
-    return replace(entry, dataset="cifar10", arguments={**known, **case.small})
+    dataset = "cifar10" if case.dataset == "imagenet" else case.dataset
+    return replace(entry, dataset=dataset, arguments={**known, **case.small})
 
 
 # recorded from the networks that the entries' normalisation layers stand before
@@ -150,6 +157,12 @@ UNNORMALISED = (
         "rb_meansparse_convnext",
     ),
 )
+
+
+def constants(entry: Entry) -> tuple[Tensor, Tensor]:
+    """Mean and std of an entry's code; 0 and 1 where it takes images as they are."""
+    known = {"mean": [0.0] * 3, "std": [1.0] * 3, **entry.arguments}
+    return torch.tensor(known["mean"]).view(3, 1, 1), torch.tensor(known["std"]).view(3, 1, 1)
 
 
 def weights(golden: Golden) -> dict[str, Tensor]:
@@ -176,14 +189,79 @@ def test_a_file_in_the_real_layout_gives_the_references_logits_and_gradient(tmp_
     network = load_entry(entry, root=tmp_path)
     x = golden["in_x"].requires_grad_()
     logits = network(x)
-    (gradient,) = torch.autograd.grad(logits, x, golden["in_cotangent"])
     golden.check(out_logits=logits)
-    recorded = golden["out_input_gradient"]
+    if "in_cotangent" in golden.arrays:
+        (gradient,) = torch.autograd.grad(logits, x, golden["in_cotangent"])
+        recorded = golden["out_input_gradient"]
+    else:
+        labels = torch.arange(len(x)) % logits.shape[1]
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, labels), x)
+        recorded = golden["out_input_grad"]
     # float32 sums run in another order
     torch.testing.assert_close(gradient, recorded, rtol=0, atol=1e-4 * recorded.abs().max().item())
     assert not network.training
     save(network, tmp_path / "ours.safetensors")
     assert torch.equal(load(tmp_path / "ours.safetensors")(x), logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "threat"),
+    [
+        ("Rice2020Overfitting", "Linf"),
+        ("Hendrycks2019Using", "Linf"),
+        ("Rony2019Decoupling", "L2"),
+        ("Augustin2020Adversarial_34_10", "L2"),
+        ("Hendrycks2020AugMix_WRN", "corruptions"),
+        ("Ding2020MMA", "Linf"),
+    ],
+)
+def test_images_are_normalised_by_the_entrys_code_before_the_network(tmp_path: Path, name: str, threat: str) -> None:
+    """Files of one network without constants; what the reference was given is what the normalisation makes here."""
+    golden, entry = Golden("wrn_classic_d10_w2"), find_entry(name, threat=threat)
+    entry = replace(entry, arguments={**entry.arguments, "depth": 10, "width": 2})
+    torch.save(module(weights(golden)), tmp_path / "file.pt")
+    network = read_entry(entry, [tmp_path / "file.pt"]).build().eval()
+    x = golden["in_x"]
+    if "mean" in entry.arguments:
+        mean, std = constants(entry)
+        golden.check(out_logits=network(x * std + mean))
+    else:
+        plain = zoo.build("wide-resnet", depth=10, width=2).eval()
+        plain.load_state_dict(network.state_dict())
+        flat = x.flatten(1)
+        scaled = (flat - flat.mean(dim=1, keepdim=True)) / flat.std(dim=1, keepdim=True)
+        torch.testing.assert_close(network(x), plain(scaled.view_as(x)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "depth"), [("Sehwag2021Proxy_R18", 18), ("Engstrom2019Robustness", 50)])
+def test_a_resnet_for_small_images_is_torchvisions_with_another_stem(tmp_path: Path, name: str, depth: int) -> None:
+    entry = find_entry(name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = torchvision.models.get_model(f"resnet{depth}", num_classes=10).eval()
+        theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    names = {"downsample": "shortcut", "fc.": "linear."}
+    state = theirs.state_dict()
+    for old, new in names.items():
+        state = {key.replace(old, new): value for key, value in state.items()}
+    torch.save(module(state), tmp_path / "file.pt")
+    x = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    mean, std = constants(entry)
+    ours = read_entry(entry, [tmp_path / "file.pt"]).build().eval()
+    torch.testing.assert_close(ours(x), theirs((x - mean) / std), rtol=1e-4, atol=1e-5)
+
+
+def test_operators_whose_threshold_is_zero_change_nothing(tmp_path: Path) -> None:
+    """RaWRN with MeanSparse, of which there is no reference file, beside the recorded RaWRN."""
+    golden = Golden("rb_rawrn_tiny")
+    entry = find_entry("Amini2024MeanSparse_Ra_WRN_70_16")
+    small = {"blocks": [2, 3, 1], "channels": [16, 24, 32], "stem_channels": 12}
+    entry = replace(entry, arguments={**entry.arguments, **small})
+    operators = {key: value for key, value in entry.build().state_dict().items() if "meansparse" in key}
+    assert operators
+    assert not any(value.any() for key, value in operators.items() if key.endswith("threshold"))
+    torch.save({**weights(golden), **operators}, tmp_path / "file.pt")
+    golden.check(out_logits=read_entry(entry, [tmp_path / "file.pt"]).build().eval()(golden["in_x"]))
 
 
 def test_a_pre_activation_resnet_with_a_norm_after_its_stem_equals_the_reference() -> None:
@@ -218,15 +296,35 @@ def test_an_ensemble_is_read_from_one_file_a_member_and_averages_probabilities(t
 
 
 @pytest.mark.parametrize(
-    ("name", "threat", "model", "small"),
+    ("name", "threat", "model", "small", "ours"),
     [
-        ("Salman2020Do_R18", "Linf", "torchvision:resnet18", {}),
-        ("Tian2022Deeper_DeiT-S", "corruptions", "timm:deit_small_patch16_224", {"depth": 2}),
-        ("Liu2023Comprehensive_ConvNeXt-B", "Linf", "timm:convnext_base", {"depths": (1, 1, 1, 1), "dims": (8,) * 4}),
+        ("Salman2020Do_R18", "Linf", "torchvision:resnet18", {}, {}),
+        ("Tian2022Deeper_DeiT-S", "corruptions", "timm:deit_small_patch16_224", {"depth": 2}, {"depth": 2}),
+        ("Liu2023Comprehensive_ConvNeXt-B", "Linf", "timm:convnext_base", CONVNEXT, {"options": CONVNEXT}),
+        (
+            "Mo2022When_Swin-B",
+            "Linf",
+            "timm:swin_base_patch4_window7_224",
+            {"embed_dim": 16, "depths": (1, 1), "num_heads": (2, 4)},
+            {"width": 16, "depths": (1, 1), "heads": (2, 4)},
+        ),
+        (
+            "Debenedetti2022Light_XCiT-S12",
+            "Linf",
+            "timm:xcit_small_12_p16_224",
+            {"embed_dim": 32, "depth": 2, "num_heads": 4, "eta": 1.0, "tokens_norm": True},
+            {"width": 32, "depth": 2, "heads": 4},
+        ),
     ],
 )
 def test_networks_of_other_libraries_give_what_these_give(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, threat: str, model: str, small: dict[str, Any]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    threat: str,
+    model: str,
+    small: dict[str, Any],
+    ours: dict[str, Any],
 ) -> None:
     library, _, architecture = model.partition(":")
     entry = find_entry(name, "imagenet", threat)
@@ -234,16 +332,15 @@ def test_networks_of_other_libraries_give_what_these_give(
         torch.manual_seed(0)
         maker = torchvision.models.get_model if library == "torchvision" else timm.create_model
         theirs = maker(architecture, num_classes=10, **small).eval()
-    options = {"options": small} if "dims" in small else small
-    entry = replace(entry, dataset="cifar10", arguments={**entry.arguments, **options})
+    entry = replace(entry, dataset="cifar10", arguments={**entry.arguments, **ours})
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     file = tmp_path / ("hub/checkpoints" if entry.file else "cifar10/Linf") / (entry.file or f"{entry.name}.pt")
     file.parent.mkdir(parents=True)
-    torch.save({"state_dict": theirs.state_dict()}, file)
+    state = old_swin(theirs.state_dict()) if "Swin" in name else theirs.state_dict()
+    torch.save({"state_dict": state}, file)
     x = torch.rand((1, 3, 224, 224), generator=torch.Generator().manual_seed(0))
-    mean, std = (torch.tensor(entry.arguments[key]).view(3, 1, 1) for key in ("mean", "std"))
-    ours = load_entry(entry, root=tmp_path)
-    torch.testing.assert_close(ours(x), theirs((x - mean) / std), rtol=0, atol=1e-5)
+    mean, std = constants(entry)
+    torch.testing.assert_close(load_entry(entry, root=tmp_path)(x), theirs((x - mean) / std), rtol=0, atol=1e-5)
 
 
 def test_alexnet_is_torchvisions() -> None:
