@@ -18,11 +18,12 @@ from rp_experiments import results
 from rp_experiments.results import LIMITS, Limits
 from rp_experiments.statistics import widened
 
-Verdict = Literal["held", "did not hold", "not testable at this scale"]
+Verdict = Literal["held", "did not hold", "not testable at this scale", "needs other data"]
 HELD: Verdict = "held"
 FAILED: Verdict = "did not hold"
 OPEN: Verdict = "not testable at this scale"
-VERDICTS: tuple[Verdict, ...] = (HELD, FAILED, OPEN)
+ELSEWHERE: Verdict = "needs other data"  # no rule says this: the claim names data sets that a scale does not have
+VERDICTS: tuple[Verdict, ...] = (HELD, FAILED, OPEN, ELSEWHERE)
 
 MARGIN = 0.2  # share of the larger of two point estimates by which they must differ
 LEVEL = 0.05  # that a p-value must stay below
@@ -51,6 +52,7 @@ class Claim:
 
     text: str
     check: Check
+    needs: tuple[str, ...] = ()  # data sets without one of which nothing can be said; () for any
 
     def judge(self, numbers: Numbers) -> Judgement:
         """The verdict on these numbers; UnknownNumber if the rule asks for one that is not there, not even as None."""

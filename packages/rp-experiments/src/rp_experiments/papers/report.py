@@ -9,17 +9,21 @@ from rp_models.training import RunError, RunFolder
 
 from rp_experiments import tables
 from rp_experiments.pages import Picture, pixels, render
-from rp_experiments.papers.claims import VERDICTS, Verdict
+from rp_experiments.papers.claims import ELSEWHERE, VERDICTS, Verdict
+from rp_experiments.papers.effects import Effect
 from rp_experiments.papers.item import Item, Paper
 from rp_experiments.papers.items import ITEMS
+from rp_experiments.papers.power import POWER, seed_rows
 from rp_experiments.papers.printed import paper_table
+from rp_experiments.papers.verdicts import Decision, Judged, Record, command, decisions, hours, judged
 
-Record = Mapping[str, Any]  # what an item's file holds
 PAPERS: dict[Paper, str] = {
     "MAE-Pure": "MAE-Pure: Semantic-Preserving Adversarial Purification",
     "DRA": "Expanding the Role of Diffusion Models for Robust Classifier Training",
 }
-_CLASSES = dict(zip(VERDICTS, ("held", "failed", "open"), strict=True))
+_CLASSES = dict(zip(VERDICTS, ("held", "failed", "open", "elsewhere"), strict=True))
+_WIDEST = 60.0  # points at the edges of the forest plots
+_DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "imagenet": "ImageNet"}
 Counts = dict[str, dict[Paper, dict[Verdict, int]]]  # by scale and paper
 
 
@@ -48,74 +52,159 @@ class Run(NamedTuple):
 
 
 def write(runs: Sequence[Run], out: Path, results: Path) -> Path:
-    """Write `index.html` and `claims.md`, and beside or elsewhere one JSON file a scale; gives the page's path."""
+    """Write page, `claims.md`, `power.md`, and beside or elsewhere one JSON file a scale; gives the page's path."""
     items, folder = list(ITEMS.values()), RunFolder(out)
-    folder.write_text("claims.md", claims_markdown(items, runs))
+    estimated = hours(results / "hours-paper.json")
+    folder.write_text("claims.md", claims_markdown(items, runs, estimated))
+    folder.write_text("power.md", power_markdown(items, runs, results / "train_dra-digits-seeds.json"))
     for run in runs:
         short = [{key: value for key, value in record.items() if key != "numbers"} for record in run.items.values()]
         text = json.dumps({"scale": run.scale, "items": short}, indent=1) + "\n"
         RunFolder(results).write_text(f"reproduce-{run.scale}.json", text)
-    return folder.write_text("index.html", page(items, runs))
+    return folder.write_text("index.html", page(items, runs, estimated))
 
 
-def page(items: Sequence[Item], runs: Sequence[Run]) -> str:
+def page(items: Sequence[Item], runs: Sequence[Run], estimated: Mapping[str, float]) -> str:
     """The whole page, with everything in it."""
     shown: dict[Path, str] = {}  # figures that are on the page already, and where
     sections = {paper: [_section(item, runs, shown) for item in items if item.paper == paper] for paper in PAPERS}
-    found = {paper: [row for row in claim_rows(items, runs) if row["item"].paper == paper] for paper in PAPERS}
+    rows = claim_rows(items, runs)
     return render(
         "papers.html",
         title="Both papers, measured",
         papers=PAPERS,
         sections=sections,
-        claims=found,
+        claims={paper: [row for row in rows if row.item.paper == paper and not row.apart] for paper in PAPERS},
+        apart={paper: _apart(rows, paper, estimated) for paper in PAPERS},
+        forest={paper: _forest(rows, paper) for paper in PAPERS},
+        widest=_WIDEST,
         scales=[run.scale for run in runs],
         ran=[_what_ran(run, len(items)) for run in runs],
         counts=counts(items, runs),
+        corrected=corrected(items, runs),
         classes=_CLASSES,
     )
 
 
-def claim_rows(items: Sequence[Item], runs: Sequence[Run]) -> list[dict[str, Any]]:
+def claim_rows(items: Sequence[Item], runs: Sequence[Run]) -> list[Judged]:
     """Every claim with its verdicts and evidence, by scale."""
+    return judged(items, {run.scale: run.items for run in runs})
+
+
+def _apart(rows: Sequence[Judged], paper: Paper, estimated: Mapping[str, float]) -> list[tables.Row]:
+    """The claims of a paper for which no scale has the data: what each needs, and the command that makes it."""
     return [
         {
-            "item": item,
-            "text": claim.text,
-            "found": {run.scale: run.items[item.key]["claims"][number] for run in runs if item.key in run.items},
+            "item": row.item.name,
+            "claim": row.claim.text,
+            "needs": " and ".join(_DATA.get(name, name) for name in row.claim.needs),
+            "command": command(row.item),
+            "GPU-hours (H100)": estimated.get(row.item.key),
         }
-        for item in items
-        for number, claim in enumerate(item.claims)
+        for row in rows
+        if row.item.paper == paper and row.apart
     ]
 
 
-def claims_markdown(items: Sequence[Item], runs: Sequence[Run]) -> str:
-    """The claims and their verdicts, a table for each paper, with links to the page beside."""
+def _forest(rows: Sequence[Judged], paper: Paper) -> list[dict[str, Any]]:
+    """The claims about differences of accuracies, with a bar for each difference and scale, in percent of the width."""
+    return [
+        {"row": row, "bars": bars}
+        for row in rows
+        if row.item.paper == paper
+        and (
+            bars := [
+                {"scale": scale, "found": found, "effect": effect, **_bar(effect)}
+                for scale, found in row.found.items()
+                for effect in found.effects
+                if effect.points
+            ]
+        )
+    ]
+
+
+def _bar(effect: Effect) -> dict[str, float]:
+    """Where a bar begins and ends and its estimate lies, in percent of the width from left."""
+    low, estimate, high = (
+        50 + 50 * max(-1.0, min(1.0, value / _WIDEST)) for value in (effect.low, effect.estimate, effect.high)
+    )
+    return {"left": round(low, 1), "width": round(max(high - low, 0.4), 1), "at": round(estimate, 1)}
+
+
+def claims_markdown(items: Sequence[Item], runs: Sequence[Run], estimated: Mapping[str, float]) -> str:
+    """The claims and their verdicts, a table for each paper, with links to the page beside; other data's apart."""
     parts = ["# What became of the papers' claims", "<!-- written by apps/report.py -->"]
+    rows, kept = claim_rows(items, runs), corrected(items, runs)
     for paper, title in PAPERS.items():
-        rows: list[tables.Row] = [
-            {"item": f"[{row['item'].name}](index.html#{row['item'].slug})", "claim": row["text"]}
-            | {run.scale: row["found"].get(run.scale, {"verdict": "not run"})["verdict"] for run in runs}
-            for row in claim_rows(items, runs)
-            if row["item"].paper == paper
+        listed: list[tables.Row] = [
+            {"item": f"[{row.item.name}](index.html#{row.item.slug})", "claim": row.claim.text}
+            | {run.scale: row.found[run.scale].words if run.scale in row.found else "not run" for run in runs}
+            for row in rows
+            if row.item.paper == paper and not row.apart
         ]
-        found = (f"{scale}: {in_words(verdicts[paper])}" for scale, verdicts in counts(items, runs).items())
-        parts += [f"## {title}", "; ".join(found) + ".", tables.markdown(rows)]
+        found = (
+            f"{scale}: {in_words(verdicts[paper])}; after correction {in_words(kept[scale][paper])}"
+            for scale, verdicts in counts(items, runs).items()
+        )
+        parts += [f"## {title}", ".\n\n".join(found) + ".", tables.markdown(listed)]
+        if apart := _apart(rows, paper, estimated):
+            for line in apart:
+                line |= {"command": f"`{line['command']}`"}  # type: ignore[operator]
+            parts += [f"### {paper}: needs other data", tables.markdown(apart)]
     return "\n\n".join(parts) + "\n"
 
 
+def power_markdown(items: Sequence[Item], runs: Sequence[Run], over_seeds: Path) -> str:
+    """What would decide the open claims, the cheapest first; `over_seeds` is a file with one run of DRA a seed."""
+    records = {run.scale: run.items for run in runs}
+    found = decisions(judged(items, records), records)
+    possible = [one for one in found if one.possible]
+    return render(
+        "power.md",
+        power=POWER,
+        possible=tables.markdown([_decision(one) for one in possible]) if possible else "None.",
+        impossible=tables.markdown([_decision(one) for one in found if not one.possible]),
+        seeds=tables.markdown(seed_rows(over_seeds, ITEMS["dra/table-2"].printed)) if over_seeds.is_file() else "",
+    )
+
+
+def _decision(one: Decision) -> tables.Row:
+    """A line of the plan."""
+    most = max(one.parts, key=lambda part: part.needed)
+    return {
+        "item": one.row.item.name,
+        "claim": one.row.claim.text,
+        "scale": one.scale,
+        "measured, points": f"{most.effect.estimate:+.1f} [{most.effect.low:+.1f}, {most.effect.high:+.1f}]",
+        "size, points": f"{most.size:.2f}, {'paper' if most.printed else 'measured'}",
+        "images now": most.images,
+        "images needed": one.images,
+        "hours": f"{one.seconds / 3600:.1f}",
+    }
+
+
 def counts(items: Sequence[Item], runs: Sequence[Run]) -> Counts:
-    """How many of the claims that were run held, did not, and could not be tested."""
+    """How many of the claims that were run held, did not, could not be tested, and need other data."""
     found: Counts = {run.scale: {paper: dict.fromkeys(VERDICTS, 0) for paper in PAPERS} for run in runs}
     for row in claim_rows(items, runs):
-        for scale, judgement in row["found"].items():
-            found[scale][row["item"].paper][judgement["verdict"]] += 1
+        for scale, one in row.found.items():
+            found[scale][row.item.paper][one.verdict] += 1
+    return found
+
+
+def corrected(items: Sequence[Item], runs: Sequence[Run]) -> Counts:
+    """How many claims are decided by a test whose p-value stays below 5% after Holm's correction."""
+    found: Counts = {run.scale: {paper: dict.fromkeys(VERDICTS[:2], 0) for paper in PAPERS} for run in runs}
+    for row in claim_rows(items, runs):
+        for scale, one in row.found.items():
+            if one.verdict in VERDICTS[:2] and not one.note:
+                found[scale][row.item.paper][one.verdict] += 1
     return found
 
 
 def in_words(verdicts: Mapping[Verdict, int]) -> str:
-    """`3 held, 1 did not hold, 2 not testable at this scale`."""
-    return ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items())
+    """`3 held, 1 did not hold, 2 not testable at this scale`; other data's only where there are some."""
+    return ", ".join(f"{number} {verdict}" for verdict, number in verdicts.items() if number or verdict != ELSEWHERE)
 
 
 def _what_ran(run: Run, total: int) -> str:

@@ -18,6 +18,7 @@ from rp_experiments.papers.items import (  # noqa: F401  the modules say how ite
     theorems,
 )
 from rp_experiments.papers.items.looks import LOOKS
+from rp_experiments.recipes.dra import RECIPES
 
 _PAPERS: dict[str, Paper] = {"mae-pure": "MAE-Pure", "dra": "DRA"}
 
@@ -29,11 +30,18 @@ def _item(key: str, words: dict[str, Any], shared: dict[str, list[Any]]) -> Item
     checks = {text: check_of(rule) for text, *rule in rows}
     if words.pop("everywhere", False):
         checks = {text: everywhere(check) for text, check in checks.items()}
-    claims = tuple(Claim(text, check) for text, check in checks.items())
+    data = tuple(words.pop("data", ()))
+    needs = {text: data or _needs(*rule) for text, *rule in rows}
+    claims = tuple(Claim(text, check, needs[text]) for text, check in checks.items())
     words |= {name: tuple(words.get(name, ())) for name in ("printed", "contradictions")}
     figures = tuple(Figure(*figure) for figure in words.pop("figures", ()))
     paper = _PAPERS[key.partition("/")[0]]
     return Item(key=key, paper=paper, products=products, look=look, claims=claims, figures=figures, **words)
+
+
+def _needs(rule: str, place: Any = "", *_: Any) -> tuple[str, ...]:
+    """The data set of a rule's place: one data set, or one recipe of `train_dra.py`."""
+    return (place,) if rule == "in_place" else (RECIPES[place]().data,) if rule == "in_run" else ()
 
 
 def _read(paper: str) -> dict[str, Item]:
