@@ -77,7 +77,7 @@ def products() -> list[Artifact]:
 def wanted() -> dict[str, Piece]:
     """Every piece of the page, by its key."""
     pieces = [piece for _, piece in recipes()] + [piece for product in products() for piece in pieces_of(product)]
-    return {piece.key: piece for piece in pieces}
+    return {piece.key: piece for piece in pieces if piece.kind != "unknown"}
 
 
 def count(piece: Piece) -> dict[str, Any]:

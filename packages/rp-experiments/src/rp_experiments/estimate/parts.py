@@ -30,6 +30,7 @@ _KINDS: dict[str, Callable[[Any, Run, Card], Iterator[Stage]]] = {
     "finetuned": _finetuned,
     "row": purifiers.row,
     "case": purifiers.case,
+    "quick": purifiers.quick,
     "probe": looks.probe,
     "analysis": looks.analysis,
     "representations": looks.representations,

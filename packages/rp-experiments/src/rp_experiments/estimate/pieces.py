@@ -17,7 +17,7 @@ from rp_purify.settings.base import ROLES
 
 from rp_experiments.artifacts import Artifact
 from rp_experiments.content import address
-from rp_experiments.papers.settings import AttackTable, Case, Networks
+from rp_experiments.papers.settings import AttackTable, Case, Networks, Pilot
 from rp_experiments.recipes.compare_purifiers import Comparison, Rows
 from rp_experiments.recipes.dra import SyntheticSettings, TrainDra
 from rp_experiments.recipes.finetuning import Finetuning
@@ -29,7 +29,7 @@ from rp_experiments.recipes.table import changed
 # settings on which no cost depends: seeds, names of files
 _NOT_COUNTED = (
     "seed", "threads", "paths", "diffusion_model", "checkpoint", "autoencoder", "latent_statistics", "pretrained",
-    "frechet_network", "compared", "run", "vae", "latents",
+    "frechet_network", "compared", "lr", "noise_std", "class_weight", "weight_decay", "run", "vae", "latents",
 )  # fmt: skip
 _FILES = ("classifier", "mae", "nim", "dmae", "atop", "maskdit", "edm", "rmae", "rmaskdit", "model", "auxiliary_model")
 
@@ -60,8 +60,12 @@ def _counted(value: Any) -> Any:
 
 
 def pieces_of(artifact: Artifact) -> list[Piece]:
-    """The pieces of a product of `reproduce.py`; networks that are given or made by other products are none of them."""
-    return list(_JOBS[artifact.job](artifact))
+    """The pieces of a product of `reproduce.py`; networks that are given or made by other products are none of them.
+
+    A job that nobody can count is one piece of kind "unknown".
+    """
+    of = _JOBS.get(artifact.job)
+    return list(of(artifact)) if of else [Piece(artifact.job, "unknown", artifact.config)]
 
 
 def of_run(config: TrainDra) -> Iterator[Piece]:
@@ -256,7 +260,7 @@ def _of_comparison_look(kind: str) -> Callable[[Artifact], Iterator[Piece]]:
     """A look at a comparison's purifiers."""
 
     def pieces(artifact: Artifact) -> Iterator[Piece]:
-        comparison: Comparison = next(iter(artifact.needs.values())).config.comparison
+        comparison: Comparison = next(n for n in artifact.needs.values() if n.job == "networks").config.comparison
         roles = [role for role in ("classifier", "mae", "maskdit") if _training(comparison, role)]
         networks = {role: _network(comparison, role) for role in roles}
         config = artifact.config
@@ -273,6 +277,16 @@ def _bare(config: Comparison) -> Comparison:
     return Comparison(only=config.chosen, compared=(), **{name: getattr(config, name) for name in kept})
 
 
+def _of_pilot(artifact: Artifact) -> Iterator[Piece]:
+    """Short trainings with each of the values, and short attacks on each."""
+    config: Pilot = artifact.config
+    for row in config.rows:
+        choice = config.trial.purifier(row)
+        role = getattr(choice, "mae", "") or getattr(choice, "model", "")
+        yield from of_networks(config.trial, (role,))
+        yield Piece(row, "quick", _alone(config.trial, row, choice))
+
+
 def _of_networks(artifact: Artifact) -> Iterator[Piece]:
     config: Networks = artifact.config
     yield from of_networks(config.comparison, config.roles)
@@ -282,6 +296,7 @@ _JOBS: dict[str, Callable[[Artifact], Iterator[Piece]]] = {
     "train_dra": lambda artifact: of_run(artifact.config),
     "sweep": lambda artifact: of_sweep(artifact.config),
     "networks": _of_networks,
+    "pilot": _of_pilot,
     "compare": lambda artifact: (of_row(artifact.config, row) for row in artifact.config.chosen),
     "attacks": _of_table,
     "probe": _of_probe,

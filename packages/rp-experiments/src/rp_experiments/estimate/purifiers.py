@@ -89,6 +89,15 @@ def row(config: Comparison, run: Run, card: Card) -> Iterator[Stage]:
     yield stage if name not in PROTOCOLS else joined([stage, _as_published(job, name, choice, defence)])
 
 
+def quick(config: Comparison, run: Run, card: Card) -> Iterator[Stage]:
+    """The only row of a comparison under the two short attacks that choose settings; see `ComparisonJob.attempt`."""
+    del run, card
+    job, (name,) = CountedComparison(config), config.chosen
+    choice = config.purifier(name)
+    defence = job.defence(choice)
+    yield job.stage(choice, defence, job.attacks("purifier-quick", defence), 4)
+
+
 def _as_published(job: CountedComparison, row: str, choice: PurifierSettings, defence: Defended) -> Stage:
     """The authors' attack; what attacks the mean of several passes makes all of them each time."""
     budget = job.config.budget
