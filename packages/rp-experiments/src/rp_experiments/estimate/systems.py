@@ -20,7 +20,7 @@ from rp_experiments.estimate.counting import counted, fake_images, faked, weight
 from rp_experiments.estimate.stages import Stage
 
 _STEPS = ("steps", "reverse_steps")  # settings that count a purifier's steps, all of which take the same
-_LENGTHS = (1, 2)  # that are counted
+_MANY = 3  # steps from which on only two lengths are counted
 _NO_COST = (
     "mae",
     "model",
@@ -95,7 +95,7 @@ def pass_cost(
     for module in modules:
         module.eval().requires_grad_(False)
     system = _System(classifier, info, purifier, networks)
-    rules = list(dict.fromkeys(rules)) if system.around() is not None else ["exact"]
+    rules = list(dict.fromkeys(rules)) if purifier is not None and purifier.kind != "none" else ["exact"]
     forward = system.flop("", batch)
     backward = {rule: max(system.flop(rule, batch) - forward, 0.0) for rule in rules}
     memory = max(system.memory(rule, batch) for rule in rules)
@@ -130,7 +130,8 @@ class _System:
 
     @property
     def _lengths(self) -> tuple[int, ...]:
-        return _LENGTHS if _steps_of(self.settings) else (0,)
+        first = 2 if self.settings is not None and self.settings.kind == "edm-purify" else 1  # its fewest steps
+        return (first, first + 1) if _steps_of(self.settings) else (0,)
 
     def _counted(self, rule: str, count: int, length: int) -> Flops:
         """A pass of so many images through a purifier of so many steps; counted once for all systems like this."""
@@ -154,8 +155,8 @@ class _System:
         return address([built, kept, size, rule, count], size=16)
 
     def _pass(self, rule: str, count: int, length: int) -> Flops:
+        purifier = self.around(length)
         with faked([self.classifier, *self.networks]):
-            purifier = self.around(length)
             x, _, index = fake_images(self.info, count)
             if not rule:
                 with torch.no_grad():
@@ -168,14 +169,23 @@ class _System:
 
             return counted(work)
 
-    def around(self, length: int = 0) -> Purifier | None:
+    def around(self, length: int) -> Purifier | None:
         """The purifier, of so many steps where they are counted; None where there is none."""
         if self.settings is None:
             return None
         settings = _of_length(self.settings, length)
         assert settings is not None
         purifier = purifier_of(settings, self.info, self.networks, self.classifier).eval()
-        return None if isinstance(purifier, NoPurification) else purifier
+        return None if isinstance(purifier, NoPurification) else _worked_out(purifier)
+
+
+def _worked_out(purifier: Purifier) -> Purifier:
+    """A purifier whose times and levels are numbers from here on, where tensors still have values."""
+    for inner in purifier.modules():
+        if isinstance(inner, Purifier) and isinstance(getattr(type(inner), "rounds", None), property):
+            kind: Any = type(inner)
+            inner.__class__ = type(kind.__name__, (kind,), {"rounds": inner.rounds})
+    return purifier
 
 
 def purifier_of(
@@ -201,10 +211,10 @@ def _logits(classifier: nn.Module, purifier: Purifier | None, x: Tensor, index: 
 
 def _steps_of(settings: PurifierSettings | None) -> str:
     """The setting that counts the steps; "" where there is none, or too few to save anything."""
-    if getattr(settings, "solver", "sde") not in ("sde", "ode"):  # whose steps are those of the time
-        return ""
-    names = [name for name in _STEPS if hasattr(settings, name) and _length(settings, name) > _LENGTHS[-1]]
-    return names[0] if names else ""
+    of_times = getattr(settings, "solver", "sde") not in ("sde", "ode")  # whose steps are those of the time
+    names = ("times",) if of_times else _STEPS
+    found = [name for name in names if hasattr(settings, name) and _length(settings, name) > _MANY]
+    return found[0] if found else ""
 
 
 def _length(settings: Any, name: str) -> int:
