@@ -129,6 +129,21 @@ def test_the_figures_are_on_the_papers_data_sets_under_autoattack(plan):
     assert plan.networks["imagenet"].needs["seen"] == needed
 
 
+@pytest.mark.parametrize(
+    ("key", "data", "network"),
+    [
+        *((f"dra/{name}", "cifar10", "wrn-28-10-swish") for name in ("fig-3a", "fig-4", "fig-5", "fig-7", "table-3")),
+        ("dra/fig-6", "imagenet", "vit-b16-dinov3"),
+        ("dra/fig-8", "cifar100", "wrn-28-10-swish-cifar100"),
+    ],
+)
+def test_what_dra_learns_is_looked_at_on_the_papers_networks(plan, key, data, network):
+    for product in ITEMS[key].products(plan).values():
+        run = RUNS[product.config.base]() if product.job == "sweep" else product.needs["run"].config
+        assert (run.data, run.classifier.network) == (data, network)
+        assert run.evaluation.attacks == ("apgd-ce", "apgd-t", "fab-t", "square")  # AutoAttack, as the paper judges
+
+
 def test_figure_6_of_dra_ends(plan):
     (product,) = ITEMS["dra/fig-6"].products(plan).values()
     assert product.config.sections == ("sparse",)  # no attack, no diffusion model, images batch by batch

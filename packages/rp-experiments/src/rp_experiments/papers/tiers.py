@@ -34,15 +34,19 @@ class Tier:
 
 def _part(configs: Mapping[str, Config], chosen: Mapping[str, tuple[str, ...]], field_: str) -> dict[str, Config]:
     """The configurations that are chosen, with the values of a field that are; all of them if none is."""
-    for name in chosen:
-        known = getattr(configs[name], field_) if name in configs else ()
-        other = sorted({*chosen[name]} - {*known})
-        require(not other and name in configs, f"tiers.toml: {name} has no {' '.join(other) or 'place'} at this scale")
+    _check({name: getattr(config, field_) for name, config in configs.items()}, chosen)
     return {
         name: changed(config, {field_: tuple(one for one in getattr(config, field_) if one in chosen[name])})
         for name, config in configs.items()
         if name in chosen
     } or dict(configs)
+
+
+def _check(known: Mapping[str, tuple[str, ...]], chosen: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse configurations, methods and rows that the scale does not have."""
+    for place, wanted in chosen.items():
+        other = " ".join(sorted({*wanted} - {*known.get(place, ())})) or "place"
+        require(place in known and other == "place", f"tiers.toml: {place} has no {other} at this scale")
 
 
 def _read() -> dict[str, dict[int, Tier]]:
