@@ -22,7 +22,7 @@ class Options(cli.Options):
 
     limit: int = 540  # seconds in all; what does not fit is left out, and the page says so
     tiny: bool = False  # small networks and batches: tries the check itself, the times say nothing
-    only: tuple[str, ...] = ()  # these sections: machine, agreement, throughput, waits, apps
+    only: tuple[str, ...] = ()  # these sections: machine, agreement, throughput, waits, layouts, apps
     passed = ("limit", "tiny", "only", "apps", "card")
     apps = property(lambda self: Path(__file__).resolve().parent)
 

@@ -5,13 +5,16 @@ from functools import partial
 
 import pytest
 import torch
-from rp_dra import ClassifierSettings, ClassifierTrainer, TrainingSettings, objective_of
+from rp_dra import ClassifierSettings, ClassifierTrainer, EdmTarget, TrainingSettings, objective_of
+from rp_dra.targets import JoinedTarget
 from rp_models.data import load_images, subset
 from rp_models.settings import ComputeSettings
 from rp_models.training import engine
 from rp_models.training.engine import compile_network
 from rp_testing.arithmetic import CompiledFlops, Flops
 from torch._dynamo.utils import counters
+
+from tests.gpu_cases.case import tiny_edm
 
 WRN = ClassifierSettings(depth=10, width=1)
 VIT = ClassifierSettings(network="vit-digits", arguments={"depth": 1})
@@ -82,3 +85,16 @@ def test_an_error_in_the_attack_leaves_the_weights_trainable(counted):
         assert not any(p.requires_grad for p in model.parameters())
         raise RuntimeError
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_compiled_target_gives_the_same_features():
+    torch._dynamo.reset()
+    counters.clear()
+    target = JoinedTarget([EdmTarget(tiny_edm(), sigma=sigma) for sigma in (0.1, 0.3)], random_level=True)
+    x, y = load_images("digits", "test").batch(slice(4))
+    draws = {"noise": torch.randn(4, *target.noise_shape(x.shape[1:])), "level": torch.randn(4)}
+    expected = target(x, y, **draws)
+    target.compile_features(backend="aot_eager")
+    torch.testing.assert_close(target(x, y, **draws), expected, atol=1e-6, rtol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1  # at a random level both do the same
+    torch._dynamo.reset()

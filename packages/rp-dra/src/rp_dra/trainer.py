@@ -27,7 +27,7 @@ from rp_dra.objectives import Objective, Outcome
 from rp_dra.positions import Tap
 from rp_dra.selection import Best, Validation
 from rp_dra.settings import AlignmentSettings, ClassifierSettings, TrainingSettings
-from rp_dra.targets import Target, represent
+from rp_dra.targets import FrozenTarget, Target, represent
 
 
 class ClassifierTrainer(BaseTrainer):
@@ -88,6 +88,8 @@ class ClassifierTrainer(BaseTrainer):
         optimizer.register_step_post_hook(lambda *_: objective.after_update(self.model))
         super().__init__(trained, batches, optimizer, kept=kept, compute=compute, processes=processes)
         self.average = average
+        if self.engine.compute.compile and isinstance(target, FrozenTarget):
+            target.compile_features()
 
     @property
     def steps(self) -> int:

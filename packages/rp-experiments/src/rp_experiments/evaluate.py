@@ -44,11 +44,12 @@ RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)  # of the figure, in multiples of the su
 CURVE, CONVERGENCE = "results/curve.json", "results/convergence.json"
 
 
-def evaluate(config: Evaluation, run: Run, *, tensorboard: bool = False) -> None:
+def evaluate(config: Evaluation, run: Run, *, tensorboard: bool = False, compiled: bool = False) -> None:
     """Evaluate, print the report, and leave `result.json`, the adversarial images and the figure in the folder.
 
-    With `tensorboard` the first process logs every step of its attacks.
+    With `tensorboard` the first process logs every step of its attacks; `compiled`: see `Run`.
     """
+    run.compiled = compiled
     attacked = EvaluationJob.of(config, run)
     board = TensorBoard(run.folder) if tensorboard and run.main else None
     watcher = AttackLog(run.folder) if board else None
@@ -62,7 +63,10 @@ def evaluate(config: Evaluation, run: Run, *, tensorboard: bool = False) -> None
 def classifier_of(config: Evaluation, model: str, run: Run) -> nn.Module:
     """The network of a name or file, where the run computes, in the precision that the settings name."""
     use(config.compute)
-    return in_precision(load_classifier(model, describe(config.data)).to(run.device), config.compute.precision)
+    classifier = load_classifier(model, describe(config.data)).to(run.device)
+    if run.compiled:
+        classifier.requires_grad_(False).compile()  # so that no gradients of weights are compiled
+    return in_precision(classifier, config.compute.precision)
 
 
 class EvaluationJob:

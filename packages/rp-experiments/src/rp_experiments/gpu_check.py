@@ -24,9 +24,10 @@ from torch import Tensor
 
 from rp_experiments import tables
 from rp_experiments.estimate.cards import CARDS, Card
+from rp_experiments.layouts import layouts
 from rp_experiments.run import Run
 
-SECONDS = {"machine": 15, "agreement": 60, "throughput": 150, "waits": 60, "apps": 200}
+SECONDS = {"machine": 15, "agreement": 60, "throughput": 150, "waits": 60, "layouts": 60, "apps": 200}
 """The sections in order of value, and about how long each takes on a GPU."""
 WAITS = {"training step": 1, "attack, 5 steps": 0, "purification, 2 steps": 0}
 """The synchronising calls that are allowed, as they are counted without a GPU."""
@@ -190,6 +191,12 @@ class GpuCheck:
             self._say(
                 "waits", name, found=found, allowed=WAITS[name], holds=None if found is None else found <= WAITS[name]
             )
+
+    def _layouts(self) -> None:
+        """Networks of convolutions with and without channels_last: which layout is faster there."""
+        for row in layouts(self.device, tiny=self.tiny):
+            self._say("layouts", **row)
+            self._free()
 
     def _apps(self) -> None:
         """One small run of each app, in processes of their own."""

@@ -4,8 +4,8 @@ Axes: b batch, c channels, h w image, d features, n positions, r representations
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from rp_models import noise as randomness
@@ -64,6 +64,12 @@ class FrozenTarget(nn.Module, ABC):
     def train(self, mode: bool = True) -> "FrozenTarget":
         """Stays in eval mode, whatever the model around it does."""
         return super().train(False)
+
+    def compile_features(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile what the frozen network computes, in place; `ComputeSettings.compile` of a training does so."""
+        parts = [part for part in self.modules() if isinstance(part, FrozenTarget)]
+        for part in parts[1:] or parts:  # of joined targets each by itself
+            part._features = torch.compile(part._features, backend=backend)  # type: ignore[method-assign]
 
     @torch.no_grad()
     def forward(self, x: Tensor, y: Tensor | None, *, noise: Tensor, level: Tensor | None = None) -> Tensor:
