@@ -30,10 +30,7 @@ class Options(cli.SharedOptions):
     config: Annotated[Evaluation, tyro.conf.arg(name="")] = field(default_factory=Evaluation)
     passed = property(lambda self: () if self.config.suite in JOBS else ("tensorboard", "compiled"))
 
-    @property
-    def name(self) -> str:
-        """Model, suite and purifier."""
-        return self.config.name
+    name = property(lambda self: self.config.name)
 
     @property
     def settings(self) -> Any:
@@ -48,8 +45,8 @@ class Options(cli.SharedOptions):
     def check(self) -> None:
         """Whether there is a classifier."""
         check_named(self.config.model, "--model", self.config.data)
-        chosen = self.tensorboard or self.compiled
-        require(not (chosen and self.config.suite in JOBS), "--tensorboard and --compiled are for suites of attacks")
+        if self.tensorboard or self.compiled:
+            require(self.config.suite not in JOBS, "--tensorboard and --compiled are for suites of attacks")
 
 
 def start(options: Options) -> None:
