@@ -1,8 +1,11 @@
-"""EOT passes that do not fit into memory together are made in smaller batches, with the same result."""
+"""Batches and EOT passes are as large as memory allows; those that do not fit are halved, with the same result."""
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
-from rp_attacks import eot
+from rp_attacks import PGD, eot, evaluate, memory
 from rp_attacks.losses import cw_margin
 from torch import Tensor
 
@@ -52,3 +55,39 @@ def test_one_pass_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(eot, "_FITS", {})
     with pytest.raises(torch.OutOfMemoryError):
         gradient(Small(room=1))
+
+
+def test_chunks_and_batches_are_chosen_by_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device of 4,000 bytes, of which a pass takes 100 for each image."""
+    free, small = {"bytes": 4000}, Small(room=10**6)
+
+    def peak(device: torch.device, work: Callable[[], None]) -> int:
+        before = len(small.asked)
+        work()
+        return 100 * max(small.asked[before:])
+
+    x, index = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(1)), torch.arange(6)
+    y, attacks = small(x).argmax(1), {"pgd": PGD(eps=0.1, steps=2, eot=7)}
+    options = {"seed": 0, "passes": 2, "probes": 0, "batch_size": 4}
+    usual = evaluate(small, x, y, attacks, **options)
+    assert max(small.asked) == 6  # checks ask about all images
+    monkeypatch.setattr(memory, "free_memory", lambda device: free["bytes"])
+    monkeypatch.setattr(memory, "peak_memory", peak)
+    assert memory.room(small, x, y, index) == 32  # 4/5 of 4,000 bytes
+    for room, most in ((4000, 28), (1000, 8), (250, 2)):  # batches of 4 images with 7, 2, and of 2 with 1 of the passes
+        free["bytes"] = room
+        small.asked.clear()
+        found = evaluate(small, x, y, attacks, **options)
+        assert max(count for count in small.asked if count != 6) == most
+        assert np.array_equal(found.worst.right, usual.worst.right)
+        torch.testing.assert_close(found.threats[0].images, usual.threats[0].images, atol=1e-6, rtol=0)
+    monkeypatch.setattr(memory, "peak_memory", _too_much)
+    assert memory.room(small, x, y, index) == 1
+
+
+def _too_much(device: torch.device, work: Callable[[], None]) -> int:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def test_the_memory_of_a_cpu_is_not_asked() -> None:
+    assert memory.free_memory(torch.device("cpu")) is None

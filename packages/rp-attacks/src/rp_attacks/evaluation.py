@@ -23,6 +23,7 @@ from torch import Tensor
 from rp_attacks.defence import Classifier
 from rp_attacks.diagnostics import diagnose
 from rp_attacks.economy import network_calls, same_attacks
+from rp_attacks.memory import room
 from rp_attacks.norms import AnyNorm
 from rp_attacks.problem import Attack, check_positive
 from rp_attacks.record import Record, is_random
@@ -124,6 +125,7 @@ def _stages(
     )  # fmt: skip
     return Stages(
         model=model, x=x, y=y, index=index, seed=seed, random=random, block_size=block_size, passes=passes, how=how,
+        room=room(model, x, y, index),
         store=Store(folder, problem), progress=progress,
     )  # fmt: skip
 
@@ -149,7 +151,7 @@ def _diagnosed(report: Report, stages: Stages, attacks: Mapping[str, Attack], **
 
     findings = diagnose(
         stages.model, stages.x, stages.y, stages.index, clean=report.clean, threats=report.threats, attacks=attacks,
-        seed=stages.seed, random=stages.random, batch_size=stages.how.batch_size, progress=tell,
+        seed=stages.seed, random=stages.random, batch_size=stages.batch_size, progress=tell,
         differentiable=stages.store.problem["model"]["gradients"] is not None, **options,
     )  # fmt: skip
     return replace(report, findings=tuple(findings), seconds=perf_counter() - stages.began)

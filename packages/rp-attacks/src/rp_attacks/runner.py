@@ -49,7 +49,8 @@ class Progress(NamedTuple):
 class Settings:
     """How an evaluation is made."""
 
-    batch_size: int = 128  # images per model call
+    # images attacked at a time, fewer where a GPU has no room for them; where it has room for more, EOT passes fill it
+    batch_size: int = 128
     # images per saved file, the unit of sharing between processes; None: those of the folder, or at most 128 and so few
     # that each process has a block; inside a block the state of attacks is saved too
     block_size: int | None = None
@@ -75,9 +76,15 @@ class Stages:
     block_size: int
     passes: int
     how: Settings
+    room: int | None  # images of one pass for which the device has memory, where that is known
     store: Store
     progress: Callable[[Progress], None] | None
     began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def batch_size(self) -> int:
+        """Images attacked or judged at a time."""
+        return min(self.how.batch_size, self.room or self.how.batch_size)
 
     @property
     def blocks(self) -> list[tuple[int, slice]]:
@@ -122,13 +129,13 @@ class Stages:
         def make(number: int, part: slice, rows: Tensor) -> _Made:
             made = _Made(self.x[part].clone())
             stream = PrivateStream(derive_seed(self.seed, "stream", name, number))
-            size = max(len(rows), 1) if getattr(attack, "shares_randomness", False) else self.how.batch_size
+            size = max(len(rows), 1) if getattr(attack, "shares_randomness", False) else self.batch_size
             batches = rows.nonzero().flatten().split(size) if rows.any() else ()
-            for batch in resumable("batches", len(batches), made):
+            for batch in resumable(f"batches of {size}", len(batches), made):
                 chosen = batches[batch]
                 x, y, index = (whole[part][chosen] for whole in (self.x, self.y, self.index))
                 first = from_pixels(worst[self._place(part)][chosen.cpu().numpy()]).to(x)
-                fitted = fit_chunk(attack, len(chosen), self.how.batch_size)
+                fitted = fit_chunk(attack, len(chosen), self.room or self.how.batch_size)
                 with (
                     stream(x.device),
                     named(name),
@@ -187,7 +194,7 @@ class Stages:
             record = judge(
                 self.model, x_adv, y, distance=norms.size(x_adv - x, norm), seed=derive_seed(self.seed, "verdict"),
                 index=index, passes=self.passes, random=self.random and not stage.startswith("noise-"),
-                batch_size=self.how.batch_size, tried=rows, known=known,
+                batch_size=self.batch_size, tried=rows, known=known,
                 repeated=None if known is None or self.how.exhaustive else made.repeated,
                 whole=known is None or self.how.exhaustive,
             )  # fmt: skip
