@@ -48,13 +48,28 @@ def test_every_attack_finds_what_its_reference_finds(name: str) -> None:
     np.testing.assert_array_equal(found.distance.isfinite(), golden[f"out_{name}_success"])
     ok = found.distance.isfinite().numpy()
     if name == "alma_l1":
-        # the signs of L1's gradient amplify rounding: images moved by 1e-7 change the reference's own distances of the
-        # other four by up to 0.1
-        ok &= np.isin(np.arange(8), [1, 3, 6, 7])
+        ok &= False  # below, within what rounding does to it
     absolute = 0 if name == "sigma_zero" else 1e-3 if name.startswith("alma") else 1e-4
     np.testing.assert_allclose(found.distance[ok], golden[f"out_{name}_norm"][ok], atol=absolute, rtol=0)
     if not name.startswith(("alma", "sigma", "fmn_l1")):
         np.testing.assert_allclose(found.images, golden[f"out_{name}_x"], atol=1e-4)
+
+
+def test_alma_in_l1_is_its_reference_up_to_what_a_change_of_1e_7_in_the_images_does() -> None:
+    """The signs of L1's gradient jump where a value is nearly unchanged, and a hundred steps amplify the jumps."""
+    golden, model, x, y = golden_problem()
+    attack, runs = REFERENCE["alma_l1"], []
+    for seed in range(6):
+        moved = x + 1e-7 * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+        runs.append(attack.search(model, moved.clamp(0, 1), y, seed=0).distance.numpy())
+    low, high = np.min(runs, axis=0), np.max(runs, axis=0)
+    theirs = golden["out_alma_l1_norm"]
+    assert (low - 1e-3 <= theirs).all()
+    assert (theirs <= high + 1e-3).all()
+    steady = high - low <= 1e-3
+    assert 3 <= steady.sum() < 8  # the others are decided by rounding, the reference's own too
+    np.testing.assert_allclose(runs[0][steady], theirs[steady], atol=1e-3, rtol=0)
+    assert (high - low).max() > 0.05
 
 
 @pytest.mark.parametrize("name", REFERENCE)

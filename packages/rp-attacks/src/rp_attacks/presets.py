@@ -49,7 +49,8 @@ def preset(name: str, *, norm: Norm = "linf", gradients: Sequence[str] = ("exact
     quarter of the radius, or with the gradients ("one-shot",) PGD with EOT 20, judged by the mean logits of 20.
     "diffhammer": three restarts of 50 selective steps with 10 draws, right in each of 10 passes (its code also judges
     every iterate: `rp_attacks.resubmission`). "diffbreak": PGD (100 steps of 0.008, cross-entropy) and APGD (margin)
-    with the gradients of 128 copies, majority of 128; its low-frequency attack is in no ball and is left out.
+    with the gradients of 128 copies, majority of 128; its low-frequency attack, which is in no ball, is
+    `rp_attacks.low_frequency.LowFrequency(eps=1)`.
 
     Args:
         name: "adbm", "lee-kim", "diffpure", "scoreopt", "diffhammer" or "diffbreak".
