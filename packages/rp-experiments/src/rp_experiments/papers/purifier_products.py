@@ -1,6 +1,6 @@
 """What the MAE-Pure paper's items are made from; importing this does not import torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,20 +16,50 @@ from rp_experiments.recipes.pretrain_settings import PretrainClassifier
 def purifier_products(sizes: Sizes) -> dict[str, Any]:
     """What the MAE-Pure paper's items are made from, by field of the plan."""
     first, comparison = next(iter(sizes.comparisons.items()))
-    seen = {  # what figures on further data sets need, and no more
+    seen, pilots, networks = _networks(sizes)
+
+    def look(job: str, config: Any, data: str) -> Artifact:
+        return product(sizes, job, config, networks=networks[data])
+
+    return {
+        "pilots": pilots,
+        "networks": networks,
+        "comparisons": {data: look("compare", of, data) for data, of in sizes.comparisons.items()},
+        **_attack_tables(sizes, networks),
+        "views": {
+            data: product(sizes, "views", config, networks=seen.get(data, networks[first]))
+            for data, config in sizes.views.items()
+            if data in sizes.comparisons
+        },
+        "timings": {
+            data: look("timing", Timing(comparison=of, repeats=sizes.timing_repeats), data)
+            for data, of in sizes.comparisons.items()
+        },
+        "descent": look("descent", DescentCheck(comparison=comparison, **sizes.descent), first),  # type: ignore[arg-type]
+    }
+
+
+def _networks(sizes: Sizes) -> tuple[dict[str, Artifact], dict[str, Artifact], dict[str, Artifact]]:
+    """By data set the networks that further figures need and no more, the pilots, and all networks of the rows."""
+    first = next(iter(sizes.comparisons))
+    seen = {
         data: product(sizes, "networks", Networks(comparison=sizes.comparisons[data], roles=("classifier", "mae")))
         for data in sizes.views
         if data != first and data in sizes.comparisons
     }
-
     pilots = {f"{one.config.network}, {data}": one for data in sizes.comparisons for one in _pilots(sizes, data, seen)}
 
-    def networks_of(data: str, of: Comparison) -> Artifact:
+    def of_rows(data: str, of: Comparison) -> Artifact:
         needs = {"seen": seen[data]} if data in seen else {}
         needs |= {one.config.tuning: one for one in pilots.values() if one.config.comparison.data == data}
         return product(sizes, "networks", Networks(comparison=of, roles=_roles(of)), kind="", **needs)
 
-    networks = {data: networks_of(data, of) for data, of in sizes.comparisons.items()}
+    return seen, pilots, {data: of_rows(data, of) for data, of in sizes.comparisons.items()}
+
+
+def _attack_tables(sizes: Sizes, networks: Mapping[str, Artifact]) -> dict[str, Any]:
+    """The attack tables, by field of the plan."""
+    first, comparison = next(iter(sizes.comparisons.items()))
 
     def table(data: str, cases: tuple[Case, ...], kind: str, **options: Any) -> Artifact:
         of = sizes.comparisons[data]
@@ -38,12 +68,6 @@ def purifier_products(sizes: Sizes) -> dict[str, Any]:
         options |= {"budget": sizes.budget, "passes": sizes.passes, "published_step": sizes.published_step}
         config = AttackTable(comparison=of, cases=cases, eps=eps, in_norm=in_norm, **options)
         return product(sizes, "attacks", config, kind=kind, networks=networks[data])
-
-    def each(make: Callable[[str, Comparison], Artifact]) -> dict[str, Artifact]:
-        return {data: make(data, of) for data, of in sizes.comparisons.items()}
-
-    def look(job: str, config: Any, data: str = first) -> Artifact:
-        return product(sizes, job, config, networks=networks[data])
 
     def before_larger(data: str, classifier: PretrainClassifier) -> Artifact:
         cases = _before(sizes.comparisons[data], ("first", "larger"))
@@ -58,27 +82,17 @@ def purifier_products(sizes: Sizes) -> dict[str, Any]:
     before = _before(comparison, ("first", "larger", "other"))
     classifiers = table(first, before, "classifiers", classifiers=dict(sizes.larger))
     elsewhere = {data: before_larger(data, classifier) for data, classifier in sizes.larger_elsewhere.items()}
+    norms = {data: in_other_norms(data, of) for data, of in sizes.comparisons.items()}
     return {
-        "pilots": pilots,
-        "networks": networks,
-        "comparisons": each(lambda data, of: look("compare", of, data)),
-        "norms": (norms := each(in_other_norms)),
+        "norms": norms,
         "unseen": norms | {first: in_other_norms(first, comparison, sizes.unseen_before)},
-        "black_box": each(
-            lambda data, of: table(data, _rows(of, "black-box", further=sizes.further_rows), "black box")
-        ),
+        "black_box": {
+            data: table(data, _rows(of, "black-box", further=sizes.further_rows), "black box")
+            for data, of in sizes.comparisons.items()
+        },
         "classifiers": classifiers,
         "before_larger": {first: classifiers} | elsewhere,
         "sensitivity": table(first, _sensitivity(sizes), "sensitivity"),
-        "views": {
-            data: product(sizes, "views", config, networks=seen.get(data, networks[first]))
-            for data, config in sizes.views.items()
-            if data in sizes.comparisons
-        },
-        "timings": each(
-            lambda data, of: look("timing", Timing(comparison=of, repeats=sizes.timing_repeats), data),
-        ),
-        "descent": look("descent", DescentCheck(comparison=comparison, **sizes.descent)),  # type: ignore[arg-type]
     }
 
 

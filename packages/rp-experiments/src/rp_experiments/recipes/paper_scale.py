@@ -69,22 +69,12 @@ def paper_comparison(data: str) -> Comparison:
     4/255 (Li et al. 2024, arXiv:2408.00315). Without a purifier Square has AutoAttack's 5,000 queries. Attacks run in
     TF32; on eight images the signs of their gradients are compared with those of float32.
     """
-    tuned = partial(_finetuning, data)
     imagenet, rivals = data == "imagenet", _rivals(data)
     networks, variants = ({}, {}) if imagenet else _pretrained_as_used(data)
+    own = ("diffpure", "mae_pure", "maskdit_pure", "rmae_pure", "rmaskdit_pure")
     return Comparison(
         data=data,
-        only=(
-            "none",
-            "noise",
-            *rivals,
-            "diffpure",
-            "mae_pure",
-            "maskdit_pure",
-            "rmae_pure",
-            "rmaskdit_pure",
-            *variants,
-        ),
+        only=("none", "noise", *rivals, *own, *variants),
         networks=networks,
         variants=variants,
         images=512,
@@ -93,30 +83,44 @@ def paper_comparison(data: str) -> Comparison:
         probes=8,
         compute=_ATTACKED,
         mae="mae-visualize-vit-large.safetensors" if imagenet else "",  # the official file after convert.py
-        pretrain_classifier=_classifier(data),
-        pretrain_mae=recipe(PretrainMae, data),
-        pretrain_nim=recipe(PretrainNim, data),
-        pretrain_dmae=recipe(PretrainNim, f"{data}-dmae"),
-        pretrain_maskdit=_maskdit(data),
-        pretrain_edm=PretrainEdm() if imagenet else _edm(data),
-        finetune_mae=tuned("rmae", "steps"),
-        finetune_maskdit=tuned("rmaskdit", "steps"),
-        finetune_mae_once=tuned("rmae", "one-shot"),
-        finetune_maskdit_once=tuned("rmaskdit", "one-shot"),
-        finetune_atop=_atop(data),
-        finetune_adbm=_tuned(data, "adbm"),
-        finetune_addt=_tuned(data, "addt"),
         budget=Budget(eps=EPS[data], step_size=pgd200_step("linf", EPS[data]), plain_queries=5000),
-        rows=Rows(
-            diffpure=DiffPureSettings(model="maskdit" if imagenet else "edm", times=DIFFPURE_TIMES.get(data, 100)),
-            mae_pure=MAEPureSettings(mae="mae", **preset(data, "mae")),
-            rmae_pure=MAEPureSettings(mae="rmae", **preset(data, "rmae")),
-            rmae_pure_once=MAEPureSettings(mae="rmae_once", **preset(data, "rmae")),
-            maskdit_pure=MaskDiTPureSettings(model="maskdit", **preset(data, "maskdit")),
-            rmaskdit_pure=MaskDiTPureSettings(model="rmaskdit", **preset(data, "rmaskdit")),
-            rmaskdit_pure_once=MaskDiTPureSettings(model="rmaskdit_once", **preset(data, "rmaskdit")),
-            **rivals,
-        ),
+        rows=_rows(data, rivals),
+        **_trainings(data),
+    )
+
+
+def _trainings(data: str) -> dict[str, Any]:
+    """How the networks of a comparison are trained."""
+    tuned = partial(_finetuning, data)
+    return {
+        "pretrain_classifier": _classifier(data),
+        "pretrain_mae": recipe(PretrainMae, data),
+        "pretrain_nim": recipe(PretrainNim, data),
+        "pretrain_dmae": recipe(PretrainNim, f"{data}-dmae"),
+        "pretrain_maskdit": _maskdit(data),
+        "pretrain_edm": PretrainEdm() if data == "imagenet" else _edm(data),
+        "finetune_mae": tuned("rmae", "steps"),
+        "finetune_maskdit": tuned("rmaskdit", "steps"),
+        "finetune_mae_once": tuned("rmae", "one-shot"),
+        "finetune_maskdit_once": tuned("rmaskdit", "one-shot"),
+        "finetune_atop": _atop(data),
+        "finetune_adbm": _tuned(data, "adbm"),
+        "finetune_addt": _tuned(data, "addt"),
+    }
+
+
+def _rows(data: str, rivals: dict[str, PurifierSettings]) -> Rows:
+    """The purifiers of a comparison, with the settings of Tables 13 and 14."""
+    denoiser = "maskdit" if data == "imagenet" else "edm"
+    return Rows(
+        diffpure=DiffPureSettings(model=denoiser, times=DIFFPURE_TIMES.get(data, 100)),
+        mae_pure=MAEPureSettings(mae="mae", **preset(data, "mae")),
+        rmae_pure=MAEPureSettings(mae="rmae", **preset(data, "rmae")),
+        rmae_pure_once=MAEPureSettings(mae="rmae_once", **preset(data, "rmae")),
+        maskdit_pure=MaskDiTPureSettings(model="maskdit", **preset(data, "maskdit")),
+        rmaskdit_pure=MaskDiTPureSettings(model="rmaskdit", **preset(data, "rmaskdit")),
+        rmaskdit_pure_once=MaskDiTPureSettings(model="rmaskdit_once", **preset(data, "rmaskdit")),
+        **rivals,
     )
 
 
