@@ -9,8 +9,10 @@ import pytest
 from rp_experiments.artifacts import Artifact, Store, in_order
 from rp_experiments.jobs import Cluster, Jobs
 from rp_experiments.papers import items, printed
+from rp_experiments.papers.listing import chosen
 from rp_experiments.papers.plan import SHARED
 from rp_experiments.papers.scales import SCALES
+from rp_experiments.papers.tiers import TIERS
 
 from .running import ROOT, app, process, without_torch
 
@@ -35,7 +37,7 @@ def runs(tmp_path_factory):
     """One item made at the smallest size, once more, and a page of it."""
     work = tmp_path_factory.mktemp("work")
     commands = {
-        "made": (*SMOKE, "--out", "made"),
+        "made": (*SMOKE, "--out", "made", "--page", "--tensorboard"),
         "again": (*SMOKE, "--out", "made"),
         "report": ("report", "--run", "made", "--out", "page"),
         "empty": ("report", "--run", "cache", "--out", "page"),
@@ -127,6 +129,26 @@ def test_the_papers_plan_is_shown_with_its_scripts_and_all_that_is_missing_and_n
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["plan"]
 
 
+def test_tiers_grow_are_parts_of_the_scale_and_say_what_they_lack() -> None:
+    everything = SCALES["paper"]()
+    before: dict[str, set[str]] = {}
+    for number, tier in TIERS["paper"].items():
+        plan = SCALES["paper"](tier=number)
+        made = {one.name for item in chosen(("all",), tier) for one in item.needed(plan)}
+        parts = {f"run {name}": {*run.config.method} for name, run in plan.runs.items() if run.name in made}
+        parts |= {f"of {data}": {*of.config.only} for data, of in plan.comparisons.items() if of.name in made}
+        assert all(part <= parts.get(name, set()) for name, part in before.items()), number
+        assert parts != before
+        before = parts
+        assert all(item.parts(plan) for item in chosen(("all",), tier)) or not tier.items, "something of each"
+    assert {name: run.name for name, run in plan.runs.items()} == {n: run.name for n, run in everything.runs.items()}
+    assert [len(chosen(("all",), tier)) for tier in TIERS["paper"].values()][-1] == len(ITEMS)
+    with pytest.raises(ValueError, match="take a higher --tier"):
+        chosen(("mae-pure/table-4",), TIERS["paper"][1])
+    with pytest.raises(ValueError, match="the scale digits has no tiers"):
+        SCALES["digits"](tier=1)
+
+
 @dataclass(frozen=True)
 class Setting:
     value: int = 0
@@ -210,6 +232,9 @@ def test_an_item_is_made_and_a_second_call_does_no_work(runs) -> None:
     record = json.loads((work / "made" / "items" / "dra-table-1.json").read_text())
     methods = record["tables"][0]["rows"]
     assert [row["method"] for row in methods] == ["standard training", "AT", "AT+DRA", "DM-AT", "DM-AT+DRA"]
+    assert "AutoAttack" in (work / "made" / "report" / "index.html").read_text()
+    drawn = {file.parent.name for file in (work / "made" / "tensorboard").rglob("events.*")}
+    assert len(drawn) == 1, "of the one product, whose metrics are those of all its trainings"
     for row in methods:
         assert 0 <= row["AutoAttack"]["low"] <= row["AutoAttack"]["estimate"] <= row["clean"]["estimate"] <= 1
     (product,) = record["products"].values()

@@ -134,10 +134,11 @@ class Jobs:
         self.records = self.folder / "jobs"
         self.done = done or (lambda name: (self.records / f"{name}.done").is_file())
 
-    def run(self, jobs: Sequence[Job]) -> dict[str, str]:
+    def run(self, jobs: Sequence[Job], ended: Callable[[str], None] = lambda name: None) -> dict[str, str]:
         """Do jobs, each after what it needs, the first in line first; one that fails stops only what needs it.
 
-        Gives, by the job's name, what went wrong. Jobs of an earlier call that still run are waited for.
+        Gives, by the job's name, what went wrong. Jobs of an earlier call that still run are waited for. `ended` is
+        told of each that came to its end.
         """
         failed: dict[str, str] = {}
         running = {job.name for job in jobs if self.running(job.name)}
@@ -151,11 +152,13 @@ class Jobs:
                 self.start(ready)
             if not (running or able):  # the rest needs something that failed
                 break
-            ended = {name: problem for name in running if (problem := self.problem(name)) is not None}
-            _say(*(f"{name} {problem or 'is there'}" for name, problem in ended.items()))
-            running -= ended.keys()
-            failed |= {name: f"{name}: {problem}" for name, problem in ended.items() if problem}
-            if not ended:
+            problems = {name: problem for name in running if (problem := self.problem(name)) is not None}
+            _say(*(f"{name} {problem or 'is there'}" for name, problem in problems.items()))
+            running -= problems.keys()
+            failed |= {name: f"{name}: {problem}" for name, problem in problems.items() if problem}
+            for name in problems.keys() - failed.keys():
+                ended(name)
+            if not problems:
                 time.sleep(0.5)
         return failed
 

@@ -23,6 +23,7 @@ from rp_models.training import (
     train_stage,
 )
 from rp_models.training.devices import choose_device, describe_device
+from rp_models.training.tensorboard import TensorBoards
 from torch import distributed
 
 from rp_experiments.content import inputs
@@ -53,6 +54,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     config: Any = None  # what the folder was claimed for
     memory: dict[str, Any] = field(default_factory=dict)  # by stage, the micro-batch chosen for a training to come
+    boards: TensorBoards | None = None  # where the metrics of this run, and of those inside it, are drawn
     claimed: Callable[[], None] | None = None  # what the first process does as soon as the folder is taken
 
     @property
@@ -71,6 +73,8 @@ class Run:
         if files := inputs(self.config):  # a file that was replaced makes another run
             self.config = {**self.config, "inputs": files}
         self.folder.start(self.config, resume=self.resume, processes=self.processes)
+        if self.boards is not None and self.main:
+            self.boards.watch(self.folder)
         if self.claimed is not None:
             self.first(self.claimed)
         return self
@@ -188,6 +192,7 @@ class Run:
             "folder": RunFolder(self.path, writes=False),
             "processes": ALONE,
             "progress": Progress(),
+            "boards": None,
         }
 
 
@@ -201,8 +206,12 @@ def open_run(
     resume: bool = False,
     save: Save = "auto",
     quiet: bool = False,
+    boards: Path | None = None,
 ) -> Iterator[Run]:
-    """The run of a folder that is not claimed yet; joins the processes that were started together, once."""
+    """The run of a folder that is not claimed yet; joins the processes that were started together, once.
+
+    The metrics of all runs in it are also drawn in `boards`, for TensorBoard.
+    """
     chosen = choose_device(device)
     use(InferenceSettings())  # a job says what else it wants
     with init_distributed(chosen) as processes:
@@ -216,8 +225,11 @@ def open_run(
             resume=resume,
             save=save,
             progress=progress,
+            boards=TensorBoards(boards, out / "products") if boards else None,
         )
         try:
             yield run
         finally:
             progress.finish()
+            if run.boards:
+                run.boards.close()

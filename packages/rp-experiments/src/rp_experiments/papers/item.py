@@ -87,9 +87,13 @@ class Item:
         number = number.upper() if kind in ("theorem", "appendix") else number
         return " ".join([_KINDS[kind], number, *(f"and {word}" if kind == "fig" else f"({word})" for word in rest)])
 
+    def parts(self, plan: "Plan") -> dict[str, Artifact]:
+        """What it is made from at the plan's tier, by role."""
+        return {role: product for role, product in self.products(plan).items() if plan.includes(product)}
+
     def needed(self, plan: "Plan") -> list[Artifact]:
         """Everything that it needs, each after what that needs."""
-        return in_order(self.products(plan).values())
+        return in_order(self.parts(plan).values())
 
     def minutes(self, plan: "Plan") -> float:
         """Estimated minutes of everything that it needs, on one CPU core."""

@@ -32,9 +32,11 @@ class ReproduceOptions(cli.Options):
     # autoencoder, latent-statistics, synthetic; a file or a name, such as cifar10/classifier=robustbench:NAME
     weights: tuple[str, ...] = ()
     adopt: tuple[Path, ...] = ()  # folders of finished runs of train_dra.py with a product's settings
+    page: bool = False  # also write the page of report.py to report/ in the folder whenever a product is there
+    tensorboard: bool = False  # also draw the metrics of all jobs in tensorboard/ in the folder
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=lambda: Cluster(launcher="local"))
 
-    passed = ("plan", "cluster", "device", "ranks", "adopt")
+    passed = ("plan", "cluster", "device", "ranks", "adopt", "page", "tensorboard")
     ranks = property(lambda self: self.cluster.gpus_per_node or self.processes)
     name = property(lambda self: self.scale)  # of the folder
 

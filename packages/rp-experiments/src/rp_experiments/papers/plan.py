@@ -1,12 +1,15 @@
 """The plan of a scale: which products its items are made from; importing this does not import torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from rp_experiments.artifacts import Artifact
+from rp_experiments.artifacts import Artifact, in_order
 from rp_experiments.papers.classifier_products import classifier_products
+from rp_experiments.papers.item import data_sets
 from rp_experiments.papers.purifier_products import purifier_products
 from rp_experiments.papers.sizes import Sizes
+from rp_experiments.papers.tiers import Tier
 
 SHARED = frozenset({"train_dra", "sweep", "compare", "evaluate"})  # jobs whose work several processes can share
 
@@ -16,6 +19,7 @@ class Plan:
     """The artifacts of one scale, each made for several items; several of a kind by data set, or by recipe."""
 
     scale: str
+    tier: Tier = field(default_factory=Tier)  # of the scale, that is made
     runs: Mapping[str, Artifact]  # of train_dra.py; the first one is analysed
     others: Mapping[str, Artifact]  # its settings with the methods of Table 2 of the DRA paper that no run has
     noisy: Artifact  # the same with the noisy-input encoder as the alignment's target
@@ -40,7 +44,23 @@ class Plan:
     timings: Mapping[str, Artifact]
     descent: Artifact  # Theorem J.1
 
+    def includes(self, artifact: Artifact) -> bool:
+        """Whether a product, and all that it needs, is of the plan's tier."""
+        return all(one.name not in self._beyond and self._on_data(one) for one in in_order([artifact]))
+
+    @cached_property
+    def _beyond(self) -> frozenset[str]:
+        """The names of products that wait for a higher tier: runs, and kinds of products."""
+        tier = self.tier
+        runs = [run for name, run in self.runs.items() if tier.methods and name not in tier.methods]
+        kinds = [getattr(self, name) for name in tier.without]
+        several = [one for kind in kinds for one in (kind.values() if isinstance(kind, Mapping) else [kind])]
+        return frozenset(one.name for one in (*runs, *several))
+
+    def _on_data(self, artifact: Artifact) -> bool:
+        return not self.tier.data or {*data_sets(artifact)} <= {*self.tier.data}
+
 
 def build(sizes: Sizes) -> Plan:
     """The plan of a scale."""
-    return Plan(scale=sizes.scale, **classifier_products(sizes), **purifier_products(sizes))
+    return Plan(scale=sizes.scale, tier=sizes.tier, **classifier_products(sizes), **purifier_products(sizes))

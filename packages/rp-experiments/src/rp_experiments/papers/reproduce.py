@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rp_experiments.artifacts import Store
 from rp_experiments.jobs import Cluster
+from rp_experiments.papers.arrivals import Arrivals
 from rp_experiments.papers.forecast import forecast
 from rp_experiments.papers.given import adopt as take_over
 from rp_experiments.papers.graph import Graph
@@ -22,13 +23,18 @@ def reproduce(
     device: str,
     ranks: int = 1,
     adopt: Sequence[Path] = (),
+    page: bool = False,
+    tensorboard: bool = False,
 ) -> None:
     """Make what the items need and is not there, write what each says, and raise what went wrong.
 
-    At the papers' scale the whole plan is shown and checked before anything starts.
+    At the papers' scale the whole plan is shown and checked before anything starts. With `page` a page of all items is
+    written whenever a product is there, with `tensorboard` the metrics of all jobs are drawn in one folder.
     """
-    surroundings = {"device": device, "cache": run.cache.resolve(), "root": run.root and run.root.resolve()}
     store = Store(run.path.resolve())
+    surroundings = {"device": device, "cache": run.cache.resolve(), "root": run.root and run.root.resolve()}
+    if tensorboard:
+        surroundings["boards"] = store.path / "tensorboard"
     graph = Graph(items=items, plan=plan, store=store, surroundings=surroundings, ranks=ranks)
     take_over(adopt, graph.needed, store)
     missing = graph.missing
@@ -37,12 +43,11 @@ def reproduce(
         found = forecast(graph, cluster, adopt)
         print(found, flush=True)
         found.check()
-    failed = graph.launcher(cluster).run(graph.jobs(missing))
-    for item in items:
+    arrivals = Arrivals(graph, run, page=page)
+    failed = graph.launcher(cluster).run(graph.jobs(missing), arrivals.ended)
+    records = arrivals.record(items)
+    for item, record in zip(items, records, strict=True):
         lacking = [artifact.name for artifact in item.needed(plan) if not store.has(artifact)]
-        record = item.record(plan, store)
-        if record is not None:
-            run.folder.write_json(f"items/{item.slug}.json", record)
         verdicts = ", ".join(claim["verdict"] for claim in record["claims"]) if record else "not made"
         print(f"{item.key:28} {verdicts}" + (f"; waits for {', '.join(lacking)}" if lacking else ""))
     if failed:

@@ -53,10 +53,8 @@ def plan_of(scale: str, weights: Sequence[str] = (), tier: int | None = None) ->
         "larger": {name: _other(comparisons[first], changes) for name, changes in table["larger"].items()},
     }
     elsewhere = table.get("larger_elsewhere", {})
-    table["larger_elsewhere"] = {
-        data: _other(comparisons[data], changes) for data, changes in elsewhere.items() if data in comparisons
-    }
-    return build(Sizes(scale=scale, **table))
+    table["larger_elsewhere"] = {data: _other(comparisons[data], changes) for data, changes in elsewhere.items()}
+    return build(Sizes(scale=scale, tier=part, **table))
 
 
 def _comparison(data: str, changes: Any) -> Comparison:

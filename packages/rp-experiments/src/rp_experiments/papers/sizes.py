@@ -9,6 +9,7 @@ from rp_attacks.settings import Budget
 
 from rp_experiments.artifacts import Artifact
 from rp_experiments.papers.settings import Family
+from rp_experiments.papers.tiers import Tier
 from rp_experiments.recipes import analyze_purifier, probe
 from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.dra import TrainDra
@@ -23,6 +24,7 @@ class Sizes:
     """Where the scales differ beyond the recipes of the apps."""
 
     scale: str
+    tier: Tier = field(default_factory=Tier)
     comparisons: Mapping[str, Comparison]
     runs: Mapping[str, TrainDra]
     adversarial: Mapping[str, TrainDra] = field(default_factory=dict)  # by data set, where no run has it

@@ -16,37 +16,33 @@ Config = TypeVar("Config", TrainDra, Comparison)
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
-    """A part of a scale, which holds those before it."""
+    """A part of a scale, which holds those before it; what is empty restricts nothing."""
 
     about: str = "everything"
-    items: tuple[str, ...] = ()  # () for all
-    methods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by recipe of train_dra.py; {} for all
-    rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of compare_purifiers.py by data set; {} for all
+    items: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()  # data sets
+    methods: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by recipe of train_dra.py; no other runs
+    rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of compare_purifiers.py, by data set
+    without: tuple[str, ...] = ()  # fields of the plan whose products wait for a higher tier
 
     def runs(self, configs: Mapping[str, TrainDra]) -> dict[str, TrainDra]:
-        """The runs of this tier, with its methods."""
-        return _part(configs, self.methods, "method")
+        """The runs, with this tier's methods."""
+        return _restricted(configs, self.methods, "method")
 
     def comparisons(self, configs: Mapping[str, Comparison]) -> dict[str, Comparison]:
-        """The comparisons of this tier, with its rows."""
-        return _part(configs, self.rows, "only")
+        """The comparisons, with this tier's rows."""
+        return _restricted(configs, self.rows, "only")
 
 
-def _part(configs: Mapping[str, Config], chosen: Mapping[str, tuple[str, ...]], field_: str) -> dict[str, Config]:
-    """The configurations that are chosen, with the values of a field that are; all of them if none is."""
-    _check({name: getattr(config, field_) for name, config in configs.items()}, chosen)
-    return {
-        name: changed(config, {field_: tuple(one for one in getattr(config, field_) if one in chosen[name])})
-        for name, config in configs.items()
-        if name in chosen
-    } or dict(configs)
-
-
-def _check(known: Mapping[str, tuple[str, ...]], chosen: Mapping[str, tuple[str, ...]]) -> None:
-    """Refuse configurations, methods and rows that the scale does not have."""
-    for place, wanted in chosen.items():
-        other = " ".join(sorted({*wanted} - {*known.get(place, ())})) or "place"
-        require(place in known and other == "place", f"tiers.toml: {place} has no {other} at this scale")
+def _restricted(configs: Mapping[str, Config], chosen: Mapping[str, tuple[str, ...]], field_: str) -> dict[str, Config]:
+    """The configurations with those values of a field that are chosen."""
+    found = dict(configs)
+    for name, parts in chosen.items():
+        require(name in configs, f"tiers.toml: {name} is not part of this scale")
+        known: tuple[str, ...] = getattr(configs[name], field_)
+        require({*parts} <= {*known}, f"tiers.toml: {name} has {' '.join(known)}, not all of {' '.join(parts)}")
+        found[name] = changed(configs[name], {field_: tuple(one for one in known if one in parts)})
+    return found
 
 
 def _read() -> dict[str, dict[int, Tier]]:

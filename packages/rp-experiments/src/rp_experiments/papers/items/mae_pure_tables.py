@@ -7,6 +7,7 @@ from rp_experiments.artifacts import Artifact, Built
 from rp_experiments.papers.claims import Check, everyone, larger, rule
 from rp_experiments.papers.item import Figure, Measured, Products, Table
 from rp_experiments.papers.items.looks import (
+    SYSTEMS,
     WORST,
     attack_rows,
     ball_differences,
@@ -18,6 +19,7 @@ from rp_experiments.papers.items.looks import (
     item,
     methods,
     on_data,
+    pairs,
     per_query,
     radii,
     title_of,
@@ -63,20 +65,22 @@ def _pilots(plan: "Plan", data: str) -> list[tuple[str, Artifact]]:
 @item("mae-pure/table-1", products=_on())
 @item("mae-pure/table-4", products=_on("imagenet"))
 def compared(made: Mapping[str, Built]) -> Measured:
-    """Accuracies in Linf and L2."""
-    comparison, norms = made["comparison"], made["norms"]
+    """Accuracies in Linf and, as soon as they are there, in L2."""
+    comparison, norms = made["comparison"], made.get("norms")
     columns = {"clean": "clean", "transfer": "transfer", "pgd-exact": "PGD exact", "worst": WORST}
-    in_l2 = attack_rows(norms, {"PGD L2": ("l2", "pgd-l2"), WORST: ("l2", "worst")})
+    tables = [Table("Linf: accuracy of one query, %", comparison_rows(comparison, columns), "comparison")]
+    if norms is None:
+        numbers = pairs({}, SYSTEMS, "l2: ")
+    else:
+        in_l2 = attack_rows(norms, {"PGD L2": ("l2", "pgd-l2"), WORST: ("l2", "worst")})
+        tables.append(Table(f"Radius {radii(norms)}: accuracy of one query in L2, %", in_l2, "norms"))
+        numbers = ball_differences(norms, "l2")
     picture = f"figures/purifiers-{comparison.artifact.config.data}.png"
     pilots = [role for role in made if role.startswith("pilot ")]
     return Measured(
-        tables=[
-            Table("Linf: accuracy of one query, %", comparison_rows(comparison, columns), "comparison"),
-            Table(f"Radius {radii(norms)}: accuracy of one query in L2, %", in_l2, "norms"),
-            *(Table(_tried(made[role]), _shares(made[role]), role) for role in pilots),
-        ],
+        tables=[*tables, *(Table(_tried(made[role]), _shares(made[role]), role) for role in pilots)],
         figures=[Figure("clean, under transfer and in the worst case", "comparison", picture)],
-        numbers={**comparison_differences(comparison), **ball_differences(norms, "l2")},
+        numbers={**comparison_differences(comparison), **numbers},
     )
 
 
