@@ -111,7 +111,7 @@ def test_the_papers_plan_is_shown_with_its_scripts_and_all_that_is_missing_and_n
     lines = {line.partition(" ")[0]: line for line in done.stdout.splitlines()}
     assert {one.name for one in needed} <= lines.keys()
     assert all(need.name in lines[one.name] for one in needed for need in one.needs.values())
-    for word in ("edm-cifar10-32x32-cond-vp: ", "cifar10/1m.npz: ", "cifar100: no train"):
+    for word in ("GPU-hours of H100", "edm-cifar10-32x32-cond-vp: ", "cifar10/1m.npz: ", "cifar100: no train"):
         assert word in done.stdout
     written = {file.name: file.read_text() for file in (tmp_path / "x" / "plan").iterdir()}
     assert {f"{one.name}.sh" for one in needed} | {"plan.txt", "settings.json"} == written.keys()

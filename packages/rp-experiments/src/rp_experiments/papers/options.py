@@ -10,6 +10,7 @@ from rp_models.settings import at_least
 
 from rp_experiments import cli
 from rp_experiments.artifacts import Store
+from rp_experiments.estimate.cards import CARDS
 from rp_experiments.jobs import Cluster
 from rp_experiments.papers.graph import Graph
 from rp_experiments.papers.item import Item
@@ -36,7 +37,7 @@ class ReproduceOptions(cli.Options):
     tensorboard: bool = False  # also draw the metrics of all jobs in tensorboard/ in the folder
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=lambda: Cluster(launcher="local"))
 
-    passed = ("plan", "cluster", "device", "ranks", "adopt", "page", "tensorboard")
+    passed = ("plan", "cluster", "device", "ranks", "adopt", "page", "tensorboard", "card")
     ranks = property(lambda self: self.cluster.gpus_per_node or self.processes)
     name = property(lambda self: self.scale)  # of the folder
 
@@ -86,6 +87,6 @@ def _dry_run(options: ReproduceOptions, store: Store) -> None:
     if not graph.missing:
         print("everything is there")
         return
-    found = forecast(graph, options.cluster, options.adopt)
+    found = forecast(graph, options.cluster, CARDS[options.card], options.adopt)
     print(found, found.problems, sep="\n")
     print(f"scripts, settings and this table: {found.write()}/")

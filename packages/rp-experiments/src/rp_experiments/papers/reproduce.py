@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rp_experiments.artifacts import Store
+from rp_experiments.estimate.cards import CARDS
 from rp_experiments.jobs import Cluster
 from rp_experiments.papers.arrivals import Arrivals
 from rp_experiments.papers.forecast import forecast
@@ -25,6 +26,7 @@ def reproduce(
     adopt: Sequence[Path] = (),
     page: bool = False,
     tensorboard: bool = False,
+    card: str = "H100",
 ) -> None:
     """Make what the items need and is not there, write what each says, and raise what went wrong.
 
@@ -40,7 +42,7 @@ def reproduce(
     missing = graph.missing
     print(f"{len(missing)} products to make, about {sum(one.minutes for one in missing):.0f} minutes of one core")
     if missing and plan.scale == "paper":
-        found = forecast(graph, cluster, adopt)
+        found = forecast(graph, cluster, CARDS[card], adopt)
         print(found, flush=True)
         found.check()
     arrivals = Arrivals(graph, run, page=page)
