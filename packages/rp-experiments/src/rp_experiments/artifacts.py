@@ -53,6 +53,14 @@ def in_order(artifacts: Iterable[Artifact]) -> list[Artifact]:
     return list(ordered.values())
 
 
+def data_sets(artifact: Artifact) -> list[str]:
+    """The data sets of an artifact's settings and of what it needs."""
+    config = asdict(artifact.config)
+    parts = (config, config.get("comparison") or {}, config.get("models") or {})
+    needed = (data for need in artifact.needs.values() for data in data_sets(need))
+    return list(dict.fromkeys([*(part["data"] for part in parts if "data" in part), *needed]))
+
+
 @dataclass(frozen=True)
 class Store:
     """The folder in which artifacts are kept."""

@@ -25,7 +25,7 @@ class Arrivals:
         items = [one for one in self.graph.items if name in {made.name for made in one.products(plan).values()}]
         try:
             self.record(items)
-        except (LookupError, ValueError) as error:  # it will be raised at the end
+        except Exception as error:  # it is raised at the end, when nothing is left to be made
             print(f"what {name} says could not be written yet: {error!r}", file=sys.stderr, flush=True)
 
     def record(self, items: Sequence[Item]) -> list[dict[str, Any] | None]:

@@ -13,9 +13,8 @@ from rp_dra.alignment_settings import LATENT
 from rp_models.robustbench.entries import PREFIX, entries, is_spec, resolve
 from rp_models.robustbench.places import files_at_hand
 
-from rp_experiments.artifacts import Artifact, in_order
+from rp_experiments.artifacts import Artifact, data_sets, in_order
 from rp_experiments.papers.given import ALIGNMENT_ROLES
-from rp_experiments.papers.item import data_sets
 from rp_experiments.recipes.analysis import ZooComparison
 from rp_experiments.recipes.dra import RECIPES as DRA_RECIPES
 from rp_experiments.recipes.dra import TrainDra

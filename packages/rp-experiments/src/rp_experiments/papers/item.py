@@ -1,11 +1,11 @@
 """An item: one table, figure or theorem of a paper, what it needs, and what is made of it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rp_experiments.artifacts import Artifact, Built, Store, in_order
+from rp_experiments.artifacts import Artifact, Built, Store, data_sets, in_order
 from rp_experiments.papers.claims import OPEN, Claim, Judgement, Numbers
 from rp_experiments.tables import Row
 
@@ -157,14 +157,6 @@ def setting_of(made: Built) -> dict[str, Any]:
         "setting": _portable(setting),
         **{key: done[key] for key in ("seconds", "environment", "device")},
     }
-
-
-def data_sets(product: Artifact) -> list[str]:
-    """The data sets of a product's settings and of what it needs."""
-    config = asdict(product.config)
-    parts = (config, config.get("comparison") or {}, config.get("models") or {})
-    needed = (data for need in product.needs.values() for data in data_sets(need))
-    return list(dict.fromkeys([*(part["data"] for part in parts if "data" in part), *needed]))
 
 
 def _portable(value: Any) -> Any:

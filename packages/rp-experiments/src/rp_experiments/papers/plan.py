@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from rp_experiments.artifacts import Artifact, in_order
+from rp_experiments.artifacts import Artifact, data_sets, in_order
 from rp_experiments.papers.classifier_products import classifier_products
-from rp_experiments.papers.item import data_sets
 from rp_experiments.papers.purifier_products import purifier_products
 from rp_experiments.papers.sizes import Sizes
 from rp_experiments.papers.tiers import Tier
