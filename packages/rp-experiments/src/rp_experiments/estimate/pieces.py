@@ -68,11 +68,6 @@ def pieces_of(artifact: Artifact) -> list[Piece]:
     return list(of(artifact)) if of else [Piece(artifact.job, "unknown", artifact.config)]
 
 
-def is_counted(job: str) -> bool:
-    """Whether products of this job have pieces that can be counted."""
-    return job in _JOBS
-
-
 def of_run(config: TrainDra) -> Iterator[Piece]:
     """A run of `train_dra.py`: diffusion model and synthetic images where it makes them, and each method."""
     if config.trains_diffusion_model:

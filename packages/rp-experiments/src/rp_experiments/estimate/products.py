@@ -12,7 +12,7 @@ from typing import Any
 
 from rp_experiments.artifacts import Artifact
 from rp_experiments.estimate.cards import CARDS, Card
-from rp_experiments.estimate.pieces import Piece, is_counted, pieces_of
+from rp_experiments.estimate.pieces import Piece, pieces_of
 from rp_experiments.estimate.stages import Stage
 
 TABLE = Path(__file__).with_name("counted.json")
@@ -36,8 +36,6 @@ def cost_of(artifact: Artifact, *, card: Card = CARDS[CARD], cards: int = 1) -> 
 
     Memory is that of one card which does all the work, with micro-batches that fit 80 GB.
     """
-    if not is_counted(artifact.job):
-        return Cost(hours=0.0, memory=0.0, disk=0.0, missing=(artifact.job,))
     return total(pieces_of(artifact), read(), card=card, cards=cards)
 
 
