@@ -36,13 +36,16 @@ class Tier:
 
 def _restricted(configs: Mapping[str, Config], chosen: Mapping[str, tuple[str, ...]], field_: str) -> dict[str, Config]:
     """The configurations with those values of a field that are chosen."""
-    found = dict(configs)
+    kept = _kept({name: getattr(config, field_) for name, config in configs.items()}, chosen)
+    return {name: changed(config, {field_: kept[name]}) if name in kept else config for name, config in configs.items()}
+
+
+def _kept(known: Mapping[str, tuple[str, ...]], chosen: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """What is chosen, in the scale's order; ValueError for what it does not have."""
     for name, parts in chosen.items():
-        require(name in configs, f"tiers.toml: {name} is not part of this scale")
-        known: tuple[str, ...] = getattr(configs[name], field_)
-        require({*parts} <= {*known}, f"tiers.toml: {name} has {' '.join(known)}, not all of {' '.join(parts)}")
-        found[name] = changed(configs[name], {field_: tuple(one for one in known if one in parts)})
-    return found
+        other = " ".join(sorted({*parts} - {*known.get(name, ())})) or "place"
+        require(name in known and other == "place", f"tiers.toml: {name} has no {other} at this scale")
+    return {name: tuple(one for one in known[name] if one in parts) for name, parts in chosen.items()}
 
 
 def _read() -> dict[str, dict[int, Tier]]:
