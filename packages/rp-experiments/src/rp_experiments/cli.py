@@ -49,6 +49,7 @@ class Options:
     resume: bool = False  # go on with the run that is in the folder
     dry_run: bool = False  # print the resolved configuration as JSON and stop
     estimate: bool = False  # say what the run will take (operations, memory, disk, hours) and stop
+    measure: bool = False  # with --estimate: time twenty real steps of each training on this machine's device
     card: Annotated[str, choice(CARDS)] = "H100"  # for which the estimate is made
     device: str = "auto"  # auto (CUDA where there is one), cpu, cuda, cuda:1, mps
     data_root: Path | None = None  # folder of the data sets; by default $RP_DATA, ./data, and where systems keep them
@@ -119,6 +120,8 @@ def start(options: Options, job: str) -> None:
     if options.dry_run:
         print_json(options.settings)
         return
+    if options.measure and not options.estimate:
+        raise ValueError("--measure times steps for --estimate; give both, or neither")
     if options.estimate:
         print(_estimated(options, job))
         return
@@ -151,8 +154,15 @@ def _estimated(options: Options, job: str) -> Any:
     given = getattr(options, "processes", None) if isinstance(options, SharedOptions) else None
     cards = cluster.gpus_per_node or given or 1
     passed = {name: getattr(options, name) for name in options.passed}
+    config = getattr(options, "config", None)
     estimate = pkgutil.resolve_name("rp_experiments.estimate.apps:estimate")
-    return estimate(job, getattr(options, "config", None), run, card=CARDS[options.card], cards=cards, **passed)
+    found = estimate(job, config, run, card=CARDS[options.card], cards=cards, **passed)
+    if not options.measure:
+        return found
+    from rp_models.training.devices import choose_device
+
+    run.device = choose_device(options.device)
+    return pkgutil.resolve_name("rp_experiments.estimate.measuring:measured")(job, config, run, found)
 
 
 @dataclass(frozen=True)

@@ -166,21 +166,25 @@ class FinetuneJob:
         config, run, stage = self.config, self.run, f"r{self.config.kind}"
         product = run.path / "checkpoints" / f"{stage}.safetensors"
         if not run.has(f"checkpoints/{product.name}"):
-            adversarial, model = self.adversarial(), self.load_original()
-            trainer = Finetuner(
-                config.finetune,
-                self.purifiers(model).trained,
-                self.classifier,
-                self.train,
-                adversarial,
-                compute=fitted.finetuning(config, run, stage, model, self.classifier),
-                processes=run.processes,
-                seed=config.seed,
-            )
+            trainer = self.trainer(self.adversarial())
             run.train(trainer, stage=stage, steps=config.finetune.steps, seed=config.seed, log_every=10)
-            run.first(lambda: rp_models.save(model, product, notes={"finetuned": asdict(config)}))
+            run.first(lambda: rp_models.save(trainer.model, product, notes={"finetuned": asdict(config)}))
         run.first(lambda: state_path(run.folder, stage).unlink(missing_ok=True))
         return product
+
+    def trainer(self, adversarial: Images) -> Finetuner:
+        """The trainer of stage II on the adversarial images."""
+        config, run, model = self.config, self.run, self.load_original()
+        return Finetuner(
+            config.finetune,
+            self.purifiers(model).trained,
+            self.classifier,
+            self.train,
+            adversarial,
+            compute=fitted.finetuning(config, run, f"r{config.kind}", model, self.classifier),
+            processes=run.processes,
+            seed=config.seed,
+        )
 
     def report(self, product: Path) -> None:
         """What fine-tuning changed, on the test images: `result.json`, a sheet, and a table on the terminal."""

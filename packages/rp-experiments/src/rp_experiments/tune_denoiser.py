@@ -61,20 +61,24 @@ class TuneJob:
         config, run, name = self.config, self.run, self.config.product
         product = run.path / "checkpoints" / f"{name}.safetensors"
         if not run.has(f"checkpoints/{name}.safetensors"):
-            denoiser = self.original()
-            trainer = DenoiserTuner(
-                self.settings,
-                denoiser,
-                self.classifier,
-                self.train,
-                compute=fitted.tuning(config, run, name, denoiser, self.classifier),
-                processes=run.processes,
-                seed=config.seed,
-            )
+            trainer = self.trainer()
             run.train(trainer, stage=name, steps=self.settings.steps, seed=config.seed, log_every=10)
             run.first(lambda: rp_models.save(trainer.average.eval(), product, notes={"finetuned": asdict(config)}))
         run.first(lambda: state_path(run.folder, name).unlink(missing_ok=True))
         return product
+
+    def trainer(self) -> DenoiserTuner:
+        """The trainer of the denoiser."""
+        config, run, denoiser = self.config, self.run, self.original()
+        return DenoiserTuner(
+            self.settings,
+            denoiser,
+            self.classifier,
+            self.train,
+            compute=fitted.tuning(config, run, config.product, denoiser, self.classifier),
+            processes=run.processes,
+            seed=config.seed,
+        )
 
     def report(self, product: Path) -> None:
         """What tuning changed, on the test images: `result.json`, a sheet, and a table on the terminal."""

@@ -21,6 +21,8 @@ class Stage:
     checkpointing: bool = False  # whether blocks are computed again in the backward pass
     whole: float = 0.0  # bytes, if the whole batch went through at once
     disk: float = 0.0  # bytes that it leaves
+    steps: int = 0  # of a training
+    seconds: float | None = None  # of all steps, from some that were timed in one process; None: not measured
     note: str = ""
 
     def under(self, name: str) -> "Stage":
@@ -35,9 +37,12 @@ class Estimate:
     stages: Sequence[Stage]
     card: Card
     cards: int = 1
+    measured_on: str = ""  # the device on which steps were timed
 
     def hours(self, stage: Stage) -> float:
-        """Hours of one stage, shared by the cards."""
+        """Hours of one stage: measured in one process, or those of the cards that share it."""
+        if stage.seconds is not None:
+            return stage.seconds / 3600
         return self.card.hours(stage.flop, stage.precision) / self.cards
 
     def rows(self) -> list[tables.Row]:
@@ -48,6 +53,7 @@ class Estimate:
                 "FLOP": f"{stage.flop:.2e}",
                 "precision": stage.precision,
                 "hours": f"{self.hours(stage):.2g}" if self.hours(stage) < 10 else f"{self.hours(stage):.0f}",
+                **({"hours are": "assumed" if stage.seconds is None else "measured"} if self.measured_on else {}),
                 "batch": stage.batch or None,
                 "micro-batch": _micro(stage),
                 "GiB": _gib(stage.memory),
@@ -71,7 +77,10 @@ class Estimate:
                 f"({USABLE:.0%}); {disk / 1e9:.2g} GB of disk",
                 "Operations and memory are counted on tensors without values; two operations for each multiplication "
                 "with addition, matrix products, convolutions and attention only.",
-                f"Hours are not measured: they assume {shares} peak rate.",
+                f"Hours are not measured: they assume {shares} peak rate."
+                if not self.measured_on
+                else f"Hours of trainings are measured in one process on {self.measured_on}; the "
+                f"others assume {shares} peak rate of the card.",
             ]
         )
 

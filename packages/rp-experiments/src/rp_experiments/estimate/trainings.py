@@ -40,7 +40,7 @@ def training_stage(
     return Stage(
         name=name, flop=cost.flop * batch * count, memory=cost.memory, precision=compute.precision,
         batch=cost.batch, micro_batch=cost.micro_batch, checkpointing=cost.checkpointing, whole=cost.whole,
-        disk=STATE_COPIES * state, note=f"{count:,} steps",
+        disk=STATE_COPIES * state, steps=count, note=f"{count:,} steps",
     )  # fmt: skip
 
 
