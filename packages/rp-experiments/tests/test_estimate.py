@@ -6,7 +6,9 @@ import pytest
 import torch
 from rp_dra import ClassifierTrainer, objective_of
 from rp_experiments.estimate import choice, fitted
+from rp_experiments.estimate.apps import estimate
 from rp_experiments.estimate.cards import CARDS, USABLE
+from rp_experiments.estimate.measuring import measured
 from rp_experiments.estimate.stages import Estimate, Stage
 from rp_experiments.estimate.steps import classifier_training, pretraining
 from rp_experiments.estimate.systems import pass_cost
@@ -155,6 +157,23 @@ def test_a_purifier_of_many_steps_is_reckoned_from_few():
     cost = pass_cost(classifier, info, purifier=settings, networks=(mae,), rules=tuple(expected), batch=2)
     for rule, flop in expected.items():
         assert cost.forward + cost.backward[rule] == pytest.approx(flop, rel=1e-6)
+
+
+def test_hours_are_measured_from_real_steps_and_nothing_is_written(run):
+    for job, config, stage in (
+        ("pretrain:pretrain", MAE_RECIPES["smoke"](), "pretrain mae"),
+        ("train_dra:train_dra", replace(RECIPES["smoke"](), method=("dm-at+dra",)), "dm-at+dra"),
+    ):
+        counted = estimate(job, config, run, card=CARDS["H100"], cards=1)
+        found = measured(job, config, run, counted)
+        (training,) = (one for one in found.stages if one.name == stage)
+        assert found.hours(training) == training.seconds / 3600
+        assert 1e-5 < training.seconds / training.steps < 60
+        assert [one for one in found.stages if one.name != stage] == [o for o in counted.stages if o.name != stage]
+        assert "measured in one process" in str(found)
+    assert not run.path.exists()
+    with pytest.raises(ValueError, match=r"--measure times the trainings of pretrain, .*evaluate\.py says"):
+        measured("evaluate:evaluate", None, run, counted)
 
 
 def test_hours_follow_from_the_card_and_the_shared_work():
