@@ -17,7 +17,7 @@ from rp_experiments.estimate.cards import Card
 from rp_experiments.estimate.counting import Sized, fake_images, on_meta
 from rp_experiments.estimate.stages import Stage
 from rp_experiments.estimate.steps import number_of, uncompiled
-from rp_experiments.estimate.systems import PassCost, pass_cost
+from rp_experiments.estimate.systems import OF_DATA, PassCost, pass_cost
 from rp_experiments.estimate.training import Step, modules_of, slots_of
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.recipes.standard_classifier import STANDARD
@@ -59,7 +59,8 @@ def finetuning(
         batch=config.batch_size, disk=images * (info.channels * info.image_size**2 + 8), note=f"{images:,} images",
     )  # fmt: skip
     step, settings = finetuning_step(config, model, classifier), config.finetune
-    yield training_stage("stage II", step, settings.steps, settings.batch_size, config.compute, run, card)
+    batch, like = settings.batch_size, _like(config, model, classifier)
+    yield training_stage("stage II", step, settings.steps, batch, config.compute, run, card, like=like)
     yield _judgement(config, _settings(config, through=False), model, classifier, "identity")
 
 
@@ -75,11 +76,23 @@ def _tuned(
     if model is None:
         model = load_denoiser(config.edm, describe(config.data))
     step, settings = tuning_step(config, model, classifier), config.tuning
-    yield training_stage("training", step, settings.steps, settings.batch_size, config.compute, run, card)
+    batch, like = settings.batch_size, _like(config, model, classifier)
+    yield training_stage("training", step, settings.steps, batch, config.compute, run, card, like=like)
     options = {"steps" if config.kind == "adbm" else "reverse_steps": config.reverse_steps}
     kind = "adbm" if config.kind == "adbm" else "diffpure"
     judged = settings_of(kind, model="given", times=config.times, **options)
     yield _judgement(config, judged, model, classifier, "exact")
+
+
+def _like(config: Finetuning, model: nn.Module, classifier: nn.Module) -> str:
+    """What a step of a fine-tuning depends on, the number of classes left aside; "" for networks that are not known."""
+    recipes = [getattr(module, "recipe", None) for module in (model, classifier)]
+    if None in recipes:
+        return ""
+    built = [(one.name, {k: v for k, v in one.arguments.items() if k not in OF_DATA}) for one in recipes]
+    own = [config.unrolled, config.one_shot_mask_rate, config.finetune.mask_rate, config.finetune.mu > 0]
+    tuned = [config.tuning.adversary_steps, getattr(config.tuning, "leak", False)]
+    return repr([config.kind, config.through, own, tuned, built, config.compute])
 
 
 def _judgement(

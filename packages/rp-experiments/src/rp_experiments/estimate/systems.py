@@ -34,7 +34,7 @@ _NO_COST = (
     "std",
     "seed",
 )
-_OF_DATA = ("mean", "std", "num_classes")  # arguments of a network on which hardly anything depends
+OF_DATA = ("mean", "std", "num_classes")  # arguments of a network on which hardly anything depends
 _COUNTED: dict[str, Flops] = {}
 
 
@@ -150,7 +150,7 @@ class _System:
         given = _of_length(self.settings, length)
         settings = {} if given is None else asdict(given)
         kept = {key: value for key, value in settings.items() if key not in _NO_COST}
-        built = [(one.name, {k: v for k, v in one.arguments.items() if k not in _OF_DATA}) for one in recipes]  # type: ignore[union-attr]
+        built = [(one.name, {k: v for k, v in one.arguments.items() if k not in OF_DATA}) for one in recipes]  # type: ignore[union-attr]
         size = (self.info.channels, self.info.image_size)
         return address([built, kept, size, rule, count], size=16)
 
