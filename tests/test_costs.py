@@ -32,8 +32,8 @@ def test_every_stage_fits_a_card_of_80_gb_with_the_micro_batch_that_it_chooses()
     assert all(stage["micro_batch"] < stage["batch"] or stage["checkpointing"] for stage in divided)
 
 
-def test_the_page_is_that_of_the_table():
-    assert (ROOT / "docs" / "costs.md").read_text(encoding="utf-8") == costs.page(read()), AGAIN
+def test_the_page_says_what_the_table_says():
+    assert costs.trainings(read()) in (ROOT / "docs" / "costs.md").read_text(encoding="utf-8"), AGAIN
 
 
 def test_a_key_depends_on_what_costs_and_on_nothing_else():

@@ -159,21 +159,28 @@ def test_a_purifier_of_many_steps_is_reckoned_from_few():
         assert cost.forward + cost.backward[rule] == pytest.approx(flop, rel=1e-6)
 
 
-def test_hours_are_measured_from_real_steps_and_nothing_is_written(run):
-    for job, config, stage in (
-        ("pretrain:pretrain", MAE_RECIPES["smoke"](), "pretrain mae"),
-        ("train_dra:train_dra", replace(RECIPES["smoke"](), method=("dm-at+dra",)), "dm-at+dra"),
-    ):
-        counted = estimate(job, config, run, card=CARDS["H100"], cards=1)
-        found = measured(job, config, run, counted)
-        (training,) = (one for one in found.stages if one.name == stage)
-        assert found.hours(training) == training.seconds / 3600
-        assert 1e-5 < training.seconds / training.steps < 60
-        assert [one for one in found.stages if one.name != stage] == [o for o in counted.stages if o.name != stage]
-        assert "measured in one process" in str(found)
+@pytest.mark.parametrize(
+    ("job", "make", "stage"),
+    [
+        ("pretrain:pretrain", MAE_RECIPES["smoke"], "pretrain mae"),
+        pytest.param("train_dra:train_dra", RECIPES["smoke"], "dm-at+dra", marks=pytest.mark.slow),
+    ],
+)
+def test_hours_are_measured_from_real_steps_and_nothing_is_written(run, job, make, stage):
+    counted = estimate(job, make(), run, card=CARDS["H100"], cards=1)
+    found = measured(job, make(), run, counted)
+    (training,) = (one for one in found.stages if one.name == stage)
+    assert found.hours(training) == training.seconds / 3600
+    assert 1e-5 < training.seconds / training.steps < 60
+    assert [one.flop for one in found.stages] == [one.flop for one in counted.stages]
+    assert "measured in one process" in str(found)
     assert not run.path.exists()
+
+
+def test_what_trains_nothing_is_not_measured(run):
+    nothing = Estimate(stages=[], card=CARDS["H100"])
     with pytest.raises(ValueError, match=r"--measure times the trainings of pretrain, .*evaluate\.py says"):
-        measured("evaluate:evaluate", None, run, counted)
+        measured("evaluate:evaluate", None, run, nothing)
 
 
 def test_hours_follow_from_the_card_and_the_shared_work():

@@ -140,23 +140,21 @@ def _write(table: Table, path: Path) -> None:
 
 def page(table: Table) -> str:
     """The whole page, from the table alone."""
-    trainings = [row for command, piece in recipes() for row in _rows(command, piece, table)]
-    made = [_product(product, table) for product in products()]
-    hours = sum(total(pieces_of(product), table).hours for product in products())
-    said = f"All together {hours:,.0f} hours of one {CARD}; the networks and runs stand above, each by itself."
-    return (
-        "\n\n".join(
-            [
-                _HEAD.rstrip(),
-                "## Trainings",
-                tables.markdown(trainings),
-                "## Products of `reproduce.py all --scale paper`",
-                said,
-                tables.markdown(made),
-            ]
-        )
-        + "\n"
+    made = products()
+    hours = sum(total(pieces_of(product), table).hours for product in made)
+    rows = [_product(product, table) for product in made]
+    said = (
+        f"At most {hours:,.0f} hours of one {CARD} together, as far as they are counted; networks and runs stand above, "
+        "each by itself. What an attack asks of another network than the one it attacks is left out."
     )
+    heads = (_HEAD.rstrip(), trainings(table), "## Products of `reproduce.py all --scale paper`", said)
+    return "\n\n".join([*heads, tables.markdown(rows)]) + "\n"
+
+
+def trainings(table: Table) -> str:
+    """The section of the trainings."""
+    rows = [row for command, piece in recipes() for row in _rows(command, piece, table)]
+    return f"## Trainings\n\n{tables.markdown(rows)}"
 
 
 def _rows(command: str, piece: Piece, table: Table) -> list[tables.Row]:
