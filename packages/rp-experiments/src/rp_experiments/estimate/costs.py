@@ -144,8 +144,8 @@ def page(table: Table) -> str:
     hours = sum(total(pieces_of(product), table).hours for product in made)
     rows = [_product(product, table) for product in made]
     said = (
-        f"At most {hours:,.0f} hours of one {CARD} together, as far as they are counted; networks and runs stand above, "
-        "each by itself. What an attack asks of another network than the one it attacks is left out."
+        f"At most {hours:,.0f} hours of one {CARD} together, as far as they are counted. What an attack asks of "
+        "another network than the one that it attacks is left out."
     )
     heads = (_HEAD.rstrip(), trainings(table), "## Products of `reproduce.py all --scale paper`", said)
     return "\n\n".join([*heads, tables.markdown(rows)]) + "\n"
