@@ -21,7 +21,7 @@ def estimate(job: str, config: Any, run: Run, *, card: Card, cards: int, **passe
 
     makers: dict[str, Make] = {
         "train_dra:train_dra": lambda config, run, card, **_: _counted(of_run(config), run, card),
-        "sweep:sweep": lambda config, run, card, **_: _counted(of_sweep(config), run, card),
+        "sweep:run_sweep": lambda config, run, card, **_: _counted(of_sweep(config), run, card),
         "compare_purifiers:compare_purifiers": _compare,
         "papers.reproduce:reproduce": _reproduce,
         "pretrain:pretrain": _pretrain,

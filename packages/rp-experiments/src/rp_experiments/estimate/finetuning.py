@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from rp_attacks import PGD
@@ -86,7 +87,7 @@ def _tuned(
 
 def _like(config: Finetuning, model: nn.Module, classifier: nn.Module) -> str:
     """What a step of a fine-tuning depends on, the number of classes left aside; "" for networks that are not known."""
-    recipes = [getattr(module, "recipe", None) for module in (model, classifier)]
+    recipes: list[Any] = [getattr(module, "recipe", None) for module in (model, classifier)]
     if None in recipes:
         return ""
     built = [(one.name, {k: v for k, v in one.arguments.items() if k not in OF_DATA}) for one in recipes]
