@@ -41,9 +41,10 @@ Written by `python -m rp_experiments.estimate.costs docs/costs.md`; any run's ow
 attention) and the most memory at one time, on tensors without values at full size, with the run's own code. One
 {CARD}; several share the operations. The micro-batch is the one that a run chooses by itself: the largest divisor of
 the batch with which a training step stays below {CARDS[CARD].usable / 2**30:.0f} GiB of {CARDS[CARD].memory} GB, then
-activation checkpointing; "GiB whole" is what the whole batch at once would need. Mixed precision is counted by a CPU's
-rules, whose list of operations in float32 is shorter than a GPU's. Attacks are counted at full length on every image;
-images that fall leave earlier. A step of a purifier is counted once and multiplied.
+activation checkpointing (networks with batch norms are checkpointed first, where they are not compiled); "GiB whole" is
+what the whole batch at once would need. Mixed precision is counted by a CPU's rules, whose list of operations in
+float32 is shorter than a GPU's. Attacks are counted at full length on every image; images that fall leave earlier. A
+step of a purifier is counted once and multiplied.
 
 **Assumed, not measured:** hours are those of {_SHARES} peak
 rate of the maker's data sheet. Nothing here was measured on a GPU; `gpu_check.py` measures the share, and
@@ -63,7 +64,7 @@ def recipes() -> Iterator[tuple[str, Piece]]:
     for data in PAPER_DATA:
         roles = {"rmae": "", "rmaskdit": "-maskdit", "adbm": "-adbm", "addt": "-addt"}
         if data == "imagenet":
-            roles = {"rmae": "", "rmaskdit": "-maskdit"}  # the others' networks are of 32 pixels
+            roles = {"rmae": ""}  # that of the MaskDiT takes minutes to count, and is among the products
         for piece in of_networks(paper_comparison(data), tuple(roles)):
             yield f"finetune_purifier.py --recipe {data}{roles[piece.name]}", piece
 
