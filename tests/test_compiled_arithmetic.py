@@ -5,13 +5,19 @@ from functools import partial
 
 import pytest
 import torch
+from rp_attacks import PGD, evaluate
 from rp_dra import ClassifierSettings, ClassifierTrainer, EdmTarget, TrainingSettings, objective_of
 from rp_dra.targets import JoinedTarget
+from rp_experiments.evaluate import classifier_of
+from rp_experiments.recipes.evaluation import Evaluation
+from rp_experiments.run import Run
+from rp_models import build, save
 from rp_models.data import load_images, subset
 from rp_models.settings import ComputeSettings
-from rp_models.training import engine
+from rp_models.training import RunFolder, engine, seeded
 from rp_models.training.engine import compile_network
 from rp_testing.arithmetic import CompiledFlops, Flops
+from torch import nn
 from torch._dynamo.utils import counters
 
 from tests.gpu_cases.case import tiny_edm
@@ -97,4 +103,24 @@ def test_a_compiled_target_gives_the_same_features():
     target.compile_features(backend="aot_eager")
     torch.testing.assert_close(target(x, y, **draws), expected, atol=1e-6, rtol=1e-5)
     assert counters["stats"]["unique_graphs"] == 1  # at a random level both do the same
+    torch._dynamo.reset()
+
+
+def test_a_compiled_classifier_is_attacked_as_an_eager_one(monkeypatch, tmp_path):
+    torch._dynamo.reset()
+    counters.clear()
+    with seeded(0, "classifier"):
+        save(build("dm-wide-resnet", depth=10, width=1, in_channels=1, num_classes=10), tmp_path / "c.safetensors")
+    eager_compile = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: eager_compile(self, backend="aot_eager"))
+    config, found = Evaluation(data="digits"), []
+    x, _ = load_images("digits", "test").batch(slice(8))
+    for compiled in (False, True):
+        run = Run(folder=RunFolder(tmp_path / "run"), compiled=compiled)
+        model = classifier_of(config, str(tmp_path / "c.safetensors"), run).eval()
+        y = model(x).argmax(dim=1)
+        found.append(evaluate(model, x, y, {"pgd": PGD(eps=0.1, step_size=0.03, steps=3)}, seed=0).worst.wrong)
+    assert counters["stats"]["unique_graphs"] >= 1
+    assert (found[0] == found[1]).all()
+    assert found[0].any()
     torch._dynamo.reset()
