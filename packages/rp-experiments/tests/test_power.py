@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rp_experiments.papers.claims import FAILED, HELD, OPEN, between, points
-from rp_experiments.papers.effects import chance, effects, holm
+from rp_experiments.papers.effects import chance, effects
 from rp_experiments.papers.items import ITEMS
 from rp_experiments.papers.power import fewest, needed, printed_size, seeds_needed, share_needed
 from rp_experiments.papers.verdicts import judged
+from rp_experiments.statistics import holm
 
 share = st.integers(-1000, 1000).map(lambda tenths: tenths / 1000)
 

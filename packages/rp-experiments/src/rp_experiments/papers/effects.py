@@ -76,16 +76,3 @@ def chance(verdict: Verdict, evidence: str) -> float | None:
     if verdict == HELD:
         return max(parts)
     return min(1.0, min(parts) * len(parts)) if verdict == FAILED else 1.0
-
-
-def holm(chances: list[float]) -> list[float]:
-    """P-values that are corrected for their number, in the same order.
-
-    Source: Holm 1979, Scandinavian Journal of Statistics 6.
-    """
-    order = sorted(range(len(chances)), key=chances.__getitem__)
-    corrected, largest = [0.0] * len(chances), 0.0
-    for rank, number in enumerate(order):
-        largest = max(largest, min(1.0, (len(chances) - rank) * chances[number]))
-        corrected[number] = largest
-    return corrected

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from rp_models.data.catalog import CATALOG
 
 from rp_experiments.papers.claims import ELSEWHERE, LEVEL, OPEN, Claim, Verdict
-from rp_experiments.papers.effects import Effect, chance, effects, holm
+from rp_experiments.papers.effects import Effect, chance, effects
 from rp_experiments.papers.item import Item, Paper
 from rp_experiments.papers.power import Needed, needed
+from rp_experiments.statistics import holm
 
 Record = Mapping[str, Any]  # what an item's file holds
 
