@@ -294,7 +294,7 @@ def check(config, root):
             "knows 100 classes, cifar10 has 10",
         ),
         (
-            lambda c: replace(c, synthetic=replace(c.synthetic, paths=("imagenet-256/*.npz",))),
+            lambda c: replace(c, synthetic=replace(c.synthetic, paths=("imagenet-256/images/*.npz",))),
             DataError,
             r"expected uint8 images \(n, 32, 32, 3\) for cifar10, got uint8 \(8, 256, 256, 3\)",
         ),
