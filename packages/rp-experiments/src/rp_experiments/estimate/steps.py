@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 from rp_dra import ClassifierTrainer, objective_of
+from rp_dra.alignment_settings import FROM_EDM
 from rp_dra.settings import AlignmentSettings, Method, uses_alignment, uses_synthetic
 from rp_dra.targets import FrozenTarget
-from rp_dra.targets.build import alignment_target
+from rp_dra.targets.build import alignment_target, fresh
+from rp_dra.targets.edm import EncoderTarget
 from rp_dra.targets.latent import LightningDitTarget
 from rp_dra.targets.module import JoinedTarget
 from rp_models import zoo
 from rp_models.checkpoint import CheckpointError
 from rp_models.data import DatasetInfo, describe
+from rp_models.diffusion.encoder_classifier import NoisyClassifier
 from rp_models.networks.vae import LatentNormalization
 from rp_models.settings import ComputeSettings
 from rp_models.training.edm import build_edm
@@ -102,15 +105,30 @@ def uncompiled(compute: ComputeSettings) -> ComputeSettings:
 
 
 def _target(config: TrainDra, info: DatasetInfo, synthetic: bool) -> FrozenTarget:
-    """The alignment's target: of the run's own files, or where they are not at hand of the published networks."""
+    """The alignment's target: of the run's own files, or where they are not at hand of networks of the same size."""
     settings, many = config.alignment, config.synthetic.images if synthetic else 0
-    denoiser = build_edm(config.edm, Sized(info, 1)) if settings.target == "edm" else None
+    denoiser = build_edm(config.edm, Sized(info, 1)) if settings.target in FROM_EDM else None
+    if config.makes_target:
+        return _trained(config, info, denoiser)
     try:
-        return alignment_target(settings, denoiser, torch.device("meta"), synthetic=many)
+        return alignment_target(settings, denoiser, torch.device("meta"), synthetic=many, info=info)
     except CheckpointError:
+        if settings.target == "encoder":
+            return _trained(config, info, denoiser)
         if settings.target != "lightningdit":
             raise
         return _published(settings)
+
+
+def _trained(config: TrainDra, info: DatasetInfo, denoiser: nn.Module | None) -> FrozenTarget:
+    """The target whose network another run trains: the noisy-input encoder."""
+    settings, encoder = config.alignment, config.encoder
+    if settings.target != "encoder" or denoiser is None:
+        raise ValueError(f"--estimate does not know the target {settings.target} before its network is trained")
+    network: Any = fresh(denoiser, 0, label_dim=0)
+    layer: Any = settings.layer[0]
+    model = NoisyClassifier(network, info.num_classes, sigma=encoder.sigma, layer=layer, head=encoder.head)
+    return EncoderTarget(model, precision=settings.precision)
 
 
 def _published(settings: AlignmentSettings) -> FrozenTarget:
