@@ -93,13 +93,16 @@ class Forecast:
     def _row(self, artifact: Artifact) -> tables.Row:
         cost, waiting = self.costs[artifact.name], self.jobs.keys()
         items = [item.key for item in self.graph.items if artifact in item.needed(self.graph.plan)]
+        counted = cost.hours > 0 or not cost.missing
         return {
             "job": artifact.name,
             "of": described(artifact),
             "GPUs": self.jobs[artifact.name].ranks,
-            "hours": _figure(cost.hours),
-            "GiB a GPU": _figure(cost.memory / 2**30) + (" !" if cost.memory > self.card.usable else ""),
-            "disk GB": _figure(cost.disk / 1e9),
+            "hours": _figure(cost.hours) if counted else None,
+            "GiB a GPU": _figure(cost.memory / 2**30) + (" !" if cost.memory > self.card.usable else "")
+            if counted
+            else None,
+            "disk GB": _figure(cost.disk / 1e9) if counted else None,
             "needs": ", ".join(need.name for need in artifact.needs.values() if need.name in waiting) or None,
             "not counted": ", ".join(cost.missing) or None,
             "for": ", ".join(items),
@@ -113,6 +116,8 @@ class Forecast:
             f"{len(self.artifacts)} jobs: at most {self.hours:.0f} GPU-hours of {self.card.name} (counted) and "
             f"{self.disk / 1e9:.0f} GB of disk; at least {self.longest:.0f} hours, along jobs that wait for others",
         ]
+        if some := sum(bool(cost.missing) for cost in self.costs.values()):
+            lines.append(f"{some} of the jobs are not counted, or not in full, and missing in these sums")
         if any(cost.memory > self.card.usable for cost in self.costs.values()):
             lines.append(f"!: more than the {room}")
         if fetched := sorted({one.name for one in ingredients(self.artifacts) if one.source == "downloaded"}):
