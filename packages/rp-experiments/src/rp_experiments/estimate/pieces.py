@@ -261,7 +261,8 @@ def _of_comparison_look(kind: str) -> Callable[[Artifact], Iterator[Piece]]:
 
     def pieces(artifact: Artifact) -> Iterator[Piece]:
         comparison: Comparison = next(n for n in artifact.needs.values() if n.job == "networks").config.comparison
-        roles = [role for role in ("classifier", "mae", "maskdit") if _training(comparison, role)]
+        named = ("classifier", "mae", "maskdit", *(("edm",) if kind == "timing" else ()))
+        roles = [role for role in named if _training(comparison, role)]
         networks = {role: _network(comparison, role) for role in roles}
         config = artifact.config
         if hasattr(config, "comparison"):
