@@ -17,7 +17,8 @@ from rp_attacks.rng import PrivateStream
 from rp_attacks.twins import Twins
 
 _STEPS = frozenset({"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside", "frac"})
-_IMAGES, _NODES, _DIRECTIONS = 8, 16, 2  # images, points on each path, directions of the answer
+_IMAGES, _DIRECTIONS = 8, 2  # images, directions of the answer
+_NODES = (16, 128)  # points on each path; many where few leave a doubt, since a sum over few misses kinks too
 _LEAF, _WHOLE = 0.1, 0.5  # shares of the change that a gradient may leave unexplained, in one layer and in several
 _PART = 0.25  # of the way to another image, for several layers together, whose gradient changes faster
 
@@ -168,11 +169,12 @@ def _doubt(call: Callable[[Tensor], Any], x: Tensor, several: bool) -> str:
     start, again, end = (_answer(call, at) for at in (x, x, x + way))
     if len(start) == 0 or not torch.equal(start, again) or not (end - start).isfinite().all():
         return ""
-    change, explained = _changes(call, x, way, end - start)
-    size = max(change.norm().item(), explained.norm().item())
-    missing = (change - explained).norm().item() / size if size > 0 else 0.0
-    if not missing > (_WHOLE if several else _LEAF):
-        return ""
+    for nodes in _NODES:
+        change, explained = _changes(call, x, way, end - start, nodes)
+        size = max(change.norm().item(), explained.norm().item())
+        missing = (change - explained).norm().item() / size if size > 0 else 0.0
+        if not missing > (_WHOLE if several else _LEAF):
+            return ""
     if not explained.any():
         return "its gradient is exactly zero, or there is none, although its answer changes from image to image"
     return (
@@ -204,7 +206,9 @@ def _joined(answers: Any) -> Tensor:
     return torch.cat([part.reshape(rows, -1) for part in parts], dim=1)
 
 
-def _changes(call: Callable[[Tensor], Any], x: Tensor, way: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+def _changes(
+    call: Callable[[Tensor], Any], x: Tensor, way: Tensor, change: Tensor, nodes: int
+) -> tuple[Tensor, Tensor]:
     """The change along random directions of the answer, and the gradient's integral, (directions, rows) in float64."""
     rows = len(change) if len(change) == len(x) else 1
     index = torch.arange(len(change), device=x.device)
@@ -213,8 +217,8 @@ def _changes(call: Callable[[Tensor], Any], x: Tensor, way: Tensor, change: Tens
         for number in range(_DIRECTIONS)
     ]
     explained = torch.zeros(_DIRECTIONS, rows, dtype=torch.float64, device=x.device)
-    for node in range(_NODES):
-        leaf = (x + (node + 0.5) / _NODES * way).requires_grad_()
+    for node in range(nodes):
+        leaf = (x + (node + 0.5) / nodes * way).requires_grad_()
         with PrivateStream(0)(x.device):
             answer = _joined(call(leaf))
             for number, sign in enumerate(signs):
@@ -222,5 +226,5 @@ def _changes(call: Callable[[Tensor], Any], x: Tensor, way: Tensor, change: Tens
                     (grad,) = torch.autograd.grad(answer, leaf, sign, retain_graph=True, allow_unused=True)
                     if grad is not None:
                         slopes = (grad.double() * way.double()).reshape(rows, -1).sum(dim=1)
-                        explained[number] += slopes.nan_to_num() / _NODES
+                        explained[number] += slopes.nan_to_num() / nodes
     return torch.stack([(change.double() * sign).reshape(rows, -1).sum(dim=1) for sign in signs]), explained
