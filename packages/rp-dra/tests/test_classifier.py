@@ -70,8 +70,7 @@ def test_what_cannot_be_built_is_said_in_a_sentence(tmp_path):
 
 
 def test_weights_that_timm_cannot_download_are_named(monkeypatch):
-    import timm
-
+    timm = pytest.importorskip("timm")
     create = timm.create_model
 
     def offline(name, pretrained=False, **options):

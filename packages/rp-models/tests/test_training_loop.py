@@ -151,8 +151,7 @@ def test_lines_are_written_now_and_then_and_for_each_validation(tmp_path):
 
 
 def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     folder = RunFolder.open(tmp_path, {}, resume=False)
     board = TensorBoard(folder)
     with pytest.raises(Killed):
@@ -162,7 +161,7 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     board = TensorBoard(folder)
     train(folder, Toy())
     board.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     drawn = events.Scalars("toy/loss")
     assert [event.step for event in drawn] == list(range(1, STEPS + 1))
