@@ -41,13 +41,13 @@ def room(model: Classifier, x: Tensor, y: Tensor, index: Tensor) -> int | None:
 
 def free_memory(device: torch.device) -> int | None:
     """Bytes that are free on a CUDA device, with those that torch keeps for later; None where nobody tells."""
-    if device.type != "cuda" or not torch.cuda.is_initialized():
+    if device.type != "cuda":
         return None
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
-    except RuntimeError:  # of a driver that does not know, as under some virtual GPUs
+        free = int(torch.cuda.mem_get_info(device)[0])
+    except (RuntimeError, AssertionError):  # of a driver that does not know, or of no driver: virtual GPUs
         return None
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def peak_memory(device: torch.device, work: Callable[[], None]) -> int:

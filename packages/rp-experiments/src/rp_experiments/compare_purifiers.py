@@ -135,8 +135,8 @@ class ComparisonJob:
 
     def shorter(self, choice: PurifierSettings) -> dict[str, Any]:
         """Purifiers whose exact gradient is a guide to an iterative one's: of one pass, and with fewer steps."""
-        choices = {"one_shot": choice.one_pass(), "surrogate": choice.shortened(self.config.budget.surrogate_steps)}
-        return {name: self.defence(shorter) for name, shorter in choices.items() if shorter}
+        guides = choice.guides(self.config.budget.surrogate_steps)
+        return {name: self.defence(shorter) for name, shorter in guides.items()}
 
     def attacks(self, name: SuiteName, defence: Defended, **shorter: Any) -> dict[str, Attack]:
         """A suite of attacks with the comparison's budget; without a purifier no average, transfer or other rule."""

@@ -86,11 +86,8 @@ class EvaluationJob:
                 return Defended(made, classifier).eval()
 
             self.model = behind(config.purifier)
-            choices = {
-                "one_shot": config.purifier.one_pass(),
-                "surrogate": config.purifier.shortened(config.budget.surrogate_steps),
-            }
-            shorter = {name: behind(choice) for name, choice in choices.items() if choice}
+            guides = config.purifier.guides(config.budget.surrogate_steps)
+            shorter = {name: behind(choice) for name, choice in guides.items()}
         self.source = classifier if config.defended else None  # the classifier without its purifier
         self.split = config.split or _split(config.data, model)
         self.x, self.y, self.index = self.images(run)

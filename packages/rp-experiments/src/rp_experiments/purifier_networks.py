@@ -2,24 +2,19 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from rp_experiments.content import address, digest
 from rp_experiments.finetune_purifier import job_of
 from rp_experiments.networks import made, pretrained
-from rp_experiments.recipes.compare_purifiers import NETWORKS, Comparison
+from rp_experiments.recipes.compare_purifiers import Comparison
 from rp_experiments.recipes.finetuning import Finetuning
-from rp_experiments.recipes.table import changed
 from rp_experiments.run import Run
-
-PRETRAINED = ("classifier", "mae", "nim", "dmae", "maskdit", "edm")
-FINETUNED = tuple(role for role in NETWORKS if role not in PRETRAINED)
 
 
 class PurifierNetworks:
     """Checkpoints of the networks of a comparison, by role; each is made when it is first asked for.
 
-    Roles: those of `PRETRAINED` and `FINETUNED`, and of the comparison's `networks`.
+    Roles: those of `recipes.compare_purifiers.NETWORKS`, and of the comparison's `networks`.
     """
 
     def __init__(self, config: Comparison, run: Run) -> None:
@@ -30,14 +25,14 @@ class PurifierNetworks:
         """The checkpoint of one role, trained now if need be; any other name is returned as it is."""
         config, run = self.config, self.run
         if role not in self.paths:
-            if role in PRETRAINED:
-                found = getattr(config, role) or pretrained(role, getattr(config, f"pretrain_{role}"), run)
-            elif role in config.networks:
-                found = self._variant(dict(config.networks[role]))
-            elif role in FINETUNED:
-                found = self._finetuned(getattr(config, f"finetune_{role.removeprefix('r')}"))
-            else:
+            making = config.made(role)
+            if making is None:
                 return role
+            if isinstance(making, Finetuning):
+                found = self._finetuned(making)
+            else:
+                of = f"pretrain_{role}" if hasattr(config, f"pretrain_{role}") else str(config.networks[role]["of"])
+                found = getattr(config, role, "") or pretrained(of.removeprefix("pretrain_"), making, run)
             self.paths[role] = found
         return self.paths[role]
 
@@ -45,17 +40,9 @@ class PurifierNetworks:
         """A hash of each network that was asked for."""
         return {role: digest(path) for role, path in self.paths.items()}
 
-    def _variant(self, changes: dict[str, Any]) -> str:
-        """A network whose training differs from another one's."""
-        of = changes.pop("of")
-        settings = changed(getattr(self.config, of), changes)
-        if of.startswith("pretrain_"):
-            return pretrained(of.removeprefix("pretrain_"), settings, self.run)
-        return self._finetuned(settings)
-
     def _finetuned(self, config: Finetuning) -> str:
         """A robustly fine-tuned one by `finetune_purifier.py`'s code."""
-        start = config.kind if config.kind in ("mae", "maskdit") else "edm"
+        start = config.start
         given, classifier = self.path(getattr(config, start)), self.path(config.classifier)
         # named by what they are, not by where they lie: a cache that was moved is still found
         nameless = asdict(replace(config, classifier="", mae="", maskdit="", edm=""))
@@ -68,6 +55,6 @@ class PurifierNetworks:
             job.finetuned()
 
         folder = f"{config.product}-{Path(config.data).stem}-{name}"
-        settings = config.finetune if start != "edm" else config.adbm if config.kind == "adbm" else config.addt
+        settings = config.tuning if start == "edm" else config.finetune
         product = f"checkpoints/{config.product}.safetensors"
         return made(self.run, folder, product, make, batch=settings.batch_size)

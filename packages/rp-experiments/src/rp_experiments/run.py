@@ -47,9 +47,7 @@ class Run:
     cache: Path = CACHE  # networks and images that other runs made
     root: Path | None = None  # folder of the data sets; None for the usual places
     resume: bool = False  # whether a run that is there may go on
-    compiled: bool = (
-        False  # whether classifiers that are attacked are compiled; numbers move by rounding, as by devices
-    )
+    compiled: bool = False  # whether attacked classifiers are compiled; numbers move by rounding, as by devices
     save: Save = "auto"  # when the state of a training is written: now and then, or after each epoch
     progress: Progress = field(default_factory=Progress)
     config: Any = None  # what the folder was claimed for

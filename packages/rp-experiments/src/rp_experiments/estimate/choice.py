@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from rp_attacks.memory import free_memory
 from rp_models.settings import ComputeSettings
-from rp_models.training.devices import free_memory
 
 from rp_experiments.estimate.cards import USABLE
 from rp_experiments.estimate.training import Step, StepCost, normed, step_cost

@@ -24,7 +24,6 @@ from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.recipes.pretrain_settings import Pretrain, PretrainEdm
 from rp_experiments.recipes.probe import ProbeStudy
 from rp_experiments.recipes.sweep import Sweep, configurations
-from rp_experiments.recipes.table import changed
 
 # settings on which no cost depends: seeds, names of files
 _NOT_COUNTED = (
@@ -106,58 +105,34 @@ def needed_roles(config: Comparison) -> tuple[str, ...]:
     for row in config.chosen:
         choice = config.purifier(row)
         for role in filter(None, (getattr(choice, name, "") for name in ROLES)):
-            found += [*([_start(config, role)] if _is_tuned(config, role) else []), role]
+            making = config.made(role)
+            found += [*([_start(config, making)] if isinstance(making, Finetuning) else []), role]
     return tuple(dict.fromkeys(found))
 
 
 def of_networks(config: Comparison, roles: tuple[str, ...]) -> Iterator[Piece]:
     """The trainings of these networks alone, but of those that are given."""
     for role in roles:
-        if _is_tuned(config, role):
-            parts = {"tuning": _tuning(config, role), "start": _network(config, role), "front": _front(config)}
+        making = config.made(role)
+        if isinstance(making, Finetuning):
+            parts = {"tuning": making, "start": _network(config, role), "front": _front(config)}
             yield Piece(role, "finetuned", parts)
-        elif not getattr(config, role, "") and (trained := _training(config, role)) is not None:
-            yield Piece(role, "pretrain", trained)
+        elif making is not None and not getattr(config, role, ""):
+            yield Piece(role, "pretrain", making)
 
 
-def _training(config: Comparison, role: str) -> Pretrain | None:
-    """The pre-training of a role; None for the name of a file."""
-    if role in config.networks:
-        changes = dict(config.networks[role])
-        trained: Pretrain = changed(getattr(config, changes.pop("of")), changes)
-        return trained
-    return getattr(config, f"pretrain_{role}", None)
-
-
-def _tuning(config: Comparison, role: str) -> Finetuning:
-    """The fine-tuning that makes a role."""
-    if role in config.networks:
-        changes = dict(config.networks[role])
-        tuned: Finetuning = changed(getattr(config, changes.pop("of")), changes)
-        return tuned
-    found: Finetuning = getattr(config, f"finetune_{role.removeprefix('r')}")
-    return found
-
-
-def _is_tuned(config: Comparison, role: str) -> bool:
-    """Whether a role is a network that was fine-tuned from another one."""
-    if role in config.networks:
-        return str(config.networks[role].get("of", "")).startswith("finetune_")
-    return hasattr(config, f"finetune_{role.removeprefix('r')}") and not hasattr(config, f"pretrain_{role}")
-
-
-def _start(config: Comparison, role: str) -> str:
+def _start(config: Comparison, tuning: Finetuning) -> str:
     """The role whose network a fine-tuned one starts from."""
-    tuning = _tuning(config, role)
-    start = tuning.kind if tuning.kind in ("mae", "maskdit") else "edm"
-    named = str(getattr(tuning, start))
-    return named if _training(config, named) is not None else start
+    named = str(getattr(tuning, tuning.start))
+    return named if isinstance(config.made(named), Pretrain) else tuning.start
 
 
 def _network(config: Comparison, role: str) -> Pretrain:
     """The settings that say what a role's network is, as far as its size goes."""
-    trained = _training(config, _start(config, role) if _is_tuned(config, role) else role)
-    if trained is None:
+    trained = config.made(role)
+    if isinstance(trained, Finetuning):
+        trained = config.made(_start(config, trained))
+    if not isinstance(trained, Pretrain):
         raise ValueError(f"how large the network {role} is, is not known before its file is read")
     return architecture(trained)
 
@@ -262,7 +237,7 @@ def _of_comparison_look(kind: str) -> Callable[[Artifact], Iterator[Piece]]:
     def pieces(artifact: Artifact) -> Iterator[Piece]:
         comparison: Comparison = next(n for n in artifact.needs.values() if n.job == "networks").config.comparison
         named = ("classifier", "mae", "maskdit", *(("edm",) if kind == "timing" else ()))
-        roles = [role for role in named if _training(comparison, role)]
+        roles = [role for role in named if comparison.made(role)]
         networks = {role: _network(comparison, role) for role in roles}
         config = artifact.config
         if hasattr(config, "comparison"):

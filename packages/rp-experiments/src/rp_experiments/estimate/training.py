@@ -14,9 +14,7 @@ from torch import nn
 from rp_experiments.estimate.counting import counted, faked, weights
 
 FEW = 4  # images of a step of which only the operations are counted
-GHOST = (
-    16  # the fewest images whose statistics a batch norm may take: below, its error grows (arXiv:1803.08494, Fig. 1)
-)
+GHOST = 16  # fewest images whose statistics a batch norm may take: below, its error grows (arXiv:1803.08494, Fig. 1)
 _TOO_MANY = 1.2  # times the limit: what a size is expected to need for which nobody counts
 
 

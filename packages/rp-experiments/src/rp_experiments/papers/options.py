@@ -27,7 +27,7 @@ class ReproduceOptions(cli.Options):
 
     items: Annotated[tuple[str, ...], tyro.conf.Positional]  # items such as dra/table-1, or: list, all, status
     scale: Literal["digits", "fashion-mnist", "fashion-mnist-gpu", "paper", "smoke"] = "digits"  # data and budgets
-    tier: int | None = None  # only a part of the scale: of paper 1 (a day on 8 GPUs), 2 or 3 (all)
+    tier: int | None = None  # only a part of the scale: of paper 1 (the headline rows), 2 or 3 (all)
     processes: int = 1  # that share one artifact where its work can be shared; by default one for each of its GPUs
     # networks that are given and not trained, as [DATA/]ROLE=FILE: classifier, mae, maskdit, edm, lightningdit,
     # autoencoder, latent-statistics, synthetic; a file or a name, such as cifar10/classifier=robustbench:NAME

@@ -1,4 +1,4 @@
-"""Tiers of a scale, from `tiers.toml`: which items, methods and rows are worth the first day; does not import torch."""
+"""Tiers of a scale, from `tiers.toml`: which items, methods and rows come first; does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import tyro
 from rp_attacks.settings import Budget as SuiteBudget
@@ -14,13 +14,14 @@ from rp_purify.settings import PurifierSettings, settings_of
 from rp_experiments.recipes.authors_attacks import Protocol
 from rp_experiments.recipes.finetuning import Finetuning
 from rp_experiments.recipes.pretrain_settings import (
+    Pretrain,
     PretrainClassifier,
     PretrainEdm,
     PretrainMae,
     PretrainMaskDit,
     PretrainNim,
 )
-from rp_experiments.recipes.table import read, recipes
+from rp_experiments.recipes.table import changed, read, recipes
 
 SHARED = ("steps", "eot", "curved_steps", "curved_eot", "draws", "queries", "plain_queries", "query_passes")
 """Settings of both budgets."""
@@ -187,6 +188,15 @@ class Comparison:
             return found
         changes = dict(self.variants[row])
         return replace(self.purifier(changes.pop("of")), **changes) if "of" in changes else settings_of(**changes)
+
+    def made(self, role: str) -> Pretrain | Finetuning | None:
+        """What makes the network of a role that is not given; None for any other name, such as a file's."""
+        if pretraining := getattr(self, f"pretrain_{role}", None):
+            return cast(Pretrain, pretraining)
+        if role in self.networks:
+            changes = dict(self.networks[role])
+            return cast(Pretrain | Finetuning, changed(getattr(self, changes.pop("of")), changes))
+        return cast(Finetuning | None, getattr(self, f"finetune_{role.removeprefix('r')}", None))
 
     def __post_init__(self) -> None:
         describe(self.data)

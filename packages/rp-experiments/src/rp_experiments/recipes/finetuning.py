@@ -105,6 +105,11 @@ class Finetuning:
         )
 
     @property
+    def start(self) -> Literal["mae", "maskdit", "edm"]:
+        """The network that it starts from: the setting that names it."""
+        return self.kind if self.kind in ("mae", "maskdit") else "edm"
+
+    @property
     def tuning(self) -> ADBMTuningSettings | ADDTTuningSettings:
         """The training of kind adbm or addt."""
         return self.adbm if self.kind == "adbm" else self.addt

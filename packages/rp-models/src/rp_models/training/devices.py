@@ -38,14 +38,6 @@ def describe_device(device: torch.device) -> str:
     return f"{_processor()}, {torch.get_num_threads()} thread(s)"
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a CUDA device, those included that this process keeps for later; None elsewhere."""
-    if device.type != "cuda":
-        return None
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + kept
-
-
 def _own(device: torch.device) -> torch.device:
     """The device of this process: with several processes on one machine, each takes its own GPU."""
     if device.type == "cuda" and device.index is None and launched():

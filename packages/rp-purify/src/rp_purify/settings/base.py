@@ -39,6 +39,11 @@ class PurifierSettings:
         """
         return None
 
+    def guides(self, steps: int) -> "dict[str, PurifierSettings]":
+        """Shorter purifiers whose exact gradient guides attacks on this one, by the names of `rp_attacks`' suites."""
+        found = {"one_shot": self.one_pass(), "surrogate": self.shortened(steps)}
+        return {name: choice for name, choice in found.items() if choice is not None}
+
 
 def check_network(settings: PurifierSettings) -> None:
     """Refuse a purifier without the checkpoint that it needs."""
